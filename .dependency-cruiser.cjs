@@ -11,7 +11,7 @@ const ROOMS = {
   vmm: ['base', 'model', 'host'],
   net: ['base', 'model', 'host'],
   guest: ['base', 'model', 'host'],
-  ops: ['base', 'model', 'store', 'vmm', 'net', 'guest'],
+  ops: ['base', 'model', 'host', 'store', 'vmm', 'net', 'guest'],
   api: ['base', 'contract', 'model', 'ops'],
   gateway: ['base', 'model', 'ops'],
   daemon: ['base', 'contract', 'model', 'host', 'store', 'vmm', 'net', 'guest', 'ops', 'api', 'gateway'],

@@ -1,0 +1,55 @@
+/**
+ * What Hatch asks of a guest from inside, over the qemu-guest-agent protocol
+ * (https://qemu-project.gitlab.io/qemu/interop/qemu-ga-ref.html). One owner per guest: the agent serves one connection.
+ */
+export interface GuestAgent {
+  /** Resolves when the agent answers; rejects with the signal's reason, or AgentGone when the channel ended. */
+  ping(signal: AbortSignal): Promise<void>;
+  /** Runs a command in the guest and waits for its end. */
+  exec(command: ExecCommand, signal: AbortSignal): Promise<ExecResult>;
+  /** Sets the guest's clock to the host's. */
+  setTime(signal: AbortSignal): Promise<void>;
+  /** Asks the guest to power off, halt or reboot; resolves when it has been asked. */
+  shutdown(mode: 'powerdown' | 'reboot', signal: AbortSignal): Promise<void>;
+  /** What the guest says of itself: OS name and agent version. */
+  info(signal: AbortSignal): Promise<{ readonly version: string; readonly supports: readonly string[] }>;
+  /** Ends the connection; the agent in the guest goes on and can be connected to anew. */
+  close(): void;
+}
+
+export interface ExecCommand {
+  /** A program and its arguments, or one line for /bin/sh. */
+  readonly command: string | readonly string[];
+  readonly cwd: string | null;
+  /** Added to the guest's own environment. */
+  readonly env: Readonly<Record<string, string>>;
+  readonly stdin: string | null;
+  /** The command and all it started are killed after this. */
+  readonly timeoutMs: number;
+}
+
+export interface ExecResult {
+  /** null when it was killed at the timeout. */
+  readonly exitCode: number | null;
+  /** The first 1 MiB of each. */
+  readonly stdout: string;
+  readonly stderr: string;
+  readonly truncated: boolean;
+  readonly timedOut: boolean;
+}
+
+/** Nobody answers, or the channel ended. */
+export class AgentGone extends Error {
+  override readonly name = 'AgentGone';
+}
+
+/** The agent answered with an error of its own. */
+export class AgentRefused extends Error {
+  override readonly name = 'AgentRefused';
+  /** The agent's class of error (`GenericError`, `CommandNotFound`). */
+  readonly agentClass: string;
+  constructor(message: string, agentClass: string) {
+    super(message);
+    this.agentClass = agentClass;
+  }
+}

@@ -1,0 +1,70 @@
+import type { VmId } from '../base/ids.ts';
+
+/**
+ * The guests' network on this host: one bridge, a tap per VM, two nftables tables, one DHCP server. The real one
+ * (net/linux.ts) and the fake one (net/fake.ts) pass one suite. Everything made for a VM bears its id (the tap's name is
+ * the id: 15 characters, just what IFNAMSIZ allows), so a leak is found without the database.
+ */
+export interface Network {
+  /**
+   * Brings up bridge, tables and DHCP server with a place for each of `ports`, and takes up what a daemon before us left.
+   * Twice is as good as once. Throws NetError in a sentence (address taken, tool missing, no right).
+   */
+  start(ports: readonly Port[]): Promise<void>;
+
+  /** Makes a VM's tap, its filter entries and its DHCP reservation. Twice is as good as once. Gives the tap's name. */
+  attach(port: Port): Promise<{ readonly tap: string }>;
+
+  /** Removes all that bears the VM's id, and releases its lease. No failure when there is nothing. */
+  detach(vmId: VmId): Promise<void>;
+
+  /** Takes a tap off the bridge or puts it back: a copy joins only once it has its own identity. */
+  setJoined(vmId: VmId, joined: boolean): Promise<void>;
+
+  /** The VMs that have anything here: tap, filter entry or reservation. */
+  observe(): Promise<readonly VmId[]>;
+
+  /** Compares what is with what should be, mends it, removes what belongs to nobody; says what it did. */
+  repair(ports: readonly Port[]): Promise<readonly string[]>;
+
+  /** What is broken now, in sentences; empty when all is well. */
+  health(): Promise<readonly string[]>;
+
+  /** Lets go: supervision ends, guests keep their network and their DHCP server. For the daemon's own end. */
+  release(): Promise<void>;
+
+  /** Removes everything this network ever made on the host. */
+  down(): Promise<void>;
+}
+
+/** A VM's place in the network. */
+export interface Port {
+  readonly vmId: VmId;
+  readonly ip: string;
+  readonly mac: string;
+  /** What DHCP calls it. */
+  readonly hostname: string;
+}
+
+export interface NetworkOptions {
+  /** `hatch0` */
+  readonly bridge: string;
+  /** The bridge's own address and prefix: `192.168.241.1/24`. */
+  readonly cidr: string;
+  /** Resolvers handed to guests; null: the host's own, loopback ones passed over. */
+  readonly dnsServers: readonly string[] | null;
+  /** Where guests may go: everywhere, nowhere, or these networks. */
+  readonly egress: 'allow' | 'deny' | readonly string[];
+  /** Folder for the DHCP server's files; absolute. */
+  readonly folder: string;
+}
+
+/** A network that could not be made or changed: a sentence an operator can act on. */
+export class NetError extends Error {
+  override readonly name = 'NetError';
+  readonly kind: 'failed' | 'missing' | 'address_taken' | 'no_permission' | 'no_space';
+  constructor(message: string, fields: { kind?: NetError['kind']; cause?: unknown } = {}) {
+    super(message, { cause: fields.cause });
+    this.kind = fields.kind ?? 'failed';
+  }
+}

@@ -1,0 +1,178 @@
+import type { AccountId, KeyId, VmId } from '../base/ids.ts';
+import type { ExecCommand, ExecResult } from '../guest/agent.ts';
+import type { Account, ApiKey, HatchEvent, Image, Quotas, Scope, Template } from '../model/records.ts';
+import type { IdlePolicy, Vm, VmState } from '../model/vm.ts';
+import type { Page, VmUse } from '../store/store.ts';
+
+/** Who asks: an API key that was found good. */
+export interface Caller {
+  readonly accountId: AccountId;
+  readonly keyId: KeyId;
+  readonly scopes: ReadonlySet<Scope>;
+}
+
+/** How long a call that starts a guest holds its answer back. */
+export interface Wait {
+  readonly until: 'running' | 'ready';
+  readonly timeoutMs: number;
+}
+
+export interface CreateVm {
+  readonly name?: string | undefined;
+  readonly imageId?: string | undefined;
+  readonly templateId?: string | undefined;
+  readonly vcpuCount?: number | undefined;
+  readonly memMib?: number | undefined;
+  readonly diskMib?: number | undefined;
+  readonly bootArgs?: string | undefined;
+  readonly enableNetwork?: boolean | undefined;
+  readonly guestIp?: string | undefined;
+  readonly guestMac?: string | undefined;
+  readonly userData?: string | undefined;
+  readonly sshAuthorizedKeys?: readonly string[] | undefined;
+  readonly idle?: Partial<IdlePolicy> | undefined;
+  readonly labels?: Readonly<Record<string, string>> | undefined;
+}
+
+export interface PatchVm {
+  /** null takes the name away. */
+  readonly name?: string | null | undefined;
+  readonly labels?: Readonly<Record<string, string>> | undefined;
+  readonly idle?: Partial<IdlePolicy> | null | undefined;
+  readonly vcpuCount?: number | undefined;
+  readonly memMib?: number | undefined;
+  readonly diskMib?: number | undefined;
+}
+
+export interface CreateImage {
+  readonly name: string;
+  readonly kernelPath: string;
+  readonly rootfsPath: string;
+  readonly initrdPath?: string | undefined;
+  readonly bootArgs?: string | undefined;
+  readonly defaultUser?: string | undefined;
+}
+
+export interface TemplateFields {
+  readonly description?: string | null | undefined;
+  readonly imageId?: string | null | undefined;
+  readonly vcpuCount?: number | null | undefined;
+  readonly memMib?: number | null | undefined;
+  readonly diskMib?: number | null | undefined;
+  readonly userData?: string | null | undefined;
+  readonly bootArgs?: string | null | undefined;
+  readonly idle?: Partial<IdlePolicy> | null | undefined;
+  readonly labels?: Readonly<Record<string, string>> | undefined;
+}
+
+/**
+ * Everything the API, the gateway and the CLI can ask for. All methods throw Failure with a code of the catalogue. What is
+ * another account's is `not_found`; scopes are the API's business, ownership is ours.
+ */
+export interface Hatch {
+  readonly vms: {
+    /** Resolves when the VM runs, or as `wait` says; with the wait over, `timeout` and the VM is left as it is. */
+    create(caller: Caller, request: CreateVm, wait?: Wait): Promise<Vm>;
+    get(caller: Caller, idOrName: string, wait?: Wait): Promise<Vm>;
+    /** `everyone`: of all accounts (operators). */
+    list(
+      caller: Caller,
+      filter: {
+        readonly state?: VmState | undefined;
+        readonly labels?: Readonly<Record<string, string>>;
+        readonly everyone?: boolean;
+      },
+      page: Page,
+    ): Promise<readonly Vm[]>;
+    patch(caller: Caller, idOrName: string, patch: PatchVm): Promise<Vm>;
+    userData(caller: Caller, idOrName: string): Promise<string | null>;
+    start(caller: Caller, idOrName: string, wait?: Wait): Promise<Vm>;
+    stop(caller: Caller, idOrName: string, options: { readonly graceSeconds: number }): Promise<Vm>;
+    reboot(caller: Caller, idOrName: string, wait?: Wait): Promise<Vm>;
+    delete(caller: Caller, idOrName: string): Promise<void>;
+    exec(caller: Caller, idOrName: string, command: ExecCommand): Promise<ExecResult>;
+    /** The last `tailBytes` bytes of the serial console, and where they end: `follow` goes on from there. */
+    console(
+      caller: Caller,
+      idOrName: string,
+      tailBytes: number,
+    ): Promise<{ readonly text: string; readonly offset: number }>;
+    /** What the console says after `offset`, as it comes, until the signal aborts or the VM is deleted. */
+    followConsole(
+      caller: Caller,
+      idOrName: string,
+      offset: number,
+      signal: AbortSignal,
+    ): AsyncIterable<string>;
+  };
+  readonly images: {
+    create(caller: Caller, request: CreateImage): Promise<Image>;
+    get(caller: Caller, id: string): Promise<Image>;
+    list(caller: Caller, page: Page): Promise<readonly Image[]>;
+    delete(caller: Caller, id: string): Promise<void>;
+  };
+  readonly templates: {
+    create(caller: Caller, name: string, fields: TemplateFields): Promise<Template>;
+    get(caller: Caller, id: string): Promise<Template>;
+    list(caller: Caller, page: Page): Promise<readonly Template[]>;
+    patch(caller: Caller, id: string, fields: TemplateFields): Promise<Template>;
+    delete(caller: Caller, id: string): Promise<void>;
+  };
+  readonly accounts: {
+    /** The caller of a key's secret; undefined when it is unknown, expired or revoked. */
+    authenticate(secret: string): Promise<Caller | undefined>;
+    own(caller: Caller): Promise<{ readonly account: Account; readonly limits: Quotas; readonly use: VmUse }>;
+    create(
+      caller: Caller,
+      request: { readonly name: string; readonly quotas: Partial<Quotas> },
+    ): Promise<Account>;
+    list(caller: Caller, page: Page): Promise<readonly Account[]>;
+    patch(
+      caller: Caller,
+      id: string,
+      patch: { readonly name?: string | undefined; readonly quotas?: Partial<Quotas> | undefined },
+    ): Promise<Account>;
+  };
+  readonly keys: {
+    /** The secret is given once, here. `accountId`: for another account (operators). */
+    create(
+      caller: Caller,
+      request: {
+        readonly name: string;
+        readonly scopes: readonly Scope[];
+        readonly expiresAt?: number | undefined;
+        readonly accountId?: string | undefined;
+      },
+    ): Promise<{ readonly key: ApiKey; readonly secret: string }>;
+    list(caller: Caller, page: Page): Promise<readonly ApiKey[]>;
+    revoke(caller: Caller, id: string): Promise<void>;
+  };
+  readonly events: {
+    list(
+      caller: Caller,
+      filter: {
+        readonly vm?: string | undefined;
+        readonly kind?: string | undefined;
+        readonly everyone?: boolean;
+      },
+      page: Page,
+    ): Promise<readonly HatchEvent[]>;
+  };
+  /** What keeps the host from serving, in sentences; empty when it is ready. */
+  readiness(): Promise<
+    readonly { readonly part: 'store' | 'network' | 'vmm' | 'image' | 'start'; readonly problem: string }[]
+  >;
+}
+
+/**
+ * The host's ports that lead to guests' SSH, as ops need them; gateway/ssh keeps them. A port is open only while its VM
+ * runs (or may be woken).
+ */
+export interface SshPorts {
+  /** Listens on the VM's port and leads to its port 22. Twice is as good as once. Throws when the port is not to be had. */
+  open(target: { readonly vmId: VmId; readonly port: number; readonly ip: string }): Promise<void>;
+  /** Stops listening and ends what is connected. No failure when it was not open. */
+  close(vmId: VmId): Promise<void>;
+  /** Whether nothing else on the host listens on it. */
+  isFree(port: number): Promise<boolean>;
+}

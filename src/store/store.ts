@@ -1,0 +1,245 @@
+import type {
+  AccountId,
+  EventId,
+  ImageId,
+  KeyId,
+  LayerId,
+  OperationId,
+  TemplateId,
+  VmId,
+} from '../base/ids.ts';
+import type {
+  Account,
+  ApiKey,
+  HatchEvent,
+  Image,
+  JournalRow,
+  Layer,
+  Operation,
+  OperationOutcome,
+  Quotas,
+  StepPhase,
+  Template,
+} from '../model/records.ts';
+import type { NewVm, Verb, Vm, VmPatch, VmState } from '../model/vm.ts';
+
+/** What survives: one interface, two engines (SQLite, PostgreSQL), one suite on both. */
+export interface Store {
+  readonly hosts: Hosts;
+  readonly accounts: Accounts;
+  readonly keys: Keys;
+  readonly images: Images;
+  readonly templates: Templates;
+  readonly vms: Vms;
+  readonly operations: Operations;
+  readonly layers: Layers;
+  readonly events: Events;
+  /** Resolves when the database answers; throws when it does not. */
+  ping(): Promise<void>;
+  close(): Promise<void>;
+}
+
+/** A page of a list, newest first. */
+export interface Page {
+  readonly limit: number;
+  /** The id of the last one of the page before. An unknown one is `invalid_request` naming `after`. */
+  readonly after?: string | undefined;
+}
+
+/** A value somebody else has; `field` is the column: name, guest_ip, guest_mac, ssh_port, id. */
+export class Taken extends Error {
+  override readonly name = 'Taken';
+  readonly field: 'name' | 'guest_ip' | 'guest_mac' | 'ssh_port' | 'id';
+  constructor(field: Taken['field'], cause?: unknown) {
+    super(`${field} is taken`, { cause });
+    this.field = field;
+  }
+}
+
+/** A VM already has an unfinished operation. */
+export class Busy extends Error {
+  override readonly name = 'Busy';
+  readonly operation: Operation;
+  constructor(operation: Operation) {
+    super(`${operation.verb} is under way`);
+    this.operation = operation;
+  }
+}
+
+export interface Hosts {
+  /** Makes or refreshes this host's row: name, boot id, when last seen. */
+  register(host: { readonly id: string; readonly bootId: string }): Promise<void>;
+  /** The boot id of the last registration before this one; null: first time. */
+  get(id: string): Promise<{ readonly id: string; readonly bootId: string; readonly seenAt: number } | null>;
+}
+
+export interface Accounts {
+  /** Throws Taken('name'). */
+  create(account: { readonly name: string; readonly quotas: Quotas }): Promise<Account>;
+  get(id: AccountId): Promise<Account | null>;
+  byName(name: string): Promise<Account | null>;
+  list(page: Page): Promise<readonly Account[]>;
+  /** null: there is none. */
+  update(id: AccountId, patch: { readonly name?: string; readonly quotas?: Quotas }): Promise<Account | null>;
+}
+
+export interface Keys {
+  /** `hash` is the SHA-256 of the secret, hex. */
+  create(
+    key: Pick<ApiKey, 'accountId' | 'name' | 'scopes' | 'prefix' | 'expiresAt'> & { readonly hash: string },
+  ): Promise<ApiKey>;
+  byHash(hash: string): Promise<ApiKey | null>;
+  get(accountId: AccountId, id: KeyId): Promise<ApiKey | null>;
+  list(accountId: AccountId, page: Page): Promise<readonly ApiKey[]>;
+  /** null: there is none in this account. Twice is as good as once. */
+  revoke(accountId: AccountId, id: KeyId): Promise<ApiKey | null>;
+  used(id: KeyId, at: number): Promise<void>;
+}
+
+/** Images and templates are keyed by account and id. `get` looks in the account, then in the `shared` one. */
+export interface Images {
+  /** Throws Taken('id'). */
+  create(image: Omit<Image, 'createdAt'>): Promise<Image>;
+  /** Makes it, or makes it anew in place: for the default image, which follows the configuration. */
+  put(image: Omit<Image, 'createdAt'>): Promise<Image>;
+  get(accountIds: readonly AccountId[], id: ImageId): Promise<Image | null>;
+  list(accountIds: readonly AccountId[], page: Page): Promise<readonly Image[]>;
+  /** Removes it unless VMs (all accounts), templates or layers name it; gives who does. */
+  remove(
+    accountId: AccountId,
+    id: ImageId,
+  ): Promise<{
+    readonly removed: boolean;
+    readonly vms: readonly VmId[];
+    readonly templates: readonly TemplateId[];
+  }>;
+  setSha256(accountId: AccountId, id: ImageId, sha256: string): Promise<void>;
+}
+
+export interface Templates {
+  /** Throws Taken('id'). */
+  create(template: Omit<Template, 'createdAt' | 'updatedAt'>): Promise<Template>;
+  get(accountIds: readonly AccountId[], id: TemplateId): Promise<Template | null>;
+  list(accountIds: readonly AccountId[], page: Page): Promise<readonly Template[]>;
+  update(
+    accountId: AccountId,
+    id: TemplateId,
+    patch: Partial<Omit<Template, 'accountId' | 'id' | 'createdAt' | 'updatedAt'>>,
+  ): Promise<Template | null>;
+  /** Removes it unless a VM names it; gives who does. */
+  remove(
+    accountId: AccountId,
+    id: TemplateId,
+  ): Promise<{ readonly removed: boolean; readonly vms: readonly VmId[] }>;
+}
+
+export interface VmFilter {
+  /** undefined: of all accounts (operators). */
+  readonly accountId?: AccountId | undefined;
+  readonly state?: VmState | undefined;
+  readonly labels?: Readonly<Record<string, string>> | undefined;
+}
+
+export interface VmUse {
+  readonly vms: number;
+  readonly vcpus: number;
+  readonly memMib: number;
+}
+
+/** Who may write a VM: its owner of the time. A write whose host or epoch is not the row's changes nothing. */
+export interface Owner {
+  readonly hostId: string;
+  readonly epoch: number;
+}
+
+export interface Vms {
+  /**
+   * In one transaction: checks the quota (`limits`; throws Failure quota_exceeded naming which, used, limit), inserts the VM
+   * in state `starting`, its `create` operation and the event `vm.creating`. Throws Taken for a name, address or port that
+   * somebody has; then nothing was made.
+   */
+  create(
+    vm: NewVm,
+    options: { readonly limits: Quotas; readonly args: Readonly<Record<string, unknown>> },
+  ): Promise<{ readonly vm: Vm; readonly operation: Operation }>;
+  get(id: VmId): Promise<Vm | null>;
+  /** By id or name within the account. */
+  find(accountId: AccountId, idOrName: string): Promise<Vm | null>;
+  list(filter: VmFilter, page: Page): Promise<readonly Vm[]>;
+  /** Every VM this host owns. */
+  ofHost(hostId: string): Promise<readonly Vm[]>;
+  userData(id: VmId): Promise<string | null>;
+  /** Changes a VM if `owner` still owns it; null: it does not, or there is none. Throws Taken('name'). */
+  update(id: VmId, owner: Owner, patch: VmPatch): Promise<Vm | null>;
+  /** As `update`, only if its state is one of `from`. null also when the state was another. */
+  move(id: VmId, owner: Owner, from: readonly VmState[], patch: VmPatch): Promise<Vm | null>;
+  /** Removes the row with its operations and journal; its events stay. */
+  remove(id: VmId, owner: Owner): Promise<boolean>;
+  /** What is taken on this host, for choosing what is not: IPs, MACs, SSH ports. */
+  taken(
+    hostId: string,
+  ): Promise<{
+    readonly ips: ReadonlySet<string>;
+    readonly macs: ReadonlySet<string>;
+    readonly sshPorts: ReadonlySet<number>;
+  }>;
+  use(accountId: AccountId): Promise<VmUse>;
+}
+
+export interface Operations {
+  /** Claims the VM for a verb: throws Busy when another is unfinished, Failure not_found when the owner does not own it. */
+  begin(
+    vm: { readonly id: VmId; readonly owner: Owner },
+    verb: Verb,
+    args: Readonly<Record<string, unknown>>,
+  ): Promise<Operation>;
+  get(id: OperationId): Promise<Operation | null>;
+  /** Changes what an unfinished operation was asked with (a stop that becomes more urgent). */
+  setArgs(id: OperationId, args: Readonly<Record<string, unknown>>): Promise<void>;
+  /** Writes the journal's next row; it is on disk when this resolves. */
+  record(id: OperationId, step: string, phase: StepPhase): Promise<JournalRow>;
+  journal(id: OperationId): Promise<readonly JournalRow[]>;
+  finish(
+    id: OperationId,
+    outcome: Exclude<OperationOutcome, 'running'>,
+    error?: Operation['error'],
+  ): Promise<void>;
+  /** The unfinished ones of a host, oldest first. */
+  unfinished(hostId: string): Promise<readonly Operation[]>;
+  list(vmId: VmId, page: Page): Promise<readonly Operation[]>;
+}
+
+export interface Layers {
+  create(layer: Omit<Layer, 'createdAt'>): Promise<Layer>;
+  get(id: LayerId): Promise<Layer | null>;
+  /** From the top down to the image. */
+  chain(id: LayerId): Promise<readonly Layer[]>;
+  freeze(id: LayerId): Promise<void>;
+  /** Removes the row if no VM and no other layer names it; false when one does. No failure when there is none. */
+  removeIfUnused(id: LayerId): Promise<boolean>;
+  ofHost(hostId: string): Promise<readonly Layer[]>;
+}
+
+export interface NewEvent {
+  readonly accountId: AccountId;
+  readonly vmId: VmId | null;
+  readonly kind: string;
+  readonly message: string;
+  readonly data?: Readonly<Record<string, unknown>>;
+}
+
+export interface Events {
+  add(event: NewEvent): Promise<HatchEvent>;
+  /** Newest first. `accountId` undefined: of all. */
+  list(
+    filter: {
+      readonly accountId?: AccountId | undefined;
+      readonly vmId?: VmId | undefined;
+      readonly kind?: string | undefined;
+    },
+    page: Page,
+  ): Promise<readonly HatchEvent[]>;
+  get(id: EventId): Promise<HatchEvent | null>;
+  /** Removes those older than `before` (milliseconds since 1970); gives how many. */
+  prune(before: number): Promise<number>;
+}
