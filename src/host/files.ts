@@ -102,3 +102,28 @@ export async function tail(path: string, bytes: number): Promise<string> {
     await file.close();
   }
 }
+
+/**
+ * Cuts a log that another process appends to: when it is over `limit` bytes, its second half is kept. What is written in
+ * the very moment of cutting may be lost.
+ */
+export async function truncateLog(path: string, limit: number): Promise<boolean> {
+  let file;
+  try {
+    file = await open(path, 'r+');
+  } catch (error) {
+    if (isErrno(error, 'ENOENT')) return false;
+    throw error;
+  }
+  try {
+    const { size } = await file.stat();
+    if (size <= limit) return false;
+    const keep = Buffer.alloc(Math.floor(limit / 2));
+    const { bytesRead } = await file.read(keep, 0, keep.length, size - keep.length);
+    await file.truncate(0);
+    await file.appendFile(keep.subarray(0, bytesRead));
+    return true;
+  } finally {
+    await file.close();
+  }
+}

@@ -24,8 +24,11 @@ export interface Network {
   /** The VMs that have anything here: tap, filter entry or reservation. */
   observe(): Promise<readonly VmId[]>;
 
-  /** Compares what is with what should be, mends it, removes what belongs to nobody; says what it did. */
-  repair(ports: readonly Port[]): Promise<readonly string[]>;
+  /**
+   * Compares what is with what should be, mends it, removes what belongs to nobody; says what it did. VMs in `leave` are
+   * somebody else's business at the moment: nothing of theirs is added or removed.
+   */
+  repair(ports: readonly Port[], leave?: ReadonlySet<VmId>): Promise<readonly string[]>;
 
   /** What is broken now, in sentences; empty when all is well. */
   health(): Promise<readonly string[]>;

@@ -1,0 +1,51 @@
+import type { VmId } from '../base/ids.ts';
+
+/**
+ * What a guest is booted from: its top disk and its seed volume, in the VM's own folder. The real one (guest/disk.ts,
+ * guest/seed.ts) makes files a hypervisor opens; the fake one pretends them.
+ */
+export interface GuestFiles {
+  /**
+   * Makes the VM's top disk over an image; if it is there already, it stays as it is. Throws Failure no_space.
+   * `sizeBytes` null: as large as the image.
+   */
+  makeDisk(disk: DiskRequest, signal: AbortSignal): Promise<DiskFile>;
+  /** Grows a stopped VM's disk; no effect when it is that large already. */
+  growDisk(
+    disk: { readonly folder: string; readonly disk: DiskFile; readonly sizeBytes: number },
+    signal: AbortSignal,
+  ): Promise<void>;
+  /** Makes the NoCloud volume anew. */
+  makeSeed(seed: SeedRequest, signal: AbortSignal): Promise<void>;
+}
+
+export interface DiskRequest {
+  /** The VM's folder, absolute. */
+  readonly folder: string;
+  /** The image's root file system, absolute. */
+  readonly imagePath: string;
+  readonly imageFormat: 'raw' | 'qcow2';
+  readonly sizeBytes: number | null;
+  /** Whether the hypervisor reads overlays. */
+  readonly qcow2: boolean;
+}
+
+export interface DiskFile {
+  /** The file's name within the VM's folder. */
+  readonly path: string;
+  readonly format: 'raw' | 'qcow2';
+}
+
+export interface SeedRequest {
+  /** Absolute path of the volume to make. */
+  readonly path: string;
+  readonly vmId: VmId;
+  readonly hostname: string;
+  /** Handed on byte for byte. */
+  readonly userData: string | null;
+  readonly sshAuthorizedKeys: readonly string[];
+  /** The user the keys are for. */
+  readonly defaultUser: string;
+  /** cloud-init runs once per instance-id. */
+  readonly instanceId: string;
+}

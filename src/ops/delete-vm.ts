@@ -1,0 +1,63 @@
+import type { Caller } from './hatch.ts';
+import { errorFields } from '../base/logger.ts';
+import { remove } from '../host/files.ts';
+import type { Operation } from '../model/records.ts';
+import { dropDisk, endVmm, ownerOf } from './host-steps.ts';
+import { TryAgain } from './flights.ts';
+import { depsOf } from './start-vm.ts';
+import { Closing, runForward } from './steps.ts';
+import { findVm } from './vms.ts';
+import { vmFolder, type World } from './world.ts';
+
+/** The reason an operation under way is cut short with when its VM is deleted. */
+export class Overtaken extends Error {
+  override readonly name = 'Overtaken';
+  constructor() {
+    super('the VM is being deleted');
+  }
+}
+
+/** Deletes a VM from any state, cancelling what is under way on it. What cannot be removed now is tried again until it is. */
+export async function deleteVm(world: World, caller: Caller, idOrName: string): Promise<void> {
+  const { store, flights } = world;
+  const vm = await findVm(world, caller, idOrName);
+  await flights.cancel(vm.id, 'delete', new Overtaken());
+  await flights.fly(
+    vm.id,
+    'delete',
+    async () => {
+      const now = (await store.vms.get(vm.id)) ?? vm;
+      return store.operations.begin({ id: vm.id, owner: ownerOf(now) }, 'delete', {});
+    },
+    (operation, signal) => carryOutDelete(world, operation, signal),
+  );
+}
+
+/** Carries a deletion to its end, as often as it takes: every step is done or was already. */
+export async function carryOutDelete(world: World, operation: Operation, signal: AbortSignal): Promise<void> {
+  const { store, ports, net, settings, fleet, log } = world;
+  const vm = await store.vms.get(operation.vmId);
+  if (!vm) return;
+  const steps = [
+    { name: 'vmm', run: () => endVmm(world, vm) },
+    { name: 'ssh-port', run: () => ports.close(vm.id) },
+    { name: 'network', run: () => net.detach(vm.id) },
+    { name: 'disk', run: () => dropDisk(world, vm) },
+    { name: 'folder', run: () => remove(vmFolder(settings, vm.id)) },
+    {
+      name: 'row',
+      run: async () => {
+        await store.events.add({ accountId: vm.accountId, vmId: vm.id, kind: 'vm.deleted', message: 'The VM was deleted.', data: { name: vm.name } });
+        await store.vms.remove(vm.id, ownerOf(vm));
+        fleet.touch(vm.id);
+      },
+    },
+  ];
+  try {
+    await runForward(depsOf(world), operation, steps, signal);
+  } catch (error) {
+    if (error instanceof Closing || signal.reason instanceof Closing) throw new Closing();
+    log.error({ vm: vm.id, ...errorFields(error) }, 'a deletion did not come to its end; it is tried again');
+    throw new TryAgain('the deletion is not done yet', { cause: error });
+  }
+}

@@ -1,0 +1,116 @@
+import type { Clock } from '../base/clock.ts';
+import type { VmId } from '../base/ids.ts';
+import { errorFields, type Logger } from '../base/logger.ts';
+import type { GuestAgent } from '../guest/agent.ts';
+import type { Vm } from '../model/vm.ts';
+import type { Machine, MachineExit } from '../vmm/driver.ts';
+
+/** A guest that runs on this host, as this daemon holds it: nothing here is the only copy of anything. */
+export interface Live {
+  readonly machine: Machine;
+  readonly agent: GuestAgent;
+  /** Set once the machine has ended. */
+  readonly exit: MachineExit | undefined;
+}
+
+interface Held extends Live {
+  exit: MachineExit | undefined;
+  readonly watch: AbortController;
+}
+
+interface Deps {
+  readonly clock: Clock;
+  readonly log: Logger;
+  readonly openAgent: (machine: Machine) => GuestAgent;
+  /** Resolves when the guest has answered, with what answered first; rejects when the signal aborts. */
+  readonly waitReady: (vm: Vm, agent: GuestAgent, signal: AbortSignal) => Promise<'agent' | 'ssh'>;
+}
+
+/** The running guests of this host, and the watching of them: for their being ready, and for their end. */
+export class Fleet {
+  readonly #live = new Map<VmId, Held>();
+  readonly #changed = new Map<VmId, Set<() => void>>();
+  readonly #deps: Deps;
+  /** Called once when a guest first answers. */
+  onReady: (vmId: VmId, by: 'agent' | 'ssh') => Promise<void> = async () => undefined;
+  /** Called once when a guest has ended, whoever wanted it. */
+  onExit: (vmId: VmId, exit: MachineExit) => void = () => undefined;
+
+  constructor(deps: Deps) {
+    this.#deps = deps;
+  }
+
+  get(vmId: VmId): Live | undefined {
+    return this.#live.get(vmId);
+  }
+
+  /** Takes charge of a machine that runs; `ready` when it is known to have answered before. */
+  add(vm: Vm, machine: Machine, { ready }: { readonly ready: boolean }): void {
+    this.drop(vm.id);
+    const held: Held = { machine, agent: this.#deps.openAgent(machine), exit: undefined, watch: new AbortController() };
+    this.#live.set(vm.id, held);
+    void machine.exited.then((exit) => {
+      if (this.#live.get(vm.id) !== held) return;
+      held.exit = exit;
+      held.watch.abort(new Error('the guest has ended'));
+      this.touch(vm.id);
+      this.onExit(vm.id, exit);
+    });
+    if (!ready) void this.#watchReady(vm, held);
+  }
+
+  async #watchReady(vm: Vm, held: Held): Promise<void> {
+    try {
+      const by = await this.#deps.waitReady(vm, held.agent, held.watch.signal);
+      if (this.#live.get(vm.id) !== held) return;
+      await this.onReady(vm.id, by);
+      this.touch(vm.id);
+    } catch (error) {
+      if (!held.watch.signal.aborted) this.#deps.log.warn({ vm: vm.id, ...errorFields(error) }, 'readiness watch failed');
+    }
+  }
+
+  /** Lets go of a machine without touching the guest. */
+  drop(vmId: VmId): void {
+    const held = this.#live.get(vmId);
+    if (!held) return;
+    this.#live.delete(vmId);
+    held.watch.abort(new Error('no longer watched'));
+    held.agent.close();
+  }
+
+  /** Lets go of all of them, for the daemon's end: the guests run on. */
+  async releaseAll(): Promise<void> {
+    const machines = [...this.#live.values()].map((held) => held.machine);
+    for (const vmId of [...this.#live.keys()]) this.drop(vmId);
+    await Promise.allSettled(machines.map((machine) => machine.release()));
+  }
+
+  /** Tells those who wait on a VM to look again. */
+  touch(vmId: VmId): void {
+    for (const wake of this.#changed.get(vmId) ?? []) wake();
+  }
+
+  /**
+   * Looks, and looks again whenever the VM may have changed, until `look` gives something other than undefined. Rejects with
+   * the signal's reason when it aborts.
+   */
+  async watch<T>(vmId: VmId, look: () => Promise<T | undefined>, signal: AbortSignal): Promise<T> {
+    for (;;) {
+      signal.throwIfAborted();
+      const { promise, resolve } = Promise.withResolvers<void>();
+      const waiting = this.#changed.get(vmId) ?? new Set();
+      waiting.add(resolve);
+      this.#changed.set(vmId, waiting);
+      signal.addEventListener('abort', () => resolve(), { once: true });
+      try {
+        const found = await look();
+        if (found !== undefined) return found;
+        await promise;
+      } finally {
+        waiting.delete(resolve);
+        if (waiting.size === 0 && this.#changed.get(vmId) === waiting) this.#changed.delete(vmId);
+      }
+    }
+  }
+}

@@ -1,0 +1,141 @@
+import type { VmId } from '../base/ids.ts';
+import type { Logger } from '../base/logger.ts';
+import { errorFields } from '../base/logger.ts';
+import { Failure } from '../model/failure.ts';
+import type { Operation } from '../model/records.ts';
+import { OPERATION_NAMES, type Verb } from '../model/vm.ts';
+import { Busy, type Operations } from '../store/store.ts';
+import { Closing, Stuck } from './steps.ts';
+import { translate } from './translate.ts';
+
+interface Flight {
+  readonly verb: Verb;
+  readonly ended: Promise<void>;
+  readonly abort: AbortController;
+}
+
+/** An operation that stays unfinished when it fails, to be tried again until it works: a deletion. */
+export class TryAgain extends Error {
+  override readonly name = 'TryAgain';
+}
+
+/**
+ * The operations under way in this process: one per VM. The same verb joins the one under way, another is told `busy`,
+ * and what the daemon's end cuts off stays unfinished in the journal, exactly as a crash leaves it.
+ */
+export class Flights {
+  readonly #flights = new Map<VmId, Flight>();
+  readonly #operations: Pick<Operations, 'finish'>;
+  readonly #log: Logger;
+  #gate: Promise<void> = Promise.resolve();
+  #closing = false;
+  /** Called when a VM's operation has ended, whatever became of it. */
+  onLanded: (vmId: VmId) => void = () => undefined;
+
+  constructor(deps: { readonly operations: Pick<Operations, 'finish'>; readonly log: Logger }) {
+    this.#operations = deps.operations;
+    this.#log = deps.log;
+  }
+
+  /** The VMs that have one under way. */
+  get vmIds(): ReadonlySet<VmId> {
+    return new Set(this.#flights.keys());
+  }
+
+  /** Whether an operation is under way on a VM in this process. */
+  has(vmId: VmId): boolean {
+    return this.#flights.has(vmId);
+  }
+
+  /**
+   * Carries out an operation: `claim` makes its row (or finds the one a crash left), `work` does it. Resolves when it is done; rejects
+   * with a Failure. Joins one of the same verb; throws `busy` for another.
+   */
+  async fly(
+    vmId: VmId,
+    verb: Verb,
+    claim: () => Promise<Operation>,
+    work: (operation: Operation, signal: AbortSignal) => Promise<void>,
+  ): Promise<void> {
+    const flying = this.#flights.get(vmId);
+    if (flying?.verb === verb) return flying.ended;
+    if (flying) throw busy(flying.verb);
+    if (this.#closing) throw translate(new Closing());
+    const abort = new AbortController();
+    const ended = this.#run(verb, claim, work, abort.signal).finally(() => {
+      this.#flights.delete(vmId);
+      this.onLanded(vmId);
+    });
+    // Whoever joined hears of a failure; nobody may be there to hear it.
+    ended.catch(() => undefined);
+    this.#flights.set(vmId, { verb, ended, abort });
+    return ended;
+  }
+
+  async #run(
+    verb: Verb,
+    claim: () => Promise<Operation>,
+    work: (operation: Operation, signal: AbortSignal) => Promise<void>,
+    signal: AbortSignal,
+  ): Promise<void> {
+    await this.#gate;
+    let operation: Operation;
+    try {
+      operation = await claim();
+    } catch (error) {
+      if (!(error instanceof Busy)) throw translate(error);
+      // One of the same verb that nobody carries out was left by a crash or has to be tried again: it is taken up.
+      if (error.operation.verb !== verb) throw busy(error.operation.verb);
+      operation = error.operation;
+    }
+    try {
+      await work(operation, signal);
+      await this.#operations.finish(operation.id, 'done');
+    } catch (error) {
+      if (error instanceof Closing) throw translate(error);
+      if (error instanceof TryAgain) throw translate(error.cause);
+      const failure = translate(error);
+      this.#log.warn({ operation: operation.id, verb: operation.verb, vm: operation.vmId, ...errorFields(error) }, 'operation failed');
+      await this.#operations.finish(operation.id, error instanceof Stuck ? 'stuck' : 'failed', { code: failure.code, message: failure.message });
+      throw failure;
+    }
+  }
+
+  /** Cancels what is under way on a VM, if it is another verb than `but`, and resolves when it has ended. */
+  async cancel(vmId: VmId, but: Verb, reason: Error): Promise<void> {
+    const flying = this.#flights.get(vmId);
+    if (!flying || flying.verb === but) return;
+    flying.abort.abort(reason);
+    await flying.ended.catch(() => undefined);
+  }
+
+  /** Resolves when nothing is under way on the VM. */
+  async landed(vmId: VmId): Promise<void> {
+    await this.#flights.get(vmId)?.ended.catch(() => undefined);
+  }
+
+  /** Runs `work` while no operation may begin; those under way go on, and `work` is told whose. */
+  async hold<T>(work: (flying: ReadonlySet<VmId>) => Promise<T>): Promise<T> {
+    const { promise, resolve } = Promise.withResolvers<void>();
+    const before = this.#gate;
+    this.#gate = before.then(() => promise);
+    await before;
+    try {
+      return await work(this.vmIds);
+    } finally {
+      resolve();
+    }
+  }
+
+  /** Cuts everything off, leaving it to the next daemon's recovery, and resolves when all have let go. */
+  async close(): Promise<void> {
+    this.#closing = true;
+    const flights = [...this.#flights.values()];
+    for (const flight of flights) flight.abort.abort(new Closing());
+    await Promise.allSettled(flights.map((flight) => flight.ended));
+  }
+}
+
+function busy(verb: Verb): Failure {
+  return new Failure('busy', `The VM is ${OPERATION_NAMES[verb]}; wait until that is done.`, { details: { operation: OPERATION_NAMES[verb] } });
+}

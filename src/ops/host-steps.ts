@@ -1,0 +1,222 @@
+import { mkdir, symlink } from 'node:fs/promises';
+import { join } from 'node:path';
+import { newId } from '../base/ids.ts';
+import { isErrno, remove } from '../host/files.ts';
+import { Failure } from '../model/failure.ts';
+import type { Image, Layer } from '../model/records.ts';
+import type { Vm, VmNetwork } from '../model/vm.ts';
+import type { Port } from '../net/network.ts';
+import type { Owner } from '../store/store.ts';
+import type { MachineSpec } from '../vmm/driver.ts';
+import type { Step } from './steps.ts';
+import { visibleAccounts, vmFolder, type World } from './world.ts';
+
+type Deps = Pick<World, 'store' | 'driver' | 'net' | 'ports' | 'files' | 'fleet' | 'settings' | 'log'>;
+
+const MIB = 1024 * 1024;
+const SEED_FILE = 'seed.iso';
+
+/** Who may write this VM's row. */
+export function ownerOf(vm: Pick<Vm, 'hostId' | 'epoch' | 'id'>): Owner {
+  if (vm.hostId === null) throw new Failure('wrong_state', `VM ${vm.id} belongs to no host.`);
+  return { hostId: vm.hostId, epoch: vm.epoch };
+}
+
+/** What the guest calls itself, and what DHCP calls it. */
+export function hostnameOf(vm: Pick<Vm, 'name' | 'id'>): string {
+  return vm.name ?? vm.id;
+}
+
+/** The VM's place in the network. */
+export function portOf(vm: Vm, network: VmNetwork): Port {
+  return { vmId: vm.id, ip: network.ip, mac: network.mac, hostname: hostnameOf(vm) };
+}
+
+/** The image a VM was made from. Throws `not_found`, which registered files and `in_use` make hard to reach. */
+export async function imageOf({ store, settings }: Pick<Deps, 'store' | 'settings'>, vm: Vm): Promise<Image> {
+  const image = await store.images.get(visibleAccounts(settings, vm.accountId), vm.imageId);
+  if (!image) throw new Failure('not_found', `The image ${vm.imageId} of this VM is gone.`, { details: { image_id: vm.imageId } });
+  return image;
+}
+
+/** The machine a VM's row describes, with its disk. */
+export function specOf({ settings, driver }: Pick<Deps, 'settings' | 'driver'>, vm: Vm, image: Image, disk: Layer): MachineSpec {
+  return {
+    vmId: vm.id,
+    folder: vmFolder(settings, vm.id),
+    vcpuCount: vm.vcpuCount,
+    memMib: vm.memMib,
+    kernel: 'kernel',
+    initrd: image.initrdPath === null ? null : 'initrd',
+    bootArgs: vm.bootArgs ?? image.bootArgs ?? settings.defaultBootArgs ?? driver.defaultBootArgs,
+    disks: [
+      { path: nameWithin(settings, vm, disk.path), format: disk.format, readOnly: false },
+      { path: SEED_FILE, format: 'raw', readOnly: true },
+    ],
+    network: vm.network === null ? null : { tap: vm.id, mac: vm.network.mac },
+    machineType: null,
+  };
+}
+
+function nameWithin(settings: Deps['settings'], vm: Vm, path: string): string {
+  return path.slice(vmFolder(settings, vm.id).length + 1);
+}
+
+/** The top disk of a VM; throws when it has none yet. */
+export async function diskOf({ store }: Pick<Deps, 'store'>, vm: Vm): Promise<Layer> {
+  const layer = vm.layerId === null ? null : await store.layers.get(vm.layerId);
+  if (!layer) throw new Failure('wrong_state', `VM ${vm.id} has no disk.`, { details: { state: vm.state } });
+  return layer;
+}
+
+/**
+ * The steps that put a VM on its host: files first, then the network, then the hypervisor, last the ways in. Creating and
+ * starting are the same steps; what a start finds made, it keeps, and what it found it does not undo.
+ */
+export function bootSteps(deps: Deps, vm: Vm, image: Image): readonly Step[] {
+  const fresh = vm.layerId === null;
+  const steps = [folderStep(deps, vm, image, fresh), diskStep(deps, vm, image, fresh), seedStep(deps, vm, image)];
+  if (vm.network !== null) steps.push(networkStep(deps, vm, vm.network));
+  steps.push(vmmStep(deps, vm, image));
+  if (vm.network !== null) steps.push(sshStep(deps, vm, vm.network));
+  return steps;
+}
+
+function folderStep({ settings, driver }: Deps, vm: Vm, image: Image, fresh: boolean): Step {
+  const folder = vmFolder(settings, vm.id);
+  return {
+    name: 'folder',
+    async run() {
+      await mkdir(folder, { recursive: true, mode: 0o700 });
+      const kernel = driver.kernel === 'uncompressed' ? (image.vmlinuxPath ?? image.kernelPath) : image.kernelPath;
+      await link(kernel, join(folder, 'kernel'));
+      if (image.initrdPath !== null) await link(image.initrdPath, join(folder, 'initrd'));
+    },
+    undo: async () => (fresh ? remove(folder) : undefined),
+  };
+}
+
+/** A link in the VM's folder: the VMM opens only relative paths, so that a recorded one opens its own file. */
+async function link(target: string, path: string): Promise<void> {
+  await remove(path);
+  try {
+    await symlink(target, path);
+  } catch (error) {
+    if (!isErrno(error, 'EEXIST')) throw error;
+  }
+}
+
+function diskStep({ store, driver, files, settings }: Deps, vm: Vm, image: Image, fresh: boolean): Step {
+  const folder = vmFolder(settings, vm.id);
+  const wanted = vm.diskMib === null ? null : vm.diskMib * MIB;
+  return {
+    name: 'disk',
+    async run(signal) {
+      if (!fresh) {
+        const layer = await diskOf({ store }, vm);
+        const disk = { path: nameWithin(settings, vm, layer.path), format: layer.format };
+        if (wanted !== null) await files.growDisk({ folder, disk, sizeBytes: wanted }, signal);
+        return;
+      }
+      const disk = await files.makeDisk(
+        { folder, imagePath: image.rootfsPath, imageFormat: image.rootfsFormat, sizeBytes: wanted, qcow2: driver.capabilities.qcow2 },
+        signal,
+      );
+      const layer = await store.layers.create({
+        id: newId('layer'),
+        hostId: settings.hostId,
+        kind: 'disk',
+        path: join(folder, disk.path),
+        format: disk.format,
+        parentId: null,
+        imageAccountId: image.accountId,
+        imageId: image.id,
+        frozen: false,
+      });
+      await store.vms.update(vm.id, ownerOf(vm), { layerId: layer.id });
+    },
+    async undo() {
+      if (!fresh) return;
+      await dropDisk({ store }, vm);
+    },
+  };
+}
+
+/** Forgets a VM's disk: the row's name of it, and the layer if nobody else stands on it. Its file goes with the folder. */
+export async function dropDisk({ store }: Pick<Deps, 'store'>, vm: Vm): Promise<void> {
+  const now = await store.vms.get(vm.id);
+  if (now?.layerId == null) return;
+  await store.vms.update(vm.id, ownerOf(vm), { layerId: null });
+  await store.layers.removeIfUnused(now.layerId);
+}
+
+function seedStep({ store, files, settings }: Deps, vm: Vm, image: Image): Step {
+  return {
+    name: 'seed',
+    run: async (signal) =>
+      files.makeSeed(
+        {
+          path: join(vmFolder(settings, vm.id), SEED_FILE),
+          vmId: vm.id,
+          hostname: hostnameOf(vm),
+          userData: await store.vms.userData(vm.id),
+          sshAuthorizedKeys: vm.sshAuthorizedKeys,
+          defaultUser: image.defaultUser,
+          instanceId: vm.id,
+        },
+        signal,
+      ),
+    // The next start makes it anew; a first one's goes with the folder.
+    undo: async () => undefined,
+  };
+}
+
+function networkStep({ net }: Deps, vm: Vm, network: VmNetwork): Step {
+  return {
+    name: 'network',
+    run: async () => {
+      await net.attach(portOf(vm, network));
+    },
+    undo: () => net.detach(vm.id),
+  };
+}
+
+function vmmStep(deps: Deps, vm: Vm, image: Image): Step {
+  const { store, driver, fleet } = deps;
+  return {
+    name: 'vmm',
+    async run(signal) {
+      const now = (await store.vms.get(vm.id)) ?? vm;
+      const machine = await driver.launch(specOf(deps, now, image, await diskOf(deps, now)), signal);
+      await store.vms.update(vm.id, ownerOf(vm), {
+        process: machine.process,
+        vmm: driver.name,
+        accel: driver.accel,
+        readyAt: null,
+      });
+      fleet.add(now, machine, { ready: false });
+    },
+    undo: () => endVmm(deps, vm),
+  };
+}
+
+/** Ends whatever hypervisor runs this VM, known to us or not, and forgets it. Twice is as good as once. */
+export async function endVmm({ store, driver, fleet }: Pick<Deps, 'store' | 'driver' | 'fleet'>, vm: Vm): Promise<void> {
+  const live = fleet.get(vm.id);
+  fleet.drop(vm.id);
+  await live?.machine.kill();
+  await live?.machine.release();
+  // A crash between launch and its record leaves a process no row names; its command line names the VM.
+  for (const found of await driver.observe()) {
+    if (found.vmId === vm.id) await driver.reap(found.process);
+  }
+  await store.vms.update(vm.id, ownerOf(vm), { process: null, readyAt: null });
+}
+
+function sshStep({ ports }: Deps, vm: Vm, network: VmNetwork): Step {
+  return {
+    name: 'ssh-port',
+    run: () => ports.open({ vmId: vm.id, port: network.sshPort, ip: network.ip }),
+    undo: () => ports.close(vm.id),
+  };
+}

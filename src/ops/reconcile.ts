@@ -1,0 +1,83 @@
+import { readdir } from 'node:fs/promises';
+import { parseId, type VmId } from '../base/ids.ts';
+import { errorFields } from '../base/logger.ts';
+import { isErrno, remove, truncateLog } from '../host/files.ts';
+import { CONSOLE_FILE } from '../vmm/driver.ts';
+import { portsOf, settle, wantsNetwork } from './recover.ts';
+import { vmFolder, type World } from './world.ts';
+
+/** A console log is cut to its second half when it grows over this. */
+const CONSOLE_BYTES = 4 * 1024 * 1024;
+
+/**
+ * Compares what is on this host (processes, taps, rules, reservations, folders, layers: by their names alone) with what the
+ * rows want, and mends it. VMs with an operation under way are left alone, and none may begin while it looks. Says what it did.
+ */
+export async function reconcile(world: World): Promise<readonly string[]> {
+  const done = await world.flights.hold(async (flying) => [
+    ...(await processes(world, flying)),
+    ...(await network(world, flying)),
+    ...(await folders(world, flying)),
+    ...(await layers(world, flying)),
+  ]);
+  for (const line of done) world.log.warn({ found: line }, 'reconciled');
+  await settle(world);
+  return done;
+}
+
+async function processes({ driver, store, settings, flights }: World, flying: ReadonlySet<VmId>): Promise<string[]> {
+  const done: string[] = [];
+  const observed = await driver.observe();
+  const rows = new Map((await store.vms.ofHost(settings.hostId)).map((vm) => [vm.id, vm]));
+  for (const { vmId, process } of observed) {
+    const vm = rows.get(vmId);
+    const wanted = vm?.process?.pid === process.pid && vm.process.startTime === process.startTime;
+    if (wanted || flying.has(vmId) || flights.has(vmId)) continue;
+    await driver.reap(process);
+    done.push(`ended process ${process.pid} of ${vmId}, which no VM claims`);
+  }
+  return done;
+}
+
+async function network({ net, store, settings }: World, flying: ReadonlySet<VmId>): Promise<readonly string[]> {
+  const wanted = (await store.vms.ofHost(settings.hostId)).filter((vm) => wantsNetwork(vm) && !flying.has(vm.id));
+  return net.repair(wanted.flatMap(portsOf), flying);
+}
+
+async function folders({ store, settings, log }: World, flying: ReadonlySet<VmId>): Promise<string[]> {
+  const done: string[] = [];
+  let names: string[];
+  try {
+    names = await readdir(settings.vmsFolder);
+  } catch (error) {
+    if (isErrno(error, 'ENOENT')) return [];
+    throw error;
+  }
+  const rows = new Map((await store.vms.ofHost(settings.hostId)).map((vm) => [vm.id, vm]));
+  for (const name of names) {
+    const id = parseId('vm', name);
+    if (id === undefined || flying.has(id)) continue;
+    const folder = vmFolder(settings, id);
+    const vm = rows.get(id);
+    try {
+      if (!vm || vm.layerId === null) {
+        await remove(folder);
+        done.push(`removed the folder of ${id}, which no VM claims`);
+      } else await truncateLog(`${folder}/${CONSOLE_FILE}`, CONSOLE_BYTES);
+    } catch (error) {
+      log.warn({ vm: id, ...errorFields(error) }, 'could not tend a folder');
+    }
+  }
+  return done;
+}
+
+async function layers({ store, settings }: World, flying: ReadonlySet<VmId>): Promise<string[]> {
+  if (flying.size > 0) return [];
+  const used = new Set((await store.vms.ofHost(settings.hostId)).map((vm) => vm.layerId));
+  const done: string[] = [];
+  for (const layer of await store.layers.ofHost(settings.hostId)) {
+    if (used.has(layer.id) || layer.kind !== 'disk') continue;
+    if (await store.layers.removeIfUnused(layer.id)) done.push(`forgot layer ${layer.id}, which no VM stands on`);
+  }
+  return done;
+}

@@ -1,0 +1,130 @@
+import { errorFields } from '../base/logger.ts';
+import { Failure } from '../model/failure.ts';
+import type { Operation } from '../model/records.ts';
+import type { Vm } from '../model/vm.ts';
+import type { Port } from '../net/network.ts';
+import { carryOutDelete } from './delete-vm.ts';
+import { diskOf, endVmm, imageOf, ownerOf, portOf, specOf } from './host-steps.ts';
+import { carryOutReboot } from './reboot-vm.ts';
+import { recoverBoot } from './start-vm.ts';
+import { carryOutStop } from './stop-vm.ts';
+import { Stuck } from './steps.ts';
+import { translate } from './translate.ts';
+import type { World } from './world.ts';
+
+/**
+ * What the start of a daemon does before it serves: takes back the creates and starts that were cut off, brings the network up,
+ * finds the guests that ran on, and marks those that did not. Stops, reboots and deletions that were cut off go on afterwards, in
+ * the background (`settle`).
+ */
+export async function recover(world: World, signal: AbortSignal): Promise<void> {
+  const { store, settings, net, log } = world;
+  const unfinished = await store.operations.unfinished(settings.hostId);
+  const wanted = (await store.vms.ofHost(settings.hostId)).filter(wantsNetwork);
+  await net.start(wanted.flatMap(portsOf));
+  for (const operation of unfinished) {
+    if (operation.verb === 'create' || operation.verb === 'start') await unwind(world, operation);
+  }
+  const deleting = new Set(unfinished.filter((operation) => operation.verb === 'delete').map((operation) => operation.vmId));
+  for (const vm of await store.vms.ofHost(settings.hostId)) {
+    signal.throwIfAborted();
+    if (deleting.has(vm.id) || !(vm.state === 'running' || vm.state === 'starting' || vm.state === 'stopping')) continue;
+    try {
+      await adopt(world, vm, signal);
+    } catch (error) {
+      log.error({ vm: vm.id, ...errorFields(error) }, 'could not take up a guest that was running');
+      await lose(world, vm, `The server could not find the guest again: ${translate(error).message}`);
+    }
+  }
+}
+
+/** Whether a VM has its place in the network now. */
+export function wantsNetwork(vm: Vm): boolean {
+  return vm.network !== null && (vm.state === 'running' || vm.state === 'starting' || vm.state === 'stopping');
+}
+
+/** The VM's port as a list of none or one. */
+export function portsOf(vm: Vm): readonly Port[] {
+  return vm.network === null ? [] : [portOf(vm, vm.network)];
+}
+
+async function unwind(world: World, operation: Operation): Promise<void> {
+  const { store, log } = world;
+  try {
+    await recoverBoot(world, operation);
+    const vm = await store.vms.get(operation.vmId);
+    if (vm?.state === 'running') return await store.operations.finish(operation.id, 'done');
+    await store.operations.finish(operation.id, 'failed', { code: 'interrupted', message: 'The server stopped while it was under way.' });
+  } catch (error) {
+    log.error({ operation: operation.id, vm: operation.vmId, ...errorFields(error) }, 'could not take back an operation');
+    const failure = translate(error);
+    await store.operations.finish(operation.id, error instanceof Stuck ? 'stuck' : 'failed', { code: failure.code, message: failure.message });
+  }
+}
+
+async function adopt(world: World, vm: Vm, signal: AbortSignal): Promise<void> {
+  const { driver, fleet, ports, net, log } = world;
+  if (vm.process === null) return lose(world, vm, 'The server stopped before the guest was started.');
+  const image = await imageOf(world, vm);
+  const machine = await driver.adopt(specOf(world, vm, image, await diskOf(world, vm)), vm.process, signal);
+  if (!machine) return lose(world, vm, "The server was restarted, and the guest's process no longer exists.");
+  fleet.add(vm, machine, { ready: vm.readyAt !== null });
+  if (vm.network !== null) {
+    await net.attach(portOf(vm, vm.network));
+    await ports.open({ vmId: vm.id, port: vm.network.sshPort, ip: vm.network.ip });
+  }
+  log.info({ vm: vm.id, pid: machine.process.pid }, 'took up a guest that ran on');
+}
+
+/** A VM whose process is gone: released from the host, its disk kept, and marked, as the contract has it. */
+async function lose(world: World, vm: Vm, message: string): Promise<void> {
+  const { store, ports, net, clock } = world;
+  await endVmm(world, vm);
+  await ports.close(vm.id);
+  if (vm.network !== null) await net.detach(vm.id);
+  await store.vms.update(vm.id, ownerOf(vm), {
+    state: 'error',
+    stateReason: { code: 'lost', message: `${message} Start it again; its disk is as it was.`, at: clock.now() },
+    process: null,
+    readyAt: null,
+  });
+  await store.events.add({ accountId: vm.accountId, vmId: vm.id, kind: 'vm.error', message, data: { code: 'lost' } });
+  world.fleet.touch(vm.id);
+}
+
+/** Goes on with stops, reboots and deletions that nobody carries out: cut off by a crash, or to be tried again. */
+export async function settle(world: World): Promise<void> {
+  const { store, settings, flights, log } = world;
+  const left = (await store.operations.unfinished(settings.hostId)).filter((operation) => !flights.has(operation.vmId));
+  await Promise.all(
+    left.map(async (operation) => {
+      const work = forward(operation);
+      if (!work) return;
+      try {
+        await flights.fly(operation.vmId, operation.verb, async () => operation, (claimed, signal) => work(world, claimed, signal));
+      } catch (error) {
+        if (error instanceof Failure && error.code === 'unavailable') return;
+        log.warn({ operation: operation.id, verb: operation.verb, vm: operation.vmId, ...errorFields(error) }, 'could not settle an operation');
+      }
+    }),
+  );
+}
+
+function forward(operation: Operation): ((world: World, operation: Operation, signal: AbortSignal) => Promise<void>) | undefined {
+  switch (operation.verb) {
+    case 'stop':
+      return carryOutStop;
+    case 'reboot':
+      return carryOutReboot;
+    case 'delete':
+      return carryOutDelete;
+    case 'create':
+    case 'start':
+      // Of a flight that ended between the journal and its finish; nobody may be in the middle of it.
+      return recoverBoot;
+    case 'snapshot':
+    case 'restore':
+    case 'fork':
+      return undefined;
+  }
+}

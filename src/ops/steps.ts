@@ -1,0 +1,101 @@
+import type { Clock } from '../base/clock.ts';
+import { errorFields, type Logger } from '../base/logger.ts';
+import type { Operation, StepPhase } from '../model/records.ts';
+import type { Operations } from '../store/store.ts';
+
+/**
+ * One thing an operation does to the host, and how it is taken back. `run` and `undo` work twice, after half a run and
+ * after none: a crash may lie anywhere between the journal's row and the effect. Names of what they make come from the
+ * VM's id alone, so that a later process can undo what it does not remember.
+ */
+export interface Step {
+  readonly name: string;
+  run(signal: AbortSignal): Promise<void>;
+  undo(): Promise<void>;
+}
+
+interface Deps {
+  readonly operations: Pick<Operations, 'record'>;
+  readonly clock: Clock;
+  readonly log: Logger;
+}
+
+/** The daemon is ending: what is under way stays as its journal says, for the next one to settle. */
+export class Closing extends Error {
+  override readonly name = 'Closing';
+  constructor() {
+    super('the server is stopping');
+  }
+}
+
+/** Some of what an operation did could not be taken back; reconcile keeps trying. */
+export class Stuck extends AggregateError {
+  override readonly name = 'Stuck';
+}
+
+/**
+ * Runs the steps in order, each journalled before it runs. When one fails, it and those before it are undone in reverse,
+ * and its error is thrown; a Stuck when the undoing failed too. On Closing nothing is undone.
+ */
+export async function runSteps(deps: Deps, operation: Operation, steps: readonly Step[], signal: AbortSignal): Promise<void> {
+  let begun = 0;
+  try {
+    for (const step of steps) {
+      signal.throwIfAborted();
+      begun++;
+      await journalled(deps, operation, step, 'begun', () => step.run(signal));
+    }
+    signal.throwIfAborted();
+  } catch (cause) {
+    if (cause instanceof Closing || signal.reason instanceof Closing) throw new Closing();
+    await undoSteps(deps, operation, steps.slice(0, begun), cause);
+    throw cause;
+  }
+}
+
+/** Undoes the steps in reverse, all of them whatever fails; throws Stuck with every failure, `cause` first. */
+export async function undoSteps(
+  deps: Deps,
+  operation: Operation,
+  steps: readonly Step[],
+  cause?: unknown,
+): Promise<void> {
+  const failures: unknown[] = [];
+  for (const step of steps.toReversed()) {
+    try {
+      await journalled(deps, operation, step, 'undoing', () => step.undo());
+    } catch (error) {
+      failures.push(error);
+    }
+  }
+  if (failures.length > 0) {
+    throw new Stuck([...(cause === undefined ? [] : [cause]), ...failures], `could not take back all of ${operation.verb}`);
+  }
+}
+
+/** Runs the steps in order with no way back: each again until all are done, which is for whoever calls again. */
+export async function runForward(deps: Deps, operation: Operation, steps: readonly Omit<Step, 'undo'>[], signal: AbortSignal): Promise<void> {
+  for (const step of steps) {
+    signal.throwIfAborted();
+    await journalled(deps, operation, step, 'begun', () => step.run(signal));
+  }
+}
+
+async function journalled(
+  { operations, clock, log }: Deps,
+  operation: Operation,
+  step: { readonly name: string },
+  phase: StepPhase,
+  work: () => Promise<void>,
+): Promise<void> {
+  const from = clock.now();
+  const fields = { operation: operation.id, verb: operation.verb, vm: operation.vmId, step: step.name, phase };
+  try {
+    await operations.record(operation.id, step.name, phase);
+    await work();
+    log.info({ ...fields, ms: clock.now() - from }, 'step done');
+  } catch (error) {
+    log.warn({ ...fields, ms: clock.now() - from, ...errorFields(error) }, 'step failed');
+    throw error;
+  }
+}

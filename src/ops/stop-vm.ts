@@ -1,0 +1,165 @@
+import type { Caller } from './hatch.ts';
+import { deadline } from '../base/deadline.ts';
+import type { Operation } from '../model/records.ts';
+import { refuse } from '../model/states.ts';
+import type { StateReason, Vm, VmState } from '../model/vm.ts';
+import type { MachineExit } from '../vmm/driver.ts';
+import type { Live } from './fleet.ts';
+import { endVmm, ownerOf } from './host-steps.ts';
+import { depsOf, mustGet } from './start-vm.ts';
+import { Closing, runForward, type Step } from './steps.ts';
+import { findVm, waitFor } from './vms.ts';
+import type { World } from './world.ts';
+
+/** How long a guest's agent may take to accept that it shall power off before the power button is pressed as well. */
+const ASK_MS = 3000;
+
+/**
+ * Stops a VM: asks the guest, waits up to `graceSeconds`, then kills it and says so. Its disk, IP, MAC and port stay.
+ * Stopped already: nothing is done.
+ */
+export async function stopVm(world: World, caller: Caller, idOrName: string, { graceSeconds }: { readonly graceSeconds: number }): Promise<Vm> {
+  const { store, flights } = world;
+  const vm = await findVm(world, caller, idOrName);
+  if (vm.state !== 'stopped' || vm.operation !== null) {
+    await flights.fly(
+      vm.id,
+      'stop',
+      async () => {
+        const now = (await store.vms.get(vm.id)) ?? vm;
+        const refused = refuse(now, 'stop');
+        if (refused) throw refused;
+        return store.operations.begin({ id: vm.id, owner: ownerOf(now) }, 'stop', { graceSeconds, by: 'person' });
+      },
+      (operation, signal) => carryOutStop(world, operation, signal),
+    );
+  }
+  return waitFor(world, vm.id, undefined);
+}
+
+/** Puts a VM whose guest has ended by itself to rest: `stopped` after a poweroff, `error` after anything else. */
+export async function settleExit(world: World, vm: Vm, exit: MachineExit): Promise<void> {
+  const reason = exit.kind === 'poweroff' ? null : exitReason(exit, world.clock.now());
+  await world.flights.fly(
+    vm.id,
+    'stop',
+    () =>
+      world.store.operations.begin({ id: vm.id, owner: ownerOf(vm) }, 'stop', {
+        by: 'guest',
+        ...(reason ? { reason } : {}),
+      }),
+    (operation, signal) => carryOutStop(world, operation, signal),
+  );
+}
+
+/** The account of an end that nobody asked for, for the VM's state_reason. */
+export function exitReason(exit: Exclude<MachineExit, { kind: 'poweroff' }>, at: number): StateReason {
+  switch (exit.kind) {
+    case 'panic':
+      return { code: 'guest_panic', message: `The guest's kernel panicked. Its last lines: ${lastLines(exit.console)}`, at };
+    case 'crashed': {
+      const how = exit.signal ?? (exit.exitCode === null ? 'for an unknown reason' : `with exit code ${exit.exitCode}`);
+      return { code: 'vmm_died', message: `The hypervisor ended ${how}${exit.message ? `: ${exit.message}` : '.'}`, at };
+    }
+    case 'killed':
+      return { code: 'killed', message: 'The hypervisor was killed.', at };
+    case 'reboot':
+      return { code: 'reboot_failed', message: 'The guest rebooted and could not be started again.', at };
+  }
+}
+
+function lastLines(text: string): string {
+  return text.split(/\r?\n/).filter((line) => line.trim() !== '').slice(-12).join('\n').slice(-2000);
+}
+
+/** Carries a stop to its end; also one that a crash cut off: there is no way back from it, only forward. */
+export async function carryOutStop(world: World, operation: Operation, signal: AbortSignal): Promise<void> {
+  const vm = await mustGet(world, operation);
+  const by = operation.args['by'] === 'guest' ? 'guest' : operation.args['by'] === 'policy' ? 'policy' : 'person';
+  const reason = reasonIn(operation.args['reason']);
+  const grace = operation.args['graceSeconds'];
+  let forced = false;
+  const steps: Omit<Step, 'undo'>[] = [];
+  if (by !== 'guest') {
+    steps.push({
+      name: 'ask',
+      async run(stepSignal) {
+        await moveTo(world, vm, 'stopping', {});
+        const live = world.fleet.get(vm.id);
+        if (live) forced = !(await askToPowerOff(world, live, typeof grace === 'number' ? grace * 1000 : 0, stepSignal));
+      },
+    });
+  }
+  steps.push(
+    { name: 'vmm', run: () => endVmm(world, vm) },
+    { name: 'ssh-port', run: () => world.ports.close(vm.id) },
+    { name: 'network', run: () => (vm.network === null ? Promise.resolve() : world.net.detach(vm.id)) },
+    {
+      name: 'stopped',
+      async run() {
+        const why: StateReason | null = forced
+          ? { code: 'forced_stop', message: `The guest did not power off within ${String(grace)} s and was cut off.`, at: world.clock.now() }
+          : reason;
+        const state = reason ? 'error' : 'stopped';
+        await moveTo(world, vm, state, { stateReason: why, stoppedBy: reason ? null : by });
+        await world.store.events.add({
+          accountId: vm.accountId,
+          vmId: vm.id,
+          kind: `vm.${state}`,
+          message: why?.message ?? (by === 'guest' ? 'The guest powered itself off.' : 'The guest has stopped.'),
+          data: { by, forced, ...(why ? { code: why.code } : {}) },
+        });
+        world.fleet.touch(vm.id);
+      },
+    },
+  );
+  await runForward(depsOf(world), operation, steps, signal);
+}
+
+function reasonIn(value: unknown): StateReason | null {
+  if (typeof value !== 'object' || value === null) return null;
+  const { code, message, at } = value as Record<string, unknown>;
+  return typeof code === 'string' && typeof message === 'string' && typeof at === 'number' ? { code, message, at } : null;
+}
+
+async function moveTo({ store, fleet }: World, vm: Vm, state: VmState, patch: { stateReason?: StateReason | null; stoppedBy?: Vm['stoppedBy'] }): Promise<void> {
+  await store.vms.update(vm.id, ownerOf(vm), { state, ...patch });
+  fleet.touch(vm.id);
+}
+
+/**
+ * Asks a guest to power off, by its agent and its power button, and waits. True: it has ended. False: it has not within
+ * `graceMs`. Throws only when the daemon ends or the stop is overtaken by a deletion.
+ */
+export async function askToPowerOff(
+  { driver, log }: Pick<World, 'driver' | 'log'>,
+  live: Live,
+  graceMs: number,
+  signal: AbortSignal,
+  mode: 'powerdown' | 'reboot' = 'powerdown',
+): Promise<boolean> {
+  if (live.exit) return true;
+  if (graceMs <= 0) return false;
+  const asked = async (within: AbortSignal): Promise<void> => {
+    try {
+      await deadline('asking the agent', ASK_MS, (inner) => live.agent.shutdown(mode, inner), within);
+    } catch (error) {
+      log.debug({ vm: live.machine.vmId, error: String(error) }, 'the agent did not take the request');
+      if (driver.capabilities.powerButton && !within.aborted) await live.machine.powerButton();
+    }
+  };
+  try {
+    await deadline(
+      'the guest',
+      graceMs,
+      async (within) => {
+        await Promise.race([asked(within).then(() => live.machine.exited), live.machine.exited]);
+      },
+      signal,
+    );
+    return true;
+  } catch (error) {
+    if (signal.aborted) throw signal.reason instanceof Closing ? new Closing() : error;
+    return live.exit !== undefined;
+  }
+}
