@@ -1,0 +1,44 @@
+import type { TSchema } from 'typebox';
+import { Account, CreateAccount, OwnAccount, PatchAccount, Quotas, QuotasPatch } from './account.ts';
+import { Deleted, Idle, IdlePatch } from './common.ts';
+import { ErrorBody } from './error-body.ts';
+import { Event } from './event.ts';
+import { ExecResult, ExecVm } from './exec.ts';
+import { Health, Ready } from './health.ts';
+import { CreateImage, Image } from './image.ts';
+import { CreateKey, Key, NewKey } from './key.ts';
+import { CreateTemplate, PatchTemplate, Template } from './template.ts';
+import { CreateVm, NoFields, PatchVm, StateReason, StopVm, Vm } from './vm.ts';
+
+/** Every schema that has a name of its own, for the API's description. */
+export const SCHEMAS: readonly TSchema[] = [
+  Account,
+  CreateAccount,
+  CreateImage,
+  CreateKey,
+  CreateTemplate,
+  CreateVm,
+  Deleted,
+  ErrorBody,
+  Event,
+  ExecResult,
+  ExecVm,
+  Health,
+  Idle,
+  IdlePatch,
+  Image,
+  Key,
+  NewKey,
+  NoFields,
+  OwnAccount,
+  PatchAccount,
+  PatchTemplate,
+  PatchVm,
+  Quotas,
+  QuotasPatch,
+  Ready,
+  StateReason,
+  StopVm,
+  Template,
+  Vm,
+];
