@@ -37,7 +37,12 @@ module.exports = {
       to: { path: '^(node:)?child_process$' },
     },
     { name: 'no-cycles', severity: 'error', from: { path: '^src/' }, to: { circular: true } },
-    { name: 'no-unknown-room', severity: 'error', from: { path: `^src/(?!(${Object.keys(ROOMS).join('|')})/)` }, to: {} },
+    {
+      name: 'no-unknown-room',
+      severity: 'error',
+      from: { path: `^src/(?!(${Object.keys(ROOMS).join('|')})/)` },
+      to: {},
+    },
   ],
   options: {
     tsPreCompilationDeps: true,

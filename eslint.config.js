@@ -10,15 +10,60 @@ const processGlobals = ['env', 'argv', 'exit', 'on', 'once', 'exitCode'].map((pr
   message: `process.${property} belongs to the daemon and clients rooms; pass the value in`,
 }));
 
+/** Launchers and the scripts that run before anything is installed: plain JavaScript for any Node from 18. */
+const plain = ['bin/hatch', 'bin/hatchd', '**/*.mjs', '**/*.cjs'];
+const nodeGlobals = [
+  'process',
+  'console',
+  'fetch',
+  'URL',
+  'Buffer',
+  'setTimeout',
+  'clearTimeout',
+  'AbortSignal',
+];
+const commonJs = ['require', 'module', '__dirname'];
+const readonly = (names) => Object.fromEntries(names.map((name) => [name, 'readonly']));
+
 export default tseslint.config(
-  { ignores: ['node_modules/**', 'data/**', 'bin/**', '**/*.mjs', 'eslint.config.js', '.dependency-cruiser.cjs'] },
-  ...tseslint.configs.recommendedTypeChecked,
+  { ignores: ['node_modules/**', 'data/**', 'eslint.config.js'] },
   {
+    files: plain,
+    languageOptions: { ecmaVersion: 2022, sourceType: 'module', globals: readonly(nodeGlobals) },
+    rules: {
+      'no-undef': 'error',
+      'no-unused-vars': ['error', { caughtErrors: 'none' }],
+      'prefer-const': 'error',
+      'max-lines': ['error', { max: 400 }],
+      eqeqeq: 'error',
+    },
+  },
+  {
+    files: ['bin/hatch', 'bin/hatchd', '**/*.cjs'],
+    languageOptions: { sourceType: 'commonjs', globals: readonly([...nodeGlobals, ...commonJs]) },
+  },
+  ...tseslint.configs.recommendedTypeChecked.map((config) => ({ ...config, files: ['**/*.ts'] })),
+  {
+    files: ['**/*.ts'],
     languageOptions: { parserOptions: { projectService: true, tsconfigRootDir: import.meta.dirname } },
     rules: {
       '@typescript-eslint/no-non-null-assertion': 'error',
-      '@typescript-eslint/no-floating-promises': ['error', { allowForKnownSafeCalls: [{ from: 'package', package: 'node:test', name: ['test', 'describe', 'it', 'suite', 'before', 'after', 'beforeEach', 'afterEach'] }] }],
-      '@typescript-eslint/switch-exhaustiveness-check': ['error', { considerDefaultExhaustiveForUnions: true }],
+      '@typescript-eslint/no-floating-promises': [
+        'error',
+        {
+          allowForKnownSafeCalls: [
+            {
+              from: 'package',
+              package: 'node:test',
+              name: ['test', 'describe', 'it', 'suite', 'before', 'after', 'beforeEach', 'afterEach'],
+            },
+          ],
+        },
+      ],
+      '@typescript-eslint/switch-exhaustiveness-check': [
+        'error',
+        { considerDefaultExhaustiveForUnions: true },
+      ],
       '@typescript-eslint/consistent-type-imports': 'error',
       '@typescript-eslint/require-await': 'off',
       '@typescript-eslint/no-unused-vars': ['error', { argsIgnorePattern: '^_', varsIgnorePattern: '^_' }],
@@ -33,7 +78,12 @@ export default tseslint.config(
     rules: {
       'no-restricted-imports': [
         'error',
-        { paths: ['node:child_process', 'child_process'].map((name) => ({ name, message: 'only src/host may start processes' })) },
+        {
+          paths: ['node:child_process', 'child_process'].map((name) => ({
+            name,
+            message: 'only src/host may start processes',
+          })),
+        },
       ],
     },
   },
@@ -42,5 +92,8 @@ export default tseslint.config(
     ignores: ['src/daemon/**', 'src/clients/**', 'src/**/*.test.ts'],
     rules: { 'no-restricted-properties': ['error', ...processGlobals] },
   },
-  { files: ['src/clients/cli/**', 'src/daemon/**', 'scripts/**', 'bench/**', 'test/**'], rules: { 'no-console': 'off' } },
+  {
+    files: ['src/clients/cli/**', 'src/daemon/**', 'scripts/**', 'bench/**', 'test/**'],
+    rules: { 'no-console': 'off' },
+  },
 );
