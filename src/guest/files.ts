@@ -32,7 +32,7 @@ export interface DiskRequest {
 
 export interface DiskFile {
   /** The file's name within the VM's folder. */
-  readonly path: string;
+  readonly path: 'disk.qcow2' | 'disk.raw';
   readonly format: 'raw' | 'qcow2';
 }
 

@@ -1,9 +1,9 @@
 import { newId, parseImageId, parseTemplateId, type ImageId, type TemplateId } from '../base/ids.ts';
-import { contains, firstFree, formatIp, isHost, makeMac, parseIp, parseMac } from '../model/cidr.ts';
-import { mergeCreate } from '../model/create-request.ts';
+import { firstFree, makeMac, parseMac, whyNotHost } from '../model/cidr.ts';
+import { mergeCreate, type MergedCreate } from '../model/create-request.ts';
 import { Failure, invalid } from '../model/failure.ts';
 import type { Image, Operation, Template } from '../model/records.ts';
-import type { IdlePolicy, NewVm, Vm, VmNetwork } from '../model/vm.ts';
+import type { NewVm, Vm, VmNetwork } from '../model/vm.ts';
 import { checkUserData } from '../model/user-data.ts';
 import { Taken } from '../store/store.ts';
 import type { Caller, CreateVm, Wait } from './hatch.ts';
@@ -29,7 +29,9 @@ export async function createVm(world: World, caller: Caller, request: CreateVm, 
   return waitFor(world, id, wait);
 }
 
-type Wanted = Omit<NewVm, 'id' | 'network'> & { readonly network: { readonly ip: string | null; readonly mac: string | null } | null };
+type Wanted = Omit<NewVm, 'id' | 'network'> & {
+  readonly network: { readonly ip: string | null; readonly mac: string | null } | null;
+};
 
 /** What the request asks for, with template and defaults filled in, checked against what is there. */
 async function plan({ store, settings }: World, caller: Caller, request: CreateVm): Promise<Wanted> {
@@ -43,35 +45,35 @@ async function plan({ store, settings }: World, caller: Caller, request: CreateV
   const image = await imageNamed({ store, settings }, caller, merged.imageId, 'image_id');
   const imageMib = Math.ceil(image.sizeBytes / MIB);
   if (merged.diskMib !== null && merged.diskMib < imageMib) {
-    throw invalid('disk_mib', `disk_mib must be at least the image's size, ${imageMib} MiB.`, { minimum: imageMib });
+    throw invalid('disk_mib', `disk_mib must be at least the image's size, ${imageMib} MiB.`, {
+      minimum: imageMib,
+    });
   }
   return {
     accountId: caller.accountId,
     hostId: settings.hostId,
-    name: request.name ?? null,
+    name: merged.name,
     imageId: image.id,
     templateId: template?.id ?? null,
     vcpuCount: merged.vcpuCount,
     memMib: merged.memMib,
     diskMib: merged.diskMib,
     bootArgs: merged.bootArgs,
-    sshAuthorizedKeys: request.sshAuthorizedKeys ?? [],
-    idle: fullIdle(merged.idle),
+    sshAuthorizedKeys: merged.sshAuthorizedKeys,
+    idle: merged.idle,
     autostart: false,
     labels: merged.labels,
     userData: merged.userData,
-    network: merged.enableNetwork ? addressesAsked(settings.plan, request) : null,
+    network: merged.enableNetwork ? addressesAsked(settings.plan, merged) : null,
   };
 }
 
-/** An idle policy with what was left open filled in; null stays null: the server's own policy. */
-export function fullIdle(idle: Partial<IdlePolicy> | null | undefined): IdlePolicy | null {
-  if (!idle) return null;
-  return { timeoutSeconds: 2700, action: 'snapshot', connections: 'hold', pinned: false, ...idle };
-}
-
 /** The template a request names, if any. Throws `invalid_request` naming template_id when it is unknown. */
-async function templateOf({ store, settings }: Pick<World, 'store' | 'settings'>, caller: Caller, id: string | undefined): Promise<Template | null> {
+async function templateOf(
+  { store, settings }: Pick<World, 'store' | 'settings'>,
+  caller: Caller,
+  id: string | undefined,
+): Promise<Template | null> {
   if (id === undefined) return null;
   const parsed: TemplateId | undefined = parseTemplateId(id);
   const found = parsed && (await store.templates.get(visibleAccounts(settings, caller.accountId), parsed));
@@ -98,23 +100,20 @@ export async function imageNamed(
   throw invalid(field, `There is no image "${id}"; \`GET /images\` lists them.`);
 }
 
-function addressesAsked(plan: World['settings']['plan'], request: CreateVm): { ip: string | null; mac: string | null } {
-  let [ip, mac]: [string | null, string | null] = [null, null];
-  if (request.guestIp !== undefined) {
-    const parsed = parseIp(request.guestIp);
-    if (parsed === undefined) throw invalid('guest_ip', 'guest_ip must be an IPv4 address in dotted decimal without leading zeros.');
-    if (!contains(plan, parsed)) throw invalid('guest_ip', `guest_ip must lie in the guests' network ${plan.text}.`);
-    if (!isHost(plan, parsed)) {
-      throw invalid('guest_ip', `guest_ip must not be the gateway, network or broadcast address of ${plan.text}.`);
-    }
-    ip = formatIp(parsed);
+function addressesAsked(
+  plan: World['settings']['plan'],
+  { guestIp, guestMac }: Pick<MergedCreate, 'guestIp' | 'guestMac'>,
+): { ip: string | null; mac: string | null } {
+  const problem = guestIp === null ? undefined : whyNotHost(plan, guestIp);
+  if (problem !== undefined) throw invalid('guest_ip', `guest_ip ${problem}`);
+  const mac = guestMac === null ? null : parseMac(guestMac);
+  if (mac === undefined) {
+    throw invalid(
+      'guest_mac',
+      'guest_mac must be six hex pairs with colons, unicast and not all zero, such as 02:fc:00:00:00:01.',
+    );
   }
-  if (request.guestMac !== undefined) {
-    const parsed = parseMac(request.guestMac);
-    if (parsed === undefined) throw invalid('guest_mac', 'guest_mac must be six hex pairs with colons, unicast and not all zero, such as 02:fc:00:00:00:01.');
-    mac = parsed;
-  }
-  return { ip, mac };
+  return { ip: guestIp, mac };
 }
 
 /** Inserts the row; what the caller left to us is chosen anew when somebody was faster. */
@@ -148,7 +147,9 @@ function taken(error: Taken, wanted: Wanted): Failure | undefined {
   };
   const value = asked[error.field];
   if (value === null) return undefined;
-  return new Failure('already_exists', `${error.field} "${value}" is taken by another VM.`, { details: { field: error.field, value } });
+  return new Failure('already_exists', `${error.field} "${value}" is taken by another VM.`, {
+    details: { field: error.field, value },
+  });
 }
 
 async function choose(
@@ -159,7 +160,10 @@ async function choose(
   const used = await store.vms.taken(settings.hostId);
   const ip = asked.ip ?? firstFree(settings.plan, used.ips);
   if (ip === undefined) {
-    throw new Failure('no_capacity', `No address is left in ${settings.plan.text}; delete VMs or give HATCH_BRIDGE_CIDR a larger network.`);
+    throw new Failure(
+      'no_capacity',
+      `No address is left in ${settings.plan.text}; delete VMs or give HATCH_BRIDGE_CIDR a larger network.`,
+    );
   }
   let mac = asked.mac ?? makeMac();
   while (asked.mac === null && used.macs.has(mac)) mac = makeMac();
@@ -168,5 +172,8 @@ async function choose(
     if (await ports.isFree(port)) return { ip, mac, sshPort: port };
     passedOver.add(port);
   }
-  throw new Failure('no_capacity', `No SSH port is free between ${settings.sshPortMin} and ${settings.sshPortMax}; widen HATCH_SSH_PORT_MIN and HATCH_SSH_PORT_MAX.`);
+  throw new Failure(
+    'no_capacity',
+    `No SSH port is free between ${settings.sshPortMin} and ${settings.sshPortMax}; widen HATCH_SSH_PORT_MIN and HATCH_SSH_PORT_MAX.`,
+  );
 }

@@ -47,7 +47,13 @@ export async function carryOutDelete(world: World, operation: Operation, signal:
     {
       name: 'row',
       run: async () => {
-        await store.events.add({ accountId: vm.accountId, vmId: vm.id, kind: 'vm.deleted', message: 'The VM was deleted.', data: { name: vm.name } });
+        await store.events.add({
+          accountId: vm.accountId,
+          vmId: vm.id,
+          kind: 'vm.deleted',
+          message: 'The VM was deleted.',
+          data: { name: vm.name },
+        });
         await store.vms.remove(vm.id, ownerOf(vm));
         fleet.touch(vm.id);
       },

@@ -47,7 +47,12 @@ export class Fleet {
   /** Takes charge of a machine that runs; `ready` when it is known to have answered before. */
   add(vm: Vm, machine: Machine, { ready }: { readonly ready: boolean }): void {
     this.drop(vm.id);
-    const held: Held = { machine, agent: this.#deps.openAgent(machine), exit: undefined, watch: new AbortController() };
+    const held: Held = {
+      machine,
+      agent: this.#deps.openAgent(machine),
+      exit: undefined,
+      watch: new AbortController(),
+    };
     this.#live.set(vm.id, held);
     void machine.exited.then((exit) => {
       if (this.#live.get(vm.id) !== held) return;
@@ -66,7 +71,8 @@ export class Fleet {
       await this.onReady(vm.id, by);
       this.touch(vm.id);
     } catch (error) {
-      if (!held.watch.signal.aborted) this.#deps.log.warn({ vm: vm.id, ...errorFields(error) }, 'readiness watch failed');
+      if (!held.watch.signal.aborted)
+        this.#deps.log.warn({ vm: vm.id, ...errorFields(error) }, 'readiness watch failed');
     }
   }
 

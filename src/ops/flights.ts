@@ -28,13 +28,18 @@ export class Flights {
   readonly #operations: Pick<Operations, 'finish'>;
   readonly #log: Logger;
   #gate: Promise<void> = Promise.resolve();
-  #closing = false;
+  #phase: 'starting' | 'open' | 'closing' = 'starting';
   /** Called when a VM's operation has ended, whatever became of it. */
   onLanded: (vmId: VmId) => void = () => undefined;
 
   constructor(deps: { readonly operations: Pick<Operations, 'finish'>; readonly log: Logger }) {
     this.#operations = deps.operations;
     this.#log = deps.log;
+  }
+
+  /** Lets operations begin: recovery is done. Before, they are told `unavailable`. */
+  open(): void {
+    if (this.#phase === 'starting') this.#phase = 'open';
   }
 
   /** The VMs that have one under way. */
@@ -60,7 +65,9 @@ export class Flights {
     const flying = this.#flights.get(vmId);
     if (flying?.verb === verb) return flying.ended;
     if (flying) throw busy(flying.verb);
-    if (this.#closing) throw translate(new Closing());
+    if (this.#phase === 'starting')
+      throw new Failure('unavailable', 'The server is still starting; ask again in a moment.');
+    if (this.#phase === 'closing') throw translate(new Closing());
     const abort = new AbortController();
     const ended = this.#run(verb, claim, work, abort.signal).finally(() => {
       this.#flights.delete(vmId);
@@ -95,8 +102,14 @@ export class Flights {
       if (error instanceof Closing) throw translate(error);
       if (error instanceof TryAgain) throw translate(error.cause);
       const failure = translate(error);
-      this.#log.warn({ operation: operation.id, verb: operation.verb, vm: operation.vmId, ...errorFields(error) }, 'operation failed');
-      await this.#operations.finish(operation.id, error instanceof Stuck ? 'stuck' : 'failed', { code: failure.code, message: failure.message });
+      this.#log.warn(
+        { operation: operation.id, verb: operation.verb, vm: operation.vmId, ...errorFields(error) },
+        'operation failed',
+      );
+      await this.#operations.finish(operation.id, error instanceof Stuck ? 'stuck' : 'failed', {
+        code: failure.code,
+        message: failure.message,
+      });
       throw failure;
     }
   }
@@ -129,7 +142,7 @@ export class Flights {
 
   /** Cuts everything off, leaving it to the next daemon's recovery, and resolves when all have let go. */
   async close(): Promise<void> {
-    this.#closing = true;
+    this.#phase = 'closing';
     const flights = [...this.#flights.values()];
     for (const flight of flights) flight.abort.abort(new Closing());
     await Promise.allSettled(flights.map((flight) => flight.ended));
@@ -137,5 +150,7 @@ export class Flights {
 }
 
 function busy(verb: Verb): Failure {
-  return new Failure('busy', `The VM is ${OPERATION_NAMES[verb]}; wait until that is done.`, { details: { operation: OPERATION_NAMES[verb] } });
+  return new Failure('busy', `The VM is ${OPERATION_NAMES[verb]}; wait until that is done.`, {
+    details: { operation: OPERATION_NAMES[verb] },
+  });
 }

@@ -35,12 +35,20 @@ export function portOf(vm: Vm, network: VmNetwork): Port {
 /** The image a VM was made from. Throws `not_found`, which registered files and `in_use` make hard to reach. */
 export async function imageOf({ store, settings }: Pick<Deps, 'store' | 'settings'>, vm: Vm): Promise<Image> {
   const image = await store.images.get(visibleAccounts(settings, vm.accountId), vm.imageId);
-  if (!image) throw new Failure('not_found', `The image ${vm.imageId} of this VM is gone.`, { details: { image_id: vm.imageId } });
+  if (!image)
+    throw new Failure('not_found', `The image ${vm.imageId} of this VM is gone.`, {
+      details: { image_id: vm.imageId },
+    });
   return image;
 }
 
 /** The machine a VM's row describes, with its disk. */
-export function specOf({ settings, driver }: Pick<Deps, 'settings' | 'driver'>, vm: Vm, image: Image, disk: Layer): MachineSpec {
+export function specOf(
+  { settings, driver }: Pick<Deps, 'settings' | 'driver'>,
+  vm: Vm,
+  image: Image,
+  disk: Layer,
+): MachineSpec {
   return {
     vmId: vm.id,
     folder: vmFolder(settings, vm.id),
@@ -75,7 +83,11 @@ export async function diskOf({ store }: Pick<Deps, 'store'>, vm: Vm): Promise<La
  */
 export function bootSteps(deps: Deps, vm: Vm, image: Image): readonly Step[] {
   const fresh = vm.layerId === null;
-  const steps = [folderStep(deps, vm, image, fresh), diskStep(deps, vm, image, fresh), seedStep(deps, vm, image)];
+  const steps = [
+    folderStep(deps, vm, image, fresh),
+    diskStep(deps, vm, image, fresh),
+    seedStep(deps, vm, image),
+  ];
   if (vm.network !== null) steps.push(networkStep(deps, vm, vm.network));
   steps.push(vmmStep(deps, vm, image));
   if (vm.network !== null) steps.push(sshStep(deps, vm, vm.network));
@@ -88,7 +100,8 @@ function folderStep({ settings, driver }: Deps, vm: Vm, image: Image, fresh: boo
     name: 'folder',
     async run() {
       await mkdir(folder, { recursive: true, mode: 0o700 });
-      const kernel = driver.kernel === 'uncompressed' ? (image.vmlinuxPath ?? image.kernelPath) : image.kernelPath;
+      const kernel =
+        driver.kernel === 'uncompressed' ? (image.vmlinuxPath ?? image.kernelPath) : image.kernelPath;
       await link(kernel, join(folder, 'kernel'));
       if (image.initrdPath !== null) await link(image.initrdPath, join(folder, 'initrd'));
     },
@@ -114,12 +127,18 @@ function diskStep({ store, driver, files, settings }: Deps, vm: Vm, image: Image
     async run(signal) {
       if (!fresh) {
         const layer = await diskOf({ store }, vm);
-        const disk = { path: nameWithin(settings, vm, layer.path), format: layer.format };
+        const disk = { path: `disk.${layer.format}`, format: layer.format } as const;
         if (wanted !== null) await files.growDisk({ folder, disk, sizeBytes: wanted }, signal);
         return;
       }
       const disk = await files.makeDisk(
-        { folder, imagePath: image.rootfsPath, imageFormat: image.rootfsFormat, sizeBytes: wanted, qcow2: driver.capabilities.qcow2 },
+        {
+          folder,
+          imagePath: image.rootfsPath,
+          imageFormat: image.rootfsFormat,
+          sizeBytes: wanted,
+          qcow2: driver.capabilities.qcow2,
+        },
         signal,
       );
       const layer = await store.layers.create({
@@ -201,7 +220,10 @@ function vmmStep(deps: Deps, vm: Vm, image: Image): Step {
 }
 
 /** Ends whatever hypervisor runs this VM, known to us or not, and forgets it. Twice is as good as once. */
-export async function endVmm({ store, driver, fleet }: Pick<Deps, 'store' | 'driver' | 'fleet'>, vm: Vm): Promise<void> {
+export async function endVmm(
+  { store, driver, fleet }: Pick<Deps, 'store' | 'driver' | 'fleet'>,
+  vm: Vm,
+): Promise<void> {
   const live = fleet.get(vm.id);
   fleet.drop(vm.id);
   await live?.machine.kill();

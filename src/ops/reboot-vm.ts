@@ -65,8 +65,17 @@ export async function carryOutReboot(world: World, operation: Operation, signal:
       run: async (stepSignal: AbortSignal) => {
         const image = await imageOf(world, vm);
         const spec = specOf(world, vm, image, await diskOf(world, vm));
-        const machine = await deadline('starting the hypervisor', 60_000, (within) => driver.launch(spec, within), stepSignal);
-        await store.vms.update(vm.id, ownerOf(vm), { process: machine.process, vmm: driver.name, accel: driver.accel });
+        const machine = await deadline(
+          'starting the hypervisor',
+          60_000,
+          (within) => driver.launch(spec, within),
+          stepSignal,
+        );
+        await store.vms.update(vm.id, ownerOf(vm), {
+          process: machine.process,
+          vmm: driver.name,
+          accel: driver.accel,
+        });
         fleet.add(vm, machine, { ready: false });
       },
     },
@@ -78,7 +87,8 @@ export async function carryOutReboot(world: World, operation: Operation, signal:
           accountId: vm.accountId,
           vmId: vm.id,
           kind: 'vm.rebooted',
-          message: operation.args['by'] === 'guest' ? 'The guest rebooted itself.' : 'The guest was rebooted.',
+          message:
+            operation.args['by'] === 'guest' ? 'The guest rebooted itself.' : 'The guest was rebooted.',
         });
         fleet.touch(vm.id);
       },
@@ -92,10 +102,27 @@ export async function carryOutReboot(world: World, operation: Operation, signal:
     await world.ports.close(vm.id);
     if (vm.network !== null) await world.net.detach(vm.id);
     const failure = translate(error);
-    const reason = { ...exitReason({ kind: 'reboot' }, clock.now()), message: `The guest rebooted and could not be started again: ${failure.message}` };
-    await store.vms.update(vm.id, ownerOf(vm), { state: 'error', stateReason: reason, process: null, readyAt: null });
-    await store.events.add({ accountId: vm.accountId, vmId: vm.id, kind: 'vm.error', message: reason.message, data: { code: reason.code } });
+    const reason = {
+      ...exitReason({ kind: 'reboot' }, clock.now()),
+      message: `The guest rebooted and could not be started again: ${failure.message}`,
+    };
+    await store.vms.update(vm.id, ownerOf(vm), {
+      state: 'error',
+      stateReason: reason,
+      process: null,
+      readyAt: null,
+    });
+    await store.events.add({
+      accountId: vm.accountId,
+      vmId: vm.id,
+      kind: 'vm.error',
+      message: reason.message,
+      data: { code: reason.code },
+    });
     fleet.touch(vm.id);
-    throw new Failure(failure.code, failure.message, { details: { ...failure.details, id: vm.id }, cause: error });
+    throw new Failure(failure.code, failure.message, {
+      details: { ...failure.details, id: vm.id },
+      cause: error,
+    });
   }
 }

@@ -25,7 +25,10 @@ export async function reconcile(world: World): Promise<readonly string[]> {
   return done;
 }
 
-async function processes({ driver, store, settings, flights }: World, flying: ReadonlySet<VmId>): Promise<string[]> {
+async function processes(
+  { driver, store, settings, flights }: World,
+  flying: ReadonlySet<VmId>,
+): Promise<string[]> {
   const done: string[] = [];
   const observed = await driver.observe();
   const rows = new Map((await store.vms.ofHost(settings.hostId)).map((vm) => [vm.id, vm]));
@@ -39,8 +42,13 @@ async function processes({ driver, store, settings, flights }: World, flying: Re
   return done;
 }
 
-async function network({ net, store, settings }: World, flying: ReadonlySet<VmId>): Promise<readonly string[]> {
-  const wanted = (await store.vms.ofHost(settings.hostId)).filter((vm) => wantsNetwork(vm) && !flying.has(vm.id));
+async function network(
+  { net, store, settings }: World,
+  flying: ReadonlySet<VmId>,
+): Promise<readonly string[]> {
+  const wanted = (await store.vms.ofHost(settings.hostId)).filter(
+    (vm) => wantsNetwork(vm) && !flying.has(vm.id),
+  );
   return net.repair(wanted.flatMap(portsOf), flying);
 }
 
@@ -77,7 +85,8 @@ async function layers({ store, settings }: World, flying: ReadonlySet<VmId>): Pr
   const done: string[] = [];
   for (const layer of await store.layers.ofHost(settings.hostId)) {
     if (used.has(layer.id) || layer.kind !== 'disk') continue;
-    if (await store.layers.removeIfUnused(layer.id)) done.push(`forgot layer ${layer.id}, which no VM stands on`);
+    if (await store.layers.removeIfUnused(layer.id))
+      done.push(`forgot layer ${layer.id}, which no VM stands on`);
   }
   return done;
 }

@@ -25,10 +25,16 @@ export async function recover(world: World, signal: AbortSignal): Promise<void> 
   for (const operation of unfinished) {
     if (operation.verb === 'create' || operation.verb === 'start') await unwind(world, operation);
   }
-  const deleting = new Set(unfinished.filter((operation) => operation.verb === 'delete').map((operation) => operation.vmId));
+  const deleting = new Set(
+    unfinished.filter((operation) => operation.verb === 'delete').map((operation) => operation.vmId),
+  );
   for (const vm of await store.vms.ofHost(settings.hostId)) {
     signal.throwIfAborted();
-    if (deleting.has(vm.id) || !(vm.state === 'running' || vm.state === 'starting' || vm.state === 'stopping')) continue;
+    if (
+      deleting.has(vm.id) ||
+      !(vm.state === 'running' || vm.state === 'starting' || vm.state === 'stopping')
+    )
+      continue;
     try {
       await adopt(world, vm, signal);
     } catch (error) {
@@ -40,7 +46,9 @@ export async function recover(world: World, signal: AbortSignal): Promise<void> 
 
 /** Whether a VM has its place in the network now. */
 export function wantsNetwork(vm: Vm): boolean {
-  return vm.network !== null && (vm.state === 'running' || vm.state === 'starting' || vm.state === 'stopping');
+  return (
+    vm.network !== null && (vm.state === 'running' || vm.state === 'starting' || vm.state === 'stopping')
+  );
 }
 
 /** The VM's port as a list of none or one. */
@@ -54,11 +62,20 @@ async function unwind(world: World, operation: Operation): Promise<void> {
     await recoverBoot(world, operation);
     const vm = await store.vms.get(operation.vmId);
     if (vm?.state === 'running') return await store.operations.finish(operation.id, 'done');
-    await store.operations.finish(operation.id, 'failed', { code: 'interrupted', message: 'The server stopped while it was under way.' });
+    await store.operations.finish(operation.id, 'failed', {
+      code: 'interrupted',
+      message: 'The server stopped while it was under way.',
+    });
   } catch (error) {
-    log.error({ operation: operation.id, vm: operation.vmId, ...errorFields(error) }, 'could not take back an operation');
+    log.error(
+      { operation: operation.id, vm: operation.vmId, ...errorFields(error) },
+      'could not take back an operation',
+    );
     const failure = translate(error);
-    await store.operations.finish(operation.id, error instanceof Stuck ? 'stuck' : 'failed', { code: failure.code, message: failure.message });
+    await store.operations.finish(operation.id, error instanceof Stuck ? 'stuck' : 'failed', {
+      code: failure.code,
+      message: failure.message,
+    });
   }
 }
 
@@ -84,33 +101,55 @@ async function lose(world: World, vm: Vm, message: string): Promise<void> {
   if (vm.network !== null) await net.detach(vm.id);
   await store.vms.update(vm.id, ownerOf(vm), {
     state: 'error',
-    stateReason: { code: 'lost', message: `${message} Start it again; its disk is as it was.`, at: clock.now() },
+    stateReason: {
+      code: 'lost',
+      message: `${message} Start it again; its disk is as it was.`,
+      at: clock.now(),
+    },
     process: null,
     readyAt: null,
   });
-  await store.events.add({ accountId: vm.accountId, vmId: vm.id, kind: 'vm.error', message, data: { code: 'lost' } });
+  await store.events.add({
+    accountId: vm.accountId,
+    vmId: vm.id,
+    kind: 'vm.error',
+    message,
+    data: { code: 'lost' },
+  });
   world.fleet.touch(vm.id);
 }
 
 /** Goes on with stops, reboots and deletions that nobody carries out: cut off by a crash, or to be tried again. */
 export async function settle(world: World): Promise<void> {
   const { store, settings, flights, log } = world;
-  const left = (await store.operations.unfinished(settings.hostId)).filter((operation) => !flights.has(operation.vmId));
+  const left = (await store.operations.unfinished(settings.hostId)).filter(
+    (operation) => !flights.has(operation.vmId),
+  );
   await Promise.all(
     left.map(async (operation) => {
       const work = forward(operation);
       if (!work) return;
       try {
-        await flights.fly(operation.vmId, operation.verb, async () => operation, (claimed, signal) => work(world, claimed, signal));
+        await flights.fly(
+          operation.vmId,
+          operation.verb,
+          async () => operation,
+          (claimed, signal) => work(world, claimed, signal),
+        );
       } catch (error) {
         if (error instanceof Failure && error.code === 'unavailable') return;
-        log.warn({ operation: operation.id, verb: operation.verb, vm: operation.vmId, ...errorFields(error) }, 'could not settle an operation');
+        log.warn(
+          { operation: operation.id, verb: operation.verb, vm: operation.vmId, ...errorFields(error) },
+          'could not settle an operation',
+        );
       }
     }),
   );
 }
 
-function forward(operation: Operation): ((world: World, operation: Operation, signal: AbortSignal) => Promise<void>) | undefined {
+function forward(
+  operation: Operation,
+): ((world: World, operation: Operation, signal: AbortSignal) => Promise<void>) | undefined {
   switch (operation.verb) {
     case 'stop':
       return carryOutStop;

@@ -21,7 +21,9 @@ export async function startVm(world: World, caller: Caller, idOrName: string, wa
         const now = (await store.vms.get(vm.id)) ?? vm;
         const refused = refuse(now, 'start');
         if (refused) throw refused;
-        return store.operations.begin({ id: vm.id, owner: ownerOf(now) }, 'start', { fresh: now.layerId === null });
+        return store.operations.begin({ id: vm.id, owner: ownerOf(now) }, 'start', {
+          fresh: now.layerId === null,
+        });
       },
       (operation, signal) => carryOutBoot(world, operation, signal),
     );
@@ -45,19 +47,27 @@ export async function carryOutBoot(world: World, operation: Operation, signal: A
     });
     if (!starting) throw new Failure('wrong_state', 'The VM is no longer in a state it can be started from.');
     const image = await imageOf(world, starting);
-    await runSteps(depsOf(world), operation, [...bootSteps(world, starting, image), runningStep(world, starting)], signal);
+    await runSteps(
+      depsOf(world),
+      operation,
+      [...bootSteps(world, starting, image), runningStep(world, starting)],
+      signal,
+    );
   } catch (error) {
     if (error instanceof Closing) throw error;
     const failure = translate(error);
     await fail(world, vm, operation, { code: failure.code, message: failure.message, at: clock.now() });
     if (error instanceof Stuck) throw error;
-    throw new Failure(failure.code, failure.message, { details: { ...failure.details, id: vm.id }, cause: error });
+    throw new Failure(failure.code, failure.message, {
+      details: { ...failure.details, id: vm.id },
+      cause: error,
+    });
   }
 }
 
 /** Takes back a create or start that a crash cut off; the VM ends in `error`, saying so. A finished one stays. */
 export async function recoverBoot(world: World, operation: Operation): Promise<void> {
-  const { store, clock } = world;
+  const { clock } = world;
   const vm = await mustGet(world, operation);
   if (vm.state === 'running') return;
   const image = await imageOf(world, vm);
@@ -72,8 +82,18 @@ export async function recoverBoot(world: World, operation: Operation): Promise<v
   });
 }
 
-async function fail({ store, fleet }: World, vm: Vm, operation: Operation, reason: StateReason): Promise<void> {
-  await store.vms.move(vm.id, ownerOf(vm), ['starting', 'stopped', 'error'], { state: 'error', stateReason: reason, process: null, readyAt: null });
+async function fail(
+  { store, fleet }: World,
+  vm: Vm,
+  operation: Operation,
+  reason: StateReason,
+): Promise<void> {
+  await store.vms.move(vm.id, ownerOf(vm), ['starting', 'stopped', 'error'], {
+    state: 'error',
+    stateReason: reason,
+    process: null,
+    readyAt: null,
+  });
   await store.events.add({
     accountId: vm.accountId,
     vmId: vm.id,
@@ -90,7 +110,12 @@ function runningStep({ store, fleet }: World, vm: Vm): Step {
     async run() {
       const moved = await store.vms.move(vm.id, ownerOf(vm), ['starting'], { state: 'running' });
       if (!moved) throw new Failure('wrong_state', 'The VM was taken away while it started.');
-      await store.events.add({ accountId: vm.accountId, vmId: vm.id, kind: 'vm.running', message: 'The guest runs.' });
+      await store.events.add({
+        accountId: vm.accountId,
+        vmId: vm.id,
+        kind: 'vm.running',
+        message: 'The guest runs.',
+      });
       fleet.touch(vm.id);
     },
     async undo() {
@@ -100,7 +125,11 @@ function runningStep({ store, fleet }: World, vm: Vm): Step {
 }
 
 /** What running and journalling steps needs. */
-export function depsOf({ store, clock, log }: World): { operations: World['store']['operations']; clock: World['clock']; log: World['log'] } {
+export function depsOf({ store, clock, log }: World): {
+  operations: World['store']['operations'];
+  clock: World['clock'];
+  log: World['log'];
+} {
   return { operations: store.operations, clock, log };
 }
 

@@ -37,7 +37,12 @@ export class Stuck extends AggregateError {
  * Runs the steps in order, each journalled before it runs. When one fails, it and those before it are undone in reverse,
  * and its error is thrown; a Stuck when the undoing failed too. On Closing nothing is undone.
  */
-export async function runSteps(deps: Deps, operation: Operation, steps: readonly Step[], signal: AbortSignal): Promise<void> {
+export async function runSteps(
+  deps: Deps,
+  operation: Operation,
+  steps: readonly Step[],
+  signal: AbortSignal,
+): Promise<void> {
   let begun = 0;
   try {
     for (const step of steps) {
@@ -69,12 +74,20 @@ export async function undoSteps(
     }
   }
   if (failures.length > 0) {
-    throw new Stuck([...(cause === undefined ? [] : [cause]), ...failures], `could not take back all of ${operation.verb}`);
+    throw new Stuck(
+      [...(cause === undefined ? [] : [cause]), ...failures],
+      `could not take back all of ${operation.verb}`,
+    );
   }
 }
 
 /** Runs the steps in order with no way back: each again until all are done, which is for whoever calls again. */
-export async function runForward(deps: Deps, operation: Operation, steps: readonly Omit<Step, 'undo'>[], signal: AbortSignal): Promise<void> {
+export async function runForward(
+  deps: Deps,
+  operation: Operation,
+  steps: readonly Omit<Step, 'undo'>[],
+  signal: AbortSignal,
+): Promise<void> {
   for (const step of steps) {
     signal.throwIfAborted();
     await journalled(deps, operation, step, 'begun', () => step.run(signal));
@@ -89,7 +102,13 @@ async function journalled(
   work: () => Promise<void>,
 ): Promise<void> {
   const from = clock.now();
-  const fields = { operation: operation.id, verb: operation.verb, vm: operation.vmId, step: step.name, phase };
+  const fields = {
+    operation: operation.id,
+    verb: operation.verb,
+    vm: operation.vmId,
+    step: step.name,
+    phase,
+  };
   try {
     await operations.record(operation.id, step.name, phase);
     await work();

@@ -18,7 +18,12 @@ const ASK_MS = 3000;
  * Stops a VM: asks the guest, waits up to `graceSeconds`, then kills it and says so. Its disk, IP, MAC and port stay.
  * Stopped already: nothing is done.
  */
-export async function stopVm(world: World, caller: Caller, idOrName: string, { graceSeconds }: { readonly graceSeconds: number }): Promise<Vm> {
+export async function stopVm(
+  world: World,
+  caller: Caller,
+  idOrName: string,
+  { graceSeconds }: { readonly graceSeconds: number },
+): Promise<Vm> {
   const { store, flights } = world;
   const vm = await findVm(world, caller, idOrName);
   if (vm.state !== 'stopped' || vm.operation !== null) {
@@ -29,7 +34,10 @@ export async function stopVm(world: World, caller: Caller, idOrName: string, { g
         const now = (await store.vms.get(vm.id)) ?? vm;
         const refused = refuse(now, 'stop');
         if (refused) throw refused;
-        return store.operations.begin({ id: vm.id, owner: ownerOf(now) }, 'stop', { graceSeconds, by: 'person' });
+        return store.operations.begin({ id: vm.id, owner: ownerOf(now) }, 'stop', {
+          graceSeconds,
+          by: 'person',
+        });
       },
       (operation, signal) => carryOutStop(world, operation, signal),
     );
@@ -56,10 +64,19 @@ export async function settleExit(world: World, vm: Vm, exit: MachineExit): Promi
 export function exitReason(exit: Exclude<MachineExit, { kind: 'poweroff' }>, at: number): StateReason {
   switch (exit.kind) {
     case 'panic':
-      return { code: 'guest_panic', message: `The guest's kernel panicked. Its last lines: ${lastLines(exit.console)}`, at };
+      return {
+        code: 'guest_panic',
+        message: `The guest's kernel panicked. Its last lines: ${lastLines(exit.console)}`,
+        at,
+      };
     case 'crashed': {
-      const how = exit.signal ?? (exit.exitCode === null ? 'for an unknown reason' : `with exit code ${exit.exitCode}`);
-      return { code: 'vmm_died', message: `The hypervisor ended ${how}${exit.message ? `: ${exit.message}` : '.'}`, at };
+      const how =
+        exit.signal ?? (exit.exitCode === null ? 'for an unknown reason' : `with exit code ${exit.exitCode}`);
+      return {
+        code: 'vmm_died',
+        message: `The hypervisor ended ${how}${exit.message ? `: ${exit.message}` : '.'}`,
+        at,
+      };
     }
     case 'killed':
       return { code: 'killed', message: 'The hypervisor was killed.', at };
@@ -69,13 +86,19 @@ export function exitReason(exit: Exclude<MachineExit, { kind: 'poweroff' }>, at:
 }
 
 function lastLines(text: string): string {
-  return text.split(/\r?\n/).filter((line) => line.trim() !== '').slice(-12).join('\n').slice(-2000);
+  return text
+    .split(/\r?\n/)
+    .filter((line) => line.trim() !== '')
+    .slice(-12)
+    .join('\n')
+    .slice(-2000);
 }
 
 /** Carries a stop to its end; also one that a crash cut off: there is no way back from it, only forward. */
 export async function carryOutStop(world: World, operation: Operation, signal: AbortSignal): Promise<void> {
   const vm = await mustGet(world, operation);
-  const by = operation.args['by'] === 'guest' ? 'guest' : operation.args['by'] === 'policy' ? 'policy' : 'person';
+  const by =
+    operation.args['by'] === 'guest' ? 'guest' : operation.args['by'] === 'policy' ? 'policy' : 'person';
   const reason = reasonIn(operation.args['reason']);
   const grace = operation.args['graceSeconds'];
   let forced = false;
@@ -86,7 +109,13 @@ export async function carryOutStop(world: World, operation: Operation, signal: A
       async run(stepSignal) {
         await moveTo(world, vm, 'stopping', {});
         const live = world.fleet.get(vm.id);
-        if (live) forced = !(await askToPowerOff(world, live, typeof grace === 'number' ? grace * 1000 : 0, stepSignal));
+        if (live)
+          forced = !(await askToPowerOff(
+            world,
+            live,
+            typeof grace === 'number' ? grace * 1000 : 0,
+            stepSignal,
+          ));
       },
     });
   }
@@ -98,7 +127,11 @@ export async function carryOutStop(world: World, operation: Operation, signal: A
       name: 'stopped',
       async run() {
         const why: StateReason | null = forced
-          ? { code: 'forced_stop', message: `The guest did not power off within ${String(grace)} s and was cut off.`, at: world.clock.now() }
+          ? {
+              code: 'forced_stop',
+              message: `The guest did not power off within ${String(grace)} s and was cut off.`,
+              at: world.clock.now(),
+            }
           : reason;
         const state = reason ? 'error' : 'stopped';
         await moveTo(world, vm, state, { stateReason: why, stoppedBy: reason ? null : by });
@@ -106,7 +139,8 @@ export async function carryOutStop(world: World, operation: Operation, signal: A
           accountId: vm.accountId,
           vmId: vm.id,
           kind: `vm.${state}`,
-          message: why?.message ?? (by === 'guest' ? 'The guest powered itself off.' : 'The guest has stopped.'),
+          message:
+            why?.message ?? (by === 'guest' ? 'The guest powered itself off.' : 'The guest has stopped.'),
           data: { by, forced, ...(why ? { code: why.code } : {}) },
         });
         world.fleet.touch(vm.id);
@@ -119,10 +153,17 @@ export async function carryOutStop(world: World, operation: Operation, signal: A
 function reasonIn(value: unknown): StateReason | null {
   if (typeof value !== 'object' || value === null) return null;
   const { code, message, at } = value as Record<string, unknown>;
-  return typeof code === 'string' && typeof message === 'string' && typeof at === 'number' ? { code, message, at } : null;
+  return typeof code === 'string' && typeof message === 'string' && typeof at === 'number'
+    ? { code, message, at }
+    : null;
 }
 
-async function moveTo({ store, fleet }: World, vm: Vm, state: VmState, patch: { stateReason?: StateReason | null; stoppedBy?: Vm['stoppedBy'] }): Promise<void> {
+async function moveTo(
+  { store, fleet }: World,
+  vm: Vm,
+  state: VmState,
+  patch: { stateReason?: StateReason | null; stoppedBy?: Vm['stoppedBy'] },
+): Promise<void> {
   await store.vms.update(vm.id, ownerOf(vm), { state, ...patch });
   fleet.touch(vm.id);
 }

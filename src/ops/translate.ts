@@ -11,28 +11,47 @@ import { Closing, Stuck } from './steps.ts';
 export function translate(error: unknown): Failure {
   if (error instanceof Failure) return error;
   if (error instanceof Stuck) return translate(error.errors[0]);
-  if (error instanceof Closing) return new Failure('unavailable', 'The server is stopping; ask again in a moment.', { cause: error });
+  if (error instanceof Closing)
+    return new Failure('unavailable', 'The server is stopping; ask again in a moment.', { cause: error });
   if (error instanceof VmmError) return fromVmm(error);
   if (error instanceof NetError) {
-    return error.kind === 'no_space' ? noSpace(error) : new Failure('unavailable', `The host's network failed: ${error.message}`, { cause: error });
+    return error.kind === 'no_space'
+      ? noSpace(error)
+      : new Failure('unavailable', `The host's network failed: ${error.message}`, { cause: error });
   }
   if (error instanceof AgentGone) {
-    return new Failure('no_guest_agent', "The guest's agent does not answer. Is qemu-guest-agent installed and running in it?", { cause: error });
+    return new Failure(
+      'no_guest_agent',
+      "The guest's agent does not answer. Is qemu-guest-agent installed and running in it?",
+      { cause: error },
+    );
   }
-  if (error instanceof AgentRefused) return new Failure('no_guest_agent', `The guest's agent refused: ${error.message}`, { cause: error });
-  if (error instanceof DeadlineExceeded) return new Failure('timeout', `Gave up: ${error.message}.`, { cause: error });
+  if (error instanceof AgentRefused)
+    return new Failure('no_guest_agent', `The guest's agent refused: ${error.message}`, { cause: error });
+  if (error instanceof DeadlineExceeded)
+    return new Failure('timeout', `Gave up: ${error.message}.`, { cause: error });
   if (isErrno(error, 'ENOSPC') || isErrno(error, 'EDQUOT')) return noSpace(error);
   if (error instanceof CommandFailed) {
     if (/no space left/i.test(error.stderrTail)) return noSpace(error);
     if (error.missing) {
-      return new Failure('unavailable', `The host lacks the program ${error.argv[0]}; \`hatchd doctor\` says what to install.`, { cause: error });
+      return new Failure(
+        'unavailable',
+        `The host lacks the program ${error.argv[0]}; \`hatchd doctor\` says what to install.`,
+        { cause: error },
+      );
     }
   }
-  return new Failure('internal', 'Something went wrong on the server; its log has the details.', { cause: error });
+  return new Failure('internal', 'Something went wrong on the server; its log has the details.', {
+    cause: error,
+  });
 }
 
 function noSpace(cause: unknown): Failure {
-  return new Failure('no_space', "The host's disk is full. Remove VMs or images you do not need, or give it more room.", { cause });
+  return new Failure(
+    'no_space',
+    "The host's disk is full. Remove VMs or images you do not need, or give it more room.",
+    { cause },
+  );
 }
 
 function fromVmm(error: VmmError): Failure {
@@ -40,7 +59,11 @@ function fromVmm(error: VmmError): Failure {
     case 'no_space':
       return noSpace(error);
     case 'missing':
-      return new Failure('unavailable', `The hypervisor is not installed: ${error.message}. \`hatchd doctor\` says what to install.`, { cause: error });
+      return new Failure(
+        'unavailable',
+        `The hypervisor is not installed: ${error.message}. \`hatchd doctor\` says what to install.`,
+        { cause: error },
+      );
     case 'incompatible':
       return new Failure('incompatible_snapshot', error.message, { cause: error });
     case 'timeout':

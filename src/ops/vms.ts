@@ -16,7 +16,11 @@ export async function findVm({ store }: Pick<World, 'store'>, caller: Caller, id
  * Gives the VM once it is as `wait` wants it; at once without. Throws `timeout` when it takes too long, which changes
  * nothing, and the VM's own reason when it cannot get there any more.
  */
-export async function waitFor(world: Pick<World, 'store' | 'fleet'>, id: VmId, wait: Wait | undefined): Promise<Vm> {
+export async function waitFor(
+  world: Pick<World, 'store' | 'fleet'>,
+  id: VmId,
+  wait: Wait | undefined,
+): Promise<Vm> {
   const look = async (): Promise<Vm> => {
     const vm = await world.store.vms.get(id);
     if (!vm) throw notFound('vm', id);
@@ -24,28 +28,33 @@ export async function waitFor(world: Pick<World, 'store' | 'fleet'>, id: VmId, w
   };
   if (!wait) return look();
   try {
-    return await deadline(
-      'waiting for the VM',
-      wait.timeoutMs,
-      (signal) =>
-        world.fleet.watch(
-          id,
-          async () => {
-            const vm = await look();
-            if (vm.state === 'running') return wait.until === 'running' || vm.readyAt !== null ? vm : undefined;
-            if (vm.operation !== null) return undefined;
-            throw new Failure('wrong_state', `The VM is ${vm.state} and will not be ${wait.until}${vm.stateReason ? `: ${vm.stateReason.message}` : '.'}`, {
+    return await deadline('waiting for the VM', wait.timeoutMs, (signal) =>
+      world.fleet.watch(
+        id,
+        async () => {
+          const vm = await look();
+          if (vm.state === 'running') return wait.until === 'running' || vm.readyAt !== null ? vm : undefined;
+          if (vm.operation !== null) return undefined;
+          throw new Failure(
+            'wrong_state',
+            `The VM is ${vm.state} and will not be ${wait.until}${vm.stateReason ? `: ${vm.stateReason.message}` : '.'}`,
+            {
               details: { id, state: vm.state },
-            });
-          },
-          signal,
-        ),
+            },
+          );
+        },
+        signal,
+      ),
     );
   } catch (error) {
     if (!(error instanceof DeadlineExceeded)) throw error;
-    throw new Failure('timeout', `The VM was not ${wait.until} within ${wait.timeoutMs / 1000} s; it is left as it is, ask again.`, {
-      details: { id },
-      cause: error,
-    });
+    throw new Failure(
+      'timeout',
+      `The VM was not ${wait.until} within ${wait.timeoutMs / 1000} s; it is left as it is, ask again.`,
+      {
+        details: { id },
+        cause: error,
+      },
+    );
   }
 }

@@ -48,7 +48,10 @@ export interface Settings {
 }
 
 /** The accounts whose images and templates an account sees: its own first. */
-export function visibleAccounts(settings: Pick<Settings, 'sharedAccountId'>, own: AccountId): readonly AccountId[] {
+export function visibleAccounts(
+  settings: Pick<Settings, 'sharedAccountId'>,
+  own: AccountId,
+): readonly AccountId[] {
   return own === settings.sharedAccountId ? [own] : [own, settings.sharedAccountId];
 }
 

@@ -1,0 +1,286 @@
+import { hostname } from 'node:os';
+import { readFile } from 'node:fs/promises';
+import { createApi } from '../api/server.ts';
+import { systemClock } from '../base/clock.ts';
+import { errorFields, type Logger } from '../base/logger.ts';
+import { openSshPorts } from '../gateway/ssh/ports.ts';
+import { openAgent } from '../guest/agent-client.ts';
+import { fakeGuestFiles } from '../guest/fake-files.ts';
+import { waitReady } from '../guest/readiness.ts';
+import { realGuestFiles } from '../guest/real-files.ts';
+import { writeFileAtomic } from '../host/files.ts';
+import { bootId } from '../host/process.ts';
+import { run } from '../host/run.ts';
+import { Failure } from '../model/failure.ts';
+import { openFakeNetwork } from '../net/fake.ts';
+import { openLinuxNetwork } from '../net/linux.ts';
+import type { Network } from '../net/network.ts';
+import { ensureDefaultAccount } from '../ops/accounts.ts';
+import { Fleet } from '../ops/fleet.ts';
+import { Flights } from '../ops/flights.ts';
+import type { Hatch } from '../ops/hatch.ts';
+import { openHatch } from '../ops/open-hatch.ts';
+import { reconcile } from '../ops/reconcile.ts';
+import { recover, settle } from '../ops/recover.ts';
+import type { World } from '../ops/world.ts';
+import { openStore } from '../store/db/open.ts';
+import type { Store } from '../store/store.ts';
+import type { Driver } from '../vmm/driver.ts';
+import type { Values } from './config.ts';
+import { claimDataFolder, dataFolder, makeDataFolder, type DataFolder } from './data-folder.ts';
+import { putDefaultImage } from './default-image.ts';
+import { chooseDriver } from './driver.ts';
+import { imageRegistry } from './image-registry.ts';
+import { Shutdown } from './shutdown.ts';
+
+/** How often what is is compared with what should be. */
+const RECONCILE_MS = 60_000;
+/** How often events older than a month are forgotten. */
+const EVENTS_KEPT_MS = 30 * 24 * 3_600_000;
+
+/** A daemon at work. */
+export interface Daemon {
+  readonly world: World;
+  readonly hatch: Hatch;
+  readonly data: DataFolder;
+  readonly shutdown: Shutdown;
+  /** Where the API listens. */
+  readonly url: string;
+  /** Set on the first start of all: the admin key, to be shown once. */
+  readonly firstKey: string | undefined;
+}
+
+export interface AssembleOptions {
+  readonly log: Logger;
+  readonly version: string;
+  /** Wraps the store, for tests that crash the daemon at a row of its journal. */
+  readonly wrapStore?: (store: Store) => Store;
+}
+
+/**
+ * Builds the daemon and starts it, in order: data folder, database, API (so that /healthz answers at once), hypervisor,
+ * network and recovery, reconciling. Throws in a sentence when it cannot; then everything built so far is closed again.
+ */
+export async function startDaemon(
+  values: Values,
+  { log, version, wrapStore = (store) => store }: AssembleOptions,
+): Promise<Daemon> {
+  const shutdown = new Shutdown(log);
+  try {
+    return await assemble(values, { log, version, wrapStore }, shutdown);
+  } catch (error) {
+    await shutdown.run('could not start');
+    throw error;
+  }
+}
+
+async function assemble(
+  values: Values,
+  options: Required<AssembleOptions>,
+  shutdown: Shutdown,
+): Promise<Daemon> {
+  const { log, version } = options;
+  const clock = systemClock;
+  const stopping = new AbortController();
+  shutdown.add('loops', async () => stopping.abort(new Error('the server is stopping')));
+
+  const { world, data, late, firstKey } = await openWorld(values, options, shutdown);
+  const problems: { start: string | undefined; image: string | undefined } = {
+    start: 'The server is still starting.',
+    image: undefined,
+  };
+  const hatch = openHatch(
+    world,
+    imageRegistry(world.settings, { run, log, pretend: values.HATCH_VMM === 'fake' }),
+    () => readiness(world, late, problems),
+  );
+
+  const api = await createApi({
+    hatch,
+    log: log.child({ room: 'api' }),
+    clock,
+    version,
+    tls: await tlsOf(values),
+  });
+  const { host, port } = values.HATCH_HTTP_ADDR;
+  const url = await api.listen({ host, port }).catch((error: unknown) => {
+    throw new Error(
+      `HATCH_HTTP_ADDR ${host}:${port} cannot be listened on: ${error instanceof Error ? error.message : String(error)}.`,
+      { cause: error },
+    );
+  });
+  shutdown.add('api', () => api.close());
+  log.info({ url, data: data.root, version }, 'the API listens');
+
+  late.driver = await chooseDriver(values, { run, log: log.child({ room: 'vmm' }), data });
+  problems.image = await putDefaultImage(world, values, data, late.driver);
+  await recover(world, stopping.signal);
+  world.flights.open();
+  shutdown.add('operations', () => world.flights.close());
+  await settleSoon(world);
+  await reconcile(world);
+  problems.start = undefined;
+  log.info(
+    {
+      vmm: late.driver.name,
+      version: late.driver.version,
+      accel: late.driver.accel,
+      vms: (await world.store.vms.ofHost(world.settings.hostId)).length,
+    },
+    'ready',
+  );
+  void every(world, stopping.signal);
+  return { world, hatch, data, shutdown, url, firstKey };
+}
+
+/** What is cut off goes on in the background: a guest may take its time to power off. */
+async function settleSoon(world: World): Promise<void> {
+  settle(world).catch((error: unknown) =>
+    world.log.error(errorFields(error), 'could not settle what was under way'),
+  );
+}
+
+/** The parts everything stands on, without the API: also what `hatchd down` works with. */
+export async function openWorld(
+  values: Values,
+  { log, wrapStore = (store) => store }: Pick<AssembleOptions, 'log' | 'wrapStore'>,
+  shutdown: Shutdown,
+): Promise<{
+  readonly world: World;
+  readonly data: DataFolder;
+  readonly late: { driver: Driver | undefined };
+  readonly firstKey: string | undefined;
+}> {
+  const clock = systemClock;
+  const data = dataFolder(values.HATCH_DATA_DIR);
+  await makeDataFolder(data);
+  shutdown.add('data folder', await claimDataFolder(data));
+  const store = wrapStore(
+    await openStore(values.DATABASE_URL ?? `sqlite:${data.database}`, {
+      clock,
+      log: log.child({ room: 'store' }),
+    }),
+  );
+  shutdown.add('store', () => store.close());
+  const hostId = values.HATCH_HOST_NAME ?? hostname();
+  await store.hosts.register({ id: hostId, bootId: await bootId() });
+  const { account, secret } = await ensureDefaultAccount({ store });
+  if (secret !== undefined) await writeFileAtomic(data.adminKey, `${secret}\n`);
+
+  const ports = openSshPorts(
+    { log: log.child({ room: 'ssh' }), connectTimeoutMs: 10_000 },
+    { addr: values.HATCH_SSH_ADDR, allowedCidrs: values.HATCH_SSH_ALLOWED_CIDR },
+  );
+  shutdown.add('ssh ports', () => ports.closeAll());
+  const net = network(values, data, log);
+  shutdown.add('network', () => net.release());
+  const late: { driver: Driver | undefined } = { driver: undefined };
+  const fleet = new Fleet({
+    clock,
+    log: log.child({ room: 'ops' }),
+    openAgent: (machine) =>
+      openAgent({ connect: (signal) => machine.agent(signal), clock, log: log.child({ vm: machine.vmId }) }),
+    waitReady: (vm, agent, signal) =>
+      waitReady(
+        {
+          agent,
+          ...(vm.network && !isFakeNet(values) ? { ssh: { ip: vm.network.ip, port: 22 } } : {}),
+          clock,
+        },
+        signal,
+      ),
+  });
+  shutdown.add('guests', () => fleet.releaseAll());
+  const world: World = {
+    store,
+    get driver() {
+      if (!late.driver)
+        throw new Failure('unavailable', 'The server is still starting; ask again in a moment.');
+      return late.driver;
+    },
+    net,
+    ports,
+    files: values.HATCH_VMM === 'fake' ? fakeGuestFiles() : realGuestFiles({ run }),
+    fleet,
+    flights: new Flights({ operations: store.operations, log: log.child({ room: 'ops' }) }),
+    clock,
+    log: log.child({ room: 'ops' }),
+    settings: {
+      hostId,
+      vmsFolder: data.vms,
+      imagesFolder: data.images,
+      imageDirs: values.HATCH_IMAGE_DIRS ?? [data.images],
+      plan: values.HATCH_BRIDGE_CIDR,
+      sshPortMin: values.HATCH_SSH_PORT_MIN,
+      sshPortMax: values.HATCH_SSH_PORT_MAX,
+      defaultVcpuCount: values.HATCH_DEFAULT_VCPU,
+      defaultMemMib: values.HATCH_DEFAULT_MEM_MIB,
+      defaultBootArgs: values.HATCH_DEFAULT_BOOT_ARGS ?? null,
+      limits: {
+        vms: values.HATCH_MAX_VMS_PER_ACCOUNT,
+        vcpus: values.HATCH_MAX_VCPUS_PER_ACCOUNT ?? null,
+        memMib: values.HATCH_MAX_MEM_MIB_PER_ACCOUNT ?? null,
+      },
+      sharedAccountId: account.id,
+    },
+  };
+  return { world, data, late, firstKey: secret };
+}
+
+function isFakeNet(values: Values): boolean {
+  return values.HATCH_NET === 'fake' || (values.HATCH_NET === 'auto' && values.HATCH_VMM === 'fake');
+}
+
+function network(values: Values, data: DataFolder, log: Logger): Network {
+  const options = {
+    bridge: values.HATCH_BRIDGE_NAME,
+    cidr: values.HATCH_BRIDGE_CIDR.text,
+    dnsServers: values.HATCH_DNS_SERVERS ?? null,
+    egress: values.HATCH_EGRESS,
+    folder: data.net,
+  };
+  return isFakeNet(values)
+    ? openFakeNetwork(options)
+    : openLinuxNetwork({ run, log: log.child({ room: 'net' }), clock: systemClock }, options);
+}
+
+async function readiness(
+  { store, net }: Pick<World, 'store' | 'net'>,
+  late: { readonly driver: Driver | undefined },
+  problems: { readonly start: string | undefined; readonly image: string | undefined },
+): Promise<
+  readonly { readonly part: 'store' | 'network' | 'vmm' | 'image' | 'start'; readonly problem: string }[]
+> {
+  const found: { part: 'store' | 'network' | 'vmm' | 'image' | 'start'; problem: string }[] = [];
+  if (problems.start !== undefined) return [{ part: 'start', problem: problems.start }];
+  try {
+    await store.ping();
+  } catch (error) {
+    found.push({
+      part: 'store',
+      problem: `The database does not answer: ${error instanceof Error ? error.message : String(error)}`,
+    });
+  }
+  for (const problem of await net.health()) found.push({ part: 'network', problem });
+  if (!late.driver) found.push({ part: 'vmm', problem: 'No hypervisor is usable.' });
+  return found;
+}
+
+async function tlsOf(values: Values): Promise<{ readonly cert: Buffer; readonly key: Buffer } | undefined> {
+  const { HATCH_HTTP_TLS_CERT: cert, HATCH_HTTP_TLS_KEY: key } = values;
+  return cert === undefined || key === undefined
+    ? undefined
+    : { cert: await readFile(cert), key: await readFile(key) };
+}
+
+async function every(world: World, signal: AbortSignal): Promise<void> {
+  while (!signal.aborted) {
+    try {
+      await world.clock.sleep(RECONCILE_MS, signal);
+      await reconcile(world);
+      await world.store.events.prune(world.clock.now() - EVENTS_KEPT_MS);
+    } catch (error) {
+      if (!signal.aborted) world.log.error(errorFields(error), 'reconciling failed; it is tried again');
+    }
+  }
+}

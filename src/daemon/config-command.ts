@@ -1,0 +1,40 @@
+import Table from 'cli-table3';
+import { describeConfig, readConfig } from './config.ts';
+
+/** Prints the configuration: a table for people, JSON for programs. Gives the exit code; throws BadConfig. */
+export async function configCommand(
+  env: Readonly<Record<string, string | undefined>>,
+  json: boolean,
+): Promise<number> {
+  const rows = describeConfig(env, readConfig(env));
+  if (json) {
+    process.stdout.write(`${JSON.stringify(rows, null, 2)}\n`);
+    return 0;
+  }
+  const table = new Table({
+    head: ['NAME', 'VALUE', 'SOURCE', 'MEANING'],
+    chars: {
+      mid: '',
+      'left-mid': '',
+      'mid-mid': '',
+      'right-mid': '',
+      top: '',
+      'top-mid': '',
+      'top-left': '',
+      'top-right': '',
+      bottom: '',
+      'bottom-mid': '',
+      'bottom-left': '',
+      'bottom-right': '',
+      left: '',
+      right: '',
+      middle: '  ',
+    },
+    style: { head: [], border: [], 'padding-left': 0, 'padding-right': 0 },
+  });
+  for (const { name, value, source, about, effective } of rows) {
+    table.push([name, value ?? '-', source, effective ? about : `${about} (no effect in this version)`]);
+  }
+  process.stdout.write(`${table.toString()}\n`);
+  return 0;
+}

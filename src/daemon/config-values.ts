@@ -1,0 +1,156 @@
+import { isIP, isIPv4 } from 'node:net';
+import { resolve } from 'node:path';
+
+/**
+ * How each kind of setting is read from its text. All throw an Error whose message completes the sentence "NAME ...", saying
+ * what is allowed.
+ */
+
+/** One of the given words. */
+export function oneOf<const W extends readonly string[]>(...words: W): (text: string) => W[number] {
+  return (text) => {
+    const found = words.find((word) => word === text);
+    if (found === undefined) throw new Error(`must be one of ${words.join(', ')}.`);
+    return found;
+  };
+}
+
+/** A whole number between two others, both included. */
+export function whole(least: number, most: number): (text: string) => number {
+  return (text) => {
+    const value = /^\d{1,15}$/.test(text) ? Number(text) : NaN;
+    if (!(value >= least && value <= most))
+      throw new Error(`must be a whole number from ${least} to ${most}.`);
+    return value;
+  };
+}
+
+/** A duration in milliseconds: `500ms`, `30s`, `5m`, `1h`. */
+export function duration(text: string): number {
+  const [, amount, unit] = /^(\d{1,9})(ms|s|m|h)$/.exec(text) ?? [];
+  if (amount === undefined || unit === undefined)
+    throw new Error('must be a duration such as 30s, 5m or 1h.');
+  return Number(amount) * { ms: 1, s: 1000, m: 60_000, h: 3_600_000 }[unit as 'ms' | 's' | 'm' | 'h'];
+}
+
+/** `address:port`, an IPv6 address in brackets; port 0 lets the system choose. */
+export function hostPort(text: string): { readonly host: string; readonly port: number } {
+  const [, six, other, digits] = /^(?:\[([^\]]+)\]|([^:]*)):(\d{1,5})$/.exec(text) ?? [];
+  const host = six ?? other;
+  const port = Number(digits);
+  if (host === undefined || host === '' || (six !== undefined && isIP(six) !== 6) || !(port <= 65535)) {
+    throw new Error('must be an address and a port such as 127.0.0.1:8080.');
+  }
+  return { host, port };
+}
+
+/** An absolute path, or the name of a program for PATH to find. */
+export function path(text: string): string {
+  if (text.includes('\0')) throw new Error('must be a path.');
+  return text.includes('/') ? resolve(text) : text;
+}
+
+/** Absolute paths with colons between. */
+export function paths(text: string): readonly string[] {
+  return text
+    .split(':')
+    .filter((part) => part !== '')
+    .map((part) => resolve(part));
+}
+
+/** One word without spaces. */
+export function word(text: string): string {
+  if (!/^[\x21-\x7e]+$/.test(text)) throw new Error('must be one word without spaces.');
+  return text;
+}
+
+/** One line of printable characters. */
+export function line(text: string): string {
+  if (!/^[\x20-\x7e]+$/.test(text)) throw new Error('must be one line of printable characters.');
+  return text;
+}
+
+/** Kernel arguments: one line, at most 2048 bytes. */
+export function bootArgs(text: string): string {
+  if (text.length > 2048) throw new Error('must be at most 2048 bytes.');
+  return line(text);
+}
+
+/** A host's name in the database. */
+export function hostName(text: string): string {
+  if (!/^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$/.test(text))
+    throw new Error('must be up to 63 letters, digits, dots and dashes.');
+  return text;
+}
+
+/** A Linux network interface's name (IFNAMSIZ: at most 15 characters). */
+export function interfaceName(text: string): string {
+  if (!/^[A-Za-z0-9][A-Za-z0-9_.-]{0,14}$/.test(text))
+    throw new Error('must be an interface name of at most 15 letters, digits, dots and dashes.');
+  return text;
+}
+
+/** An IP address to listen on. */
+export function address(text: string): string {
+  if (isIP(text) === 0) throw new Error('must be an IP address.');
+  return text;
+}
+
+/** IPv4 addresses with commas between. */
+export function addresses(text: string): readonly string[] {
+  const all = list(text);
+  if (all.length === 0 || !all.every((one) => isIPv4(one)))
+    throw new Error('must be IPv4 addresses with commas between.');
+  return all;
+}
+
+/** Networks with commas between; a bare address is a network of one. */
+export function networks(text: string): readonly string[] {
+  const all = list(text).map((one) => (one.includes('/') ? one : `${one}/${isIPv4(one) ? 32 : 128}`));
+  if (all.length === 0 || !all.every(isNetwork))
+    throw new Error('must be networks such as 10.0.0.0/8 with commas between.');
+  return all;
+}
+
+/** `allow`, `deny`, or IPv4 networks with commas between. */
+export function egress(text: string): 'allow' | 'deny' | readonly string[] {
+  if (text === 'allow' || text === 'deny') return text;
+  try {
+    const all = networks(text);
+    if (all.every((one) => isIPv4(one.split('/')[0] ?? ''))) return all;
+  } catch {
+    // Said below, with what is allowed here.
+  }
+  throw new Error('must be allow, deny, or IPv4 networks with commas between.');
+}
+
+function isNetwork(text: string): boolean {
+  const [ip = '', bits = ''] = text.split('/');
+  return isIP(ip) !== 0 && /^\d{1,3}$/.test(bits) && Number(bits) <= (isIPv4(ip) ? 32 : 128);
+}
+
+function list(text: string): string[] {
+  return text
+    .split(',')
+    .map((one) => one.trim())
+    .filter((one) => one !== '');
+}
+
+/** `sqlite:PATH` or a postgres URL. */
+export function databaseUrl(text: string): string {
+  if (/^sqlite:.+/.test(text)) return text;
+  if (/^postgres(ql)?:\/\//.test(text) && URL.canParse(text)) return text;
+  throw new Error('must be sqlite:PATH or postgres://USER:PASSWORD@HOST/DATABASE.');
+}
+
+/** `dir:PATH` or `s3://bucket/prefix`. */
+export function snapshotStore(text: string): string {
+  if (/^dir:.+/.test(text) || /^s3:\/\/[a-z0-9][a-z0-9.-]{1,62}(\/.*)?$/.test(text)) return text;
+  throw new Error('must be dir:PATH or s3://bucket/prefix.');
+}
+
+/** An http or https URL. */
+export function httpUrl(text: string): string {
+  if (URL.canParse(text) && /^https?:$/.test(new URL(text).protocol)) return text;
+  throw new Error('must be an http or https URL.');
+}

@@ -1,0 +1,252 @@
+import { resolve } from 'node:path';
+import { planAddresses } from '../model/cidr.ts';
+import * as read from './config-values.ts';
+
+/** Where a setting's value came from. */
+export type Source = 'environment' | 'default';
+
+interface Setting<T> {
+  readonly about: string;
+  /** The value where the environment is silent, as text; null: none. */
+  readonly fallback: string | null;
+  /** Reads the text; throws an Error whose message completes "NAME ...". */
+  readonly parse: (text: string) => T;
+  readonly secret?: true;
+  /** It is read and checked, but what it steers is not part of this version. */
+  readonly later?: true;
+}
+
+const setting = <T>(
+  about: string,
+  fallback: string | null,
+  parse: (text: string) => T,
+  more: { secret?: true; later?: true } = {},
+): Setting<T> => ({
+  about,
+  fallback,
+  parse,
+  ...more,
+});
+
+/** The whole of the configuration: every name, what it means, its default and how it is read. */
+export const SETTINGS = {
+  DATABASE_URL: setting(
+    'where rows are kept: sqlite:PATH or postgres://...; sqlite:<data>/hatch.db unless set',
+    null,
+    read.databaseUrl,
+    { secret: true },
+  ),
+  HATCH_DATA_DIR: setting('folder for everything Hatch keeps', './data', (text) => resolve(text)),
+  HATCH_HOST_NAME: setting(
+    "this host's name in the database; the machine's own unless set",
+    null,
+    read.hostName,
+  ),
+  HATCH_LOG_LEVEL: setting('least severe line to log', 'info', read.oneOf('debug', 'info', 'warn', 'error')),
+  HATCH_HTTP_ADDR: setting('address and port of the API', '127.0.0.1:8080', read.hostPort),
+  HATCH_HTTP_TLS_CERT: setting("file with the API's certificate", null, read.path),
+  HATCH_HTTP_TLS_KEY: setting("file with the API's private key", null, read.path),
+  HATCH_METRICS_ADDR: setting('address and port for Prometheus', null, read.hostPort, { later: true }),
+  HATCH_VMM: setting('hypervisor', 'auto', read.oneOf('auto', 'firecracker', 'qemu', 'fake')),
+  HATCH_NET: setting(
+    'network; auto is fake with the fake hypervisor',
+    'auto',
+    read.oneOf('auto', 'real', 'fake'),
+  ),
+  HATCH_FIRECRACKER_BIN: setting('firecracker program', 'firecracker', read.path, { later: true }),
+  HATCH_JAILER_BIN: setting('jailer program', 'jailer', read.path, { later: true }),
+  HATCH_JAILER: setting('whether to use the jailer', 'auto', read.oneOf('auto', 'on', 'off'), {
+    later: true,
+  }),
+  HATCH_QEMU_BIN: setting('QEMU program', 'qemu-system-x86_64', read.path),
+  HATCH_QEMU_CPU: setting('QEMU CPU model; host under KVM, max under emulation unless set', null, read.word),
+  HATCH_VM_UID_MIN: setting('first uid for hypervisors', '61000', read.whole(1, 2 ** 31), { later: true }),
+  HATCH_VM_UID_MAX: setting('last uid for hypervisors', '64999', read.whole(1, 2 ** 31), { later: true }),
+  HATCH_DEFAULT_KERNEL_PATH: setting('kernel of img-default', null, read.path),
+  HATCH_DEFAULT_INITRD_PATH: setting('initrd of img-default', null, read.path),
+  HATCH_DEFAULT_ROOTFS_PATH: setting('root file system of img-default', null, read.path),
+  HATCH_DEFAULT_BOOT_ARGS: setting(
+    "kernel arguments where VM and image have none; the hypervisor's own unless set",
+    null,
+    read.bootArgs,
+  ),
+  HATCH_DEFAULT_VCPU: setting('vCPUs of a VM that asks for none', '1', read.whole(1, 32)),
+  HATCH_DEFAULT_MEM_MIB: setting('memory of a VM that asks for none', '512', read.whole(128, 65536)),
+  HATCH_IMAGE_DIRS: setting(
+    'folders images may be registered from, with colons between; <data>/images unless set',
+    null,
+    read.paths,
+  ),
+  HATCH_BRIDGE_NAME: setting("the guests' bridge", 'hatch0', read.interfaceName),
+  HATCH_BRIDGE_CIDR: setting("the bridge's own address and prefix", '192.168.241.1/24', planAddresses),
+  HATCH_DNS_SERVERS: setting(
+    "resolvers for guests, with commas between; the host's own unless set",
+    null,
+    read.addresses,
+  ),
+  HATCH_EGRESS: setting(
+    'where guests may go: allow, deny, or networks with commas between',
+    'allow',
+    read.egress,
+  ),
+  HATCH_SSH_ADDR: setting("address of the guests' SSH ports", '127.0.0.1', read.address),
+  HATCH_SSH_PORT_MIN: setting('first SSH port', '2200', read.whole(1, 65535)),
+  HATCH_SSH_PORT_MAX: setting('last SSH port', '3199', read.whole(1, 65535)),
+  HATCH_SSH_ALLOWED_CIDR: setting('who may use them, with commas between', '127.0.0.1/32', read.networks),
+  HATCH_PROXY_ADDR: setting('address and port of the HTTP proxy', '127.0.0.1:9090', read.hostPort, {
+    later: true,
+  }),
+  HATCH_PROXY_BASE_DOMAIN: setting('domain the subdomains hang under', 'hatch.localhost', read.word, {
+    later: true,
+  }),
+  HATCH_PROXY_WAKE_TIMEOUT: setting('longest wait for a wake', '60s', read.duration, { later: true }),
+  HATCH_PROXY_TLS_CERT: setting("file with the proxy's certificate", null, read.path, { later: true }),
+  HATCH_PROXY_TLS_KEY: setting("file with the proxy's private key", null, read.path, { later: true }),
+  HATCH_TRUSTED_PROXIES: setting('whose X-Forwarded headers count', null, read.networks, { later: true }),
+  HATCH_SNAPSHOT_STORE: setting(
+    'dir:PATH or s3://bucket/prefix; dir:<data>/snapshots unless set',
+    null,
+    read.snapshotStore,
+    { later: true },
+  ),
+  HATCH_SNAPSHOT_KEY_FILE: setting('file with the key snapshots are encrypted with', null, read.path, {
+    later: true,
+  }),
+  HATCH_S3_ENDPOINT: setting('S3 endpoint', null, read.httpUrl, { later: true }),
+  HATCH_S3_REGION: setting('S3 region', 'us-east-1', read.word, { later: true }),
+  HATCH_S3_ACCESS_KEY: setting('S3 access key', null, read.word, { secret: true, later: true }),
+  HATCH_S3_SECRET_KEY: setting('S3 secret key', null, read.word, { secret: true, later: true }),
+  HATCH_CACHE_MIB: setting('most local bytes for stored snapshots', null, read.whole(1, 2 ** 40), {
+    later: true,
+  }),
+  HATCH_IDLE_TIMEOUT: setting('when an unused VM goes to sleep', '45m', read.duration, { later: true }),
+  HATCH_IDLE_CHECK_INTERVAL: setting('how often that is looked at', '30s', read.duration, { later: true }),
+  HATCH_SLEEPS_AT_ONCE: setting('most VMs put to sleep at once', '2', read.whole(1, 1000), { later: true }),
+  HATCH_MEMORY_BUDGET_MIB: setting('most memory of running guests', null, read.whole(128, 2 ** 40), {
+    later: true,
+  }),
+  HATCH_VERIFY_SCHEDULE: setting('cron line of snapshot checks', null, read.line, { later: true }),
+  HATCH_MAX_VMS_PER_ACCOUNT: setting('VMs an account may have', '50', read.whole(0, 1_000_000)),
+  HATCH_MAX_VCPUS_PER_ACCOUNT: setting('vCPUs an account may have', null, read.whole(0, 1_000_000)),
+  HATCH_MAX_MEM_MIB_PER_ACCOUNT: setting('memory an account may have', null, read.whole(0, 2 ** 40)),
+  HATCH_MAX_SNAPSHOTS_PER_VM: setting('snapshots a VM may have', '10', read.whole(0, 1_000_000), {
+    later: true,
+  }),
+  HATCH_RATE_LIMIT: setting('requests per second and key; 0: no limit', '50', read.whole(0, 1_000_000), {
+    later: true,
+  }),
+  HATCH_RATE_BURST: setting('requests at once over that', '200', read.whole(1, 1_000_000), { later: true }),
+} satisfies Record<string, Setting<unknown>>;
+
+type Settings = typeof SETTINGS;
+type Name = keyof Settings;
+type Parsed<S> = S extends Setting<infer T> ? T : never;
+/** The settings, read; undefined where neither the environment nor a default says anything. */
+export type Values = {
+  readonly [K in Name]: Parsed<Settings[K]> | (Settings[K]['fallback'] extends string ? never : undefined);
+};
+
+/** Read by the CLI and the client library; hatchd lets them pass. */
+const PASS = ['HATCH_URL', 'HATCH_API_KEY'];
+
+/** Everything wrong with the environment, a line each. */
+export class BadConfig extends Error {
+  override readonly name = 'BadConfig';
+  readonly problems: readonly string[];
+  constructor(problems: readonly string[]) {
+    super(problems.join('\n'));
+    this.problems = problems;
+  }
+}
+
+/** Reads the configuration out of an environment. Throws BadConfig with all that is wrong at once. */
+export function readConfig(env: Readonly<Record<string, string | undefined>>): {
+  readonly values: Values;
+  readonly sources: Readonly<Record<Name, Source>>;
+} {
+  const problems = unknownNames(env);
+  const values: Record<string, unknown> = {};
+  const sources: Record<string, Source> = {};
+  for (const [name, one] of Object.entries(SETTINGS) as [Name, Setting<unknown>][]) {
+    const given = env[name];
+    const set = given !== undefined && given !== '';
+    const text = set ? given : one.fallback;
+    sources[name] = set ? 'environment' : 'default';
+    if (text === null) continue;
+    try {
+      values[name] = one.parse(text);
+    } catch (error) {
+      const shown = one.secret ? '' : ` It is "${text}".`;
+      problems.push(`${name} ${error instanceof Error ? error.message : String(error)}${shown}`);
+    }
+  }
+  const read = values as Values;
+  if (problems.length === 0) problems.push(...contradictions(read));
+  if (problems.length > 0) throw new BadConfig(problems);
+  return { values: read, sources: sources as Record<Name, Source> };
+}
+
+function contradictions(values: Values): string[] {
+  const problems: string[] = [];
+  const together = (one: Name, other: Name): void => {
+    if ((values[one] === undefined) !== (values[other] === undefined))
+      problems.push(`${one} and ${other} must be set together.`);
+  };
+  together('HATCH_DEFAULT_KERNEL_PATH', 'HATCH_DEFAULT_ROOTFS_PATH');
+  together('HATCH_HTTP_TLS_CERT', 'HATCH_HTTP_TLS_KEY');
+  if (values.HATCH_SSH_PORT_MIN > values.HATCH_SSH_PORT_MAX)
+    problems.push('HATCH_SSH_PORT_MIN must not be above HATCH_SSH_PORT_MAX.');
+  return problems;
+}
+
+function unknownNames(env: Readonly<Record<string, string | undefined>>): string[] {
+  const known = [...Object.keys(SETTINGS), ...PASS];
+  return Object.keys(env)
+    .filter((name) => name.startsWith('HATCH_') && !known.includes(name))
+    .map((name) => `${name} is not a setting of Hatch. Did you mean ${nearest(name, known)}?`);
+}
+
+/** The known word with the fewest letters to change (Levenshtein distance). */
+export function nearest(word: string, known: readonly string[]): string {
+  const distances = known.map((other) => ({ other, distance: distance(word, other) }));
+  return distances.sort((a, b) => a.distance - b.distance)[0]?.other ?? '';
+}
+
+function distance(a: string, b: string): number {
+  let row = Array.from({ length: b.length + 1 }, (_, i) => i);
+  for (let i = 1; i <= a.length; i++) {
+    const next = [i];
+    for (let j = 1; j <= b.length; j++) {
+      next[j] = Math.min(
+        (row[j] ?? 0) + 1,
+        (next[j - 1] ?? 0) + 1,
+        (row[j - 1] ?? 0) + (a[i - 1] === b[j - 1] ? 0 : 1),
+      );
+    }
+    row = next;
+  }
+  return row[b.length] ?? 0;
+}
+
+/** The configuration for people to read or programs to parse: name, value, source, meaning; secrets hidden. */
+export function describeConfig(
+  env: Readonly<Record<string, string | undefined>>,
+  { sources }: Pick<ReturnType<typeof readConfig>, 'sources'>,
+): readonly {
+  readonly name: string;
+  readonly value: string | null;
+  readonly source: Source;
+  readonly about: string;
+  readonly effective: boolean;
+}[] {
+  return (Object.entries(SETTINGS) as [Name, Setting<unknown>][]).map(([name, one]) => {
+    const text = sources[name] === 'environment' ? (env[name] ?? null) : one.fallback;
+    return {
+      name,
+      value: text !== null && one.secret ? '(hidden)' : text,
+      source: sources[name],
+      about: one.about,
+      effective: one.later !== true,
+    };
+  });
+}

@@ -1,0 +1,111 @@
+import { link, readFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { isErrno, makeFolder, readIfThere, remove, writeFileAtomic } from '../host/files.ts';
+import { identify, isAlive, type ProcessIdentity } from '../host/process.ts';
+
+/** Everything Hatch keeps on disk, by name. */
+export interface DataFolder {
+  readonly root: string;
+  readonly database: string;
+  readonly adminKey: string;
+  readonly images: string;
+  readonly vms: string;
+  readonly net: string;
+  readonly kvmVerdict: string;
+  readonly pidFile: string;
+}
+
+/** The names within a data folder. */
+export function dataFolder(root: string): DataFolder {
+  return {
+    root,
+    database: join(root, 'hatch.db'),
+    adminKey: join(root, 'admin-key'),
+    images: join(root, 'images'),
+    vms: join(root, 'vms'),
+    net: join(root, 'net'),
+    kvmVerdict: join(root, 'kvm.json'),
+    pidFile: join(root, 'hatchd.pid'),
+  };
+}
+
+/** Makes the folders. Throws an Error in a sentence when that cannot be. */
+export async function makeDataFolder(data: DataFolder): Promise<void> {
+  try {
+    await makeFolder(data.root, 0o755);
+    for (const folder of [data.images, data.vms, data.net]) await makeFolder(folder);
+  } catch (error) {
+    if (isErrno(error, 'EACCES') || isErrno(error, 'EPERM') || isErrno(error, 'EROFS')) {
+      throw new Error(
+        `HATCH_DATA_DIR ${data.root} cannot be written; run hatchd as root or choose another folder.`,
+        { cause: error },
+      );
+    }
+    if (isErrno(error, 'ENOSPC'))
+      throw new Error(`The disk of HATCH_DATA_DIR ${data.root} is full; make room and start again.`, {
+        cause: error,
+      });
+    if (isErrno(error, 'EEXIST') || isErrno(error, 'ENOTDIR'))
+      throw new Error(`HATCH_DATA_DIR ${data.root} is not a folder.`, { cause: error });
+    throw error;
+  }
+}
+
+/**
+ * Claims the data folder for this process: two daemons on one folder would undo each other's work. A claim whose process is
+ * gone is taken over. Throws an Error naming the other's pid. Gives what lets it go again.
+ */
+export async function claimDataFolder(data: DataFolder): Promise<() => Promise<void>> {
+  const me = await identify(process.pid);
+  if (!me) throw new Error('this process cannot be found in /proc');
+  const mine = `${data.pidFile}.${process.pid}`;
+  await writeFileAtomic(mine, JSON.stringify(me), 0o644);
+  try {
+    for (let tries = 0; tries < 5; tries++) {
+      try {
+        await link(mine, data.pidFile);
+        return async () => {
+          const holder = await claimant(data);
+          if (holder && holder.pid === me.pid && holder.startTime === me.startTime)
+            await remove(data.pidFile);
+        };
+      } catch (error) {
+        if (!isErrno(error, 'EEXIST')) throw error;
+      }
+      const holder = await claimant(data);
+      if (holder && (await isAlive(holder))) {
+        throw new Error(
+          `Another hatchd (pid ${holder.pid}) uses the data folder ${data.root}; stop it, or give this one another HATCH_DATA_DIR.`,
+        );
+      }
+      await remove(data.pidFile);
+    }
+    throw new Error(`The file ${data.pidFile} keeps coming back; is another hatchd starting?`);
+  } finally {
+    await remove(mine);
+  }
+}
+
+/** The process that holds the folder, as its file says; undefined when there is none. */
+export async function claimant(data: DataFolder): Promise<ProcessIdentity | undefined> {
+  const text = await readIfThere(data.pidFile);
+  if (text === undefined) return undefined;
+  try {
+    const { pid, startTime, bootId } = JSON.parse(text) as Partial<ProcessIdentity>;
+    return typeof pid === 'number' && typeof startTime === 'string' && typeof bootId === 'string'
+      ? { pid, startTime, bootId }
+      : undefined;
+  } catch {
+    return undefined;
+  }
+}
+
+/** The admin key's secret, as the first start left it; undefined when there is none. */
+export async function readAdminKey(data: DataFolder): Promise<string | undefined> {
+  try {
+    return (await readFile(data.adminKey, 'utf8')).trim();
+  } catch (error) {
+    if (isErrno(error, 'ENOENT')) return undefined;
+    throw error;
+  }
+}

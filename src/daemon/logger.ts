@@ -1,0 +1,36 @@
+import { pino } from 'pino';
+import pretty from 'pino-pretty';
+import type { Logger } from '../base/logger.ts';
+
+/** The daemon's own log: JSON lines to standard error, readable ones where that is a terminal. */
+export function openLogger(level: 'debug' | 'info' | 'warn' | 'error', terminal: boolean): Logger {
+  const options = { level, base: undefined, timestamp: pino.stdTimeFunctions.isoTime };
+  // Written at once: what a daemon says last is what one wants to read.
+  const log = terminal
+    ? pino(
+        options,
+        pretty({
+          destination: 2,
+          sync: true,
+          colorize: true,
+          translateTime: 'HH:MM:ss.l',
+          ignore: 'pid,hostname',
+        }),
+      )
+    : pino(options, pino.destination({ dest: 2, sync: true }));
+  return wrap(log);
+}
+
+type PinoLogger = Pick<ReturnType<typeof pino>, 'debug' | 'info' | 'warn' | 'error'> & {
+  child(fields: object): PinoLogger;
+};
+
+function wrap(log: PinoLogger): Logger {
+  return {
+    debug: (fields, message) => log.debug(fields, message),
+    info: (fields, message) => log.info(fields, message),
+    warn: (fields, message) => log.warn(fields, message),
+    error: (fields, message) => log.error(fields, message),
+    child: (fields) => wrap(log.child(fields)),
+  };
+}

@@ -1,0 +1,67 @@
+import { readFileSync } from 'node:fs';
+import { errorFields, type Logger } from '../base/logger.ts';
+import { startDaemon, type Daemon } from './assemble.ts';
+import type { Values } from './config.ts';
+
+/** The daemon has to be gone this long after it was asked to, whatever hangs. */
+const STOP_MS = 4500;
+
+/** This version of Hatch, as package.json has it. */
+export function version(): string {
+  const text = readFileSync(new URL('../../package.json', import.meta.url), 'utf8');
+  const parsed: unknown = JSON.parse(text);
+  return typeof parsed === 'object' &&
+    parsed !== null &&
+    'version' in parsed &&
+    typeof parsed.version === 'string'
+    ? parsed.version
+    : 'unknown';
+}
+
+/**
+ * Runs the daemon until SIGTERM or SIGINT, then ends it: guests run on. A second signal ends it at once. Gives the exit code.
+ */
+export async function serve(values: Values, log: Logger): Promise<number> {
+  const signalled = new Promise<NodeJS.Signals>((resolve) => {
+    for (const name of ['SIGTERM', 'SIGINT'] as const) {
+      process.once(name, () => {
+        process.once(name, () => process.exit(130));
+        resolve(name);
+      });
+    }
+  });
+  process.on('uncaughtException', (error) => {
+    log.error(
+      errorFields(error),
+      'a defect in hatchd: uncaught; it ends, and the next start settles what was under way',
+    );
+    process.exit(70);
+  });
+  let daemon: Daemon;
+  try {
+    const starting = startDaemon(values, { log, version: version() });
+    const first = await Promise.race([starting, signalled]);
+    // Asked to end while still starting: what the journal says is settled by the next start.
+    if (typeof first === 'string') return 0;
+    daemon = first;
+  } catch (error) {
+    log.error(
+      errorFields(error),
+      `hatchd could not start: ${error instanceof Error ? error.message : String(error)}`,
+    );
+    return 1;
+  }
+  if (daemon.firstKey !== undefined) {
+    process.stderr.write(
+      `\nFirst start: the admin key, also in ${daemon.data.adminKey}, is\n\n  ${daemon.firstKey}\n\n`,
+    );
+  }
+  const why = await signalled;
+  const late = setTimeout(() => {
+    log.error({ ms: STOP_MS }, 'not all parts closed in time; leaving');
+    process.exit(1);
+  }, STOP_MS);
+  await daemon.shutdown.run(why);
+  clearTimeout(late);
+  return 0;
+}

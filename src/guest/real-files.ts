@@ -1,0 +1,13 @@
+import type { Run } from '../host/run.ts';
+import { growDisk, makeDisk } from './disk.ts';
+import type { GuestFiles } from './files.ts';
+import { makeSeed } from './seed.ts';
+
+/** Disks and seed volumes a hypervisor opens. */
+export function realGuestFiles(deps: { readonly run: Run }): GuestFiles {
+  return {
+    makeDisk: (disk, signal) => makeDisk(deps, disk, signal),
+    growDisk: ({ folder, disk, sizeBytes }, signal) => growDisk(deps, { ...disk, folder, sizeBytes }, signal),
+    makeSeed: (seed, signal) => makeSeed(deps, seed, signal),
+  };
+}

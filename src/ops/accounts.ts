@@ -1,0 +1,145 @@
+import { createHash, randomBytes } from 'node:crypto';
+import type { Clock } from '../base/clock.ts';
+import { parseId, type AccountId } from '../base/ids.ts';
+import { Failure, invalid, notFound } from '../model/failure.ts';
+import { effectiveLimits } from '../model/quota.ts';
+import { SCOPES, type Account, type ApiKey, type Quotas, type Scope } from '../model/records.ts';
+import { Taken, type Store } from '../store/store.ts';
+import type { Hatch } from './hatch.ts';
+import type { Settings } from './world.ts';
+
+type Deps = { readonly store: Store; readonly clock: Clock; readonly settings: Pick<Settings, 'limits'> };
+
+/** A key's last use is written at most this often. */
+const USED_EVERY_MS = 60_000;
+const NO_QUOTAS: Quotas = { vms: null, vcpus: null, memMib: null };
+
+/** Makes a key's secret: 256 random bits, shown once; the store keeps only its hash. */
+export function newSecret(): { readonly secret: string; readonly hash: string; readonly prefix: string } {
+  const secret = `hatch_${randomBytes(32).toString('base64url')}`;
+  return { secret, hash: hashOf(secret), prefix: secret.slice(0, 12) };
+}
+
+function hashOf(secret: string): string {
+  return createHash('sha256').update(secret).digest('hex');
+}
+
+/** Makes account `default` if there is none; with it, a key of every scope whose secret is given back. */
+export async function ensureDefaultAccount({
+  store,
+}: Pick<Deps, 'store'>): Promise<{ readonly account: Account; readonly secret: string | undefined }> {
+  const found = await store.accounts.byName('default');
+  if (found) return { account: found, secret: undefined };
+  let account: Account;
+  try {
+    account = await store.accounts.create({ name: 'default', quotas: NO_QUOTAS });
+  } catch (error) {
+    // Another daemon on the same database was faster.
+    const theirs = error instanceof Taken ? await store.accounts.byName('default') : null;
+    if (!theirs) throw error;
+    return { account: theirs, secret: undefined };
+  }
+  const { secret } = await addKey({ store }, account.id, 'admin', SCOPES);
+  return { account, secret };
+}
+
+/** Makes a key in an account and gives its secret, this once. */
+export async function addKey(
+  { store }: Pick<Deps, 'store'>,
+  accountId: AccountId,
+  name: string,
+  scopes: readonly Scope[],
+  expiresAt: number | null = null,
+): Promise<{ readonly key: ApiKey; readonly secret: string }> {
+  const { secret, hash, prefix } = newSecret();
+  return { key: await store.keys.create({ accountId, name, scopes, prefix, expiresAt, hash }), secret };
+}
+
+/** The accounts part of Hatch. */
+export function accounts({ store, clock, settings }: Deps): Hatch['accounts'] {
+  return {
+    async authenticate(secret) {
+      if (!secret.startsWith('hatch_') || secret.length > 100) return undefined;
+      const key = await store.keys.byHash(hashOf(secret));
+      const now = clock.now();
+      if (!key || key.revokedAt !== null || (key.expiresAt !== null && key.expiresAt <= now))
+        return undefined;
+      if (key.lastUsedAt === null || now - key.lastUsedAt >= USED_EVERY_MS)
+        await store.keys.used(key.id, now);
+      return { accountId: key.accountId, keyId: key.id, scopes: new Set(key.scopes) };
+    },
+    async own(caller) {
+      const account = await store.accounts.get(caller.accountId);
+      if (!account) throw notFound('account', caller.accountId);
+      return {
+        account,
+        limits: effectiveLimits(account.quotas, settings.limits),
+        use: await store.vms.use(account.id),
+      };
+    },
+    async create(_caller, { name, quotas }) {
+      return orTaken(name, () => store.accounts.create({ name, quotas: { ...NO_QUOTAS, ...quotas } }));
+    },
+    list: (_caller, page) => store.accounts.list(page),
+    async patch(_caller, id, { name, quotas }) {
+      const account = await accountNamed(store, id);
+      const patched = await orTaken(name ?? '', () =>
+        store.accounts.update(account.id, {
+          ...(name === undefined ? {} : { name }),
+          ...(quotas === undefined ? {} : { quotas: { ...account.quotas, ...quotas } }),
+        }),
+      );
+      if (!patched) throw notFound('account', id);
+      return patched;
+    },
+  };
+}
+
+/** The keys part of Hatch. */
+export function keys({ store, clock }: Deps): Hatch['keys'] {
+  return {
+    async create(caller, { name, scopes, expiresAt, accountId }) {
+      const missing = scopes.find((scope) => !caller.scopes.has(scope));
+      if (missing) {
+        throw new Failure('forbidden', `A key cannot give what it does not have: scope "${missing}".`, {
+          details: { scope: missing },
+        });
+      }
+      if (expiresAt !== undefined && expiresAt <= clock.now())
+        throw invalid('expires_at', 'expires_at must lie in the future.');
+      let owner = caller.accountId;
+      if (accountId !== undefined && accountId !== caller.accountId) {
+        if (!caller.scopes.has('operator'))
+          throw new Failure('forbidden', 'Only an operator makes keys for another account.', {
+            details: { scope: 'operator' },
+          });
+        owner = (await accountNamed(store, accountId)).id;
+      }
+      return addKey({ store }, owner, name, scopes, expiresAt ?? null);
+    },
+    list: (caller, page) => store.keys.list(caller.accountId, page),
+    async revoke(caller, id) {
+      const parsed = parseId('key', id);
+      const revoked = parsed && (await store.keys.revoke(caller.accountId, parsed));
+      if (!revoked) throw notFound('key', id);
+    },
+  };
+}
+
+async function accountNamed(store: Store, idOrName: string): Promise<Account> {
+  const id = parseId('acct', idOrName);
+  const found = id ? await store.accounts.get(id) : await store.accounts.byName(idOrName);
+  if (!found) throw notFound('account', idOrName);
+  return found;
+}
+
+async function orTaken<T>(name: string, work: () => Promise<T>): Promise<T> {
+  try {
+    return await work();
+  } catch (error) {
+    if (!(error instanceof Taken)) throw error;
+    throw new Failure('already_exists', `There is an account "${name}" already.`, {
+      details: { field: 'name', value: name },
+    });
+  }
+}

@@ -1,0 +1,107 @@
+import { invalid } from '../model/failure.ts';
+import type { VmId } from '../base/ids.ts';
+import { errorFields } from '../base/logger.ts';
+import { accounts, keys } from './accounts.ts';
+import { createVm } from './create-vm.ts';
+import { deleteVm } from './delete-vm.ts';
+import type { Hatch } from './hatch.ts';
+import { ownerOf } from './host-steps.ts';
+import { images, type ImageRegistry } from './images.ts';
+import { patchVm } from './patch-vm.ts';
+import { followReboot, rebootVm } from './reboot-vm.ts';
+import { consoleOf, execIn, followConsole } from './see-into.ts';
+import { startVm } from './start-vm.ts';
+import { settleExit, stopVm } from './stop-vm.ts';
+import { templates } from './templates.ts';
+import { findVm, waitFor } from './vms.ts';
+import type { World } from './world.ts';
+
+/** Puts the operations together into what the API calls, and sets the fleet to tell when guests answer and when they end. */
+export function openHatch(world: World, registry: ImageRegistry, readiness: Hatch['readiness']): Hatch {
+  watchFleet(world);
+  const { store, clock, settings } = world;
+  return {
+    vms: {
+      create: (caller, request, wait) => createVm(world, caller, request, wait),
+      async get(caller, idOrName, wait) {
+        const vm = await findVm(world, caller, idOrName);
+        return wait ? waitFor(world, vm.id, wait) : vm;
+      },
+      list: (caller, { state, labels, everyone }, page) =>
+        store.vms.list({ accountId: everyone === true ? undefined : caller.accountId, state, labels }, page),
+      patch: (caller, idOrName, patch) => patchVm(world, caller, idOrName, patch),
+      userData: async (caller, idOrName) => store.vms.userData((await findVm(world, caller, idOrName)).id),
+      start: (caller, idOrName, wait) => startVm(world, caller, idOrName, wait),
+      stop: (caller, idOrName, options) => stopVm(world, caller, idOrName, options),
+      reboot: (caller, idOrName, wait) => rebootVm(world, caller, idOrName, wait),
+      delete: (caller, idOrName) => deleteVm(world, caller, idOrName),
+      exec: (caller, idOrName, command) => execIn(world, caller, idOrName, command),
+      console: (caller, idOrName, tailBytes) => consoleOf(world, caller, idOrName, tailBytes),
+      followConsole: (caller, idOrName, offset, signal) =>
+        followConsole(world, caller, idOrName, offset, signal),
+    },
+    images: images(world, registry),
+    templates: templates(world),
+    accounts: accounts({ store, clock, settings }),
+    keys: keys({ store, clock, settings }),
+    events: {
+      async list(caller, { vm, kind, everyone }, page) {
+        const vmId = vm === undefined ? undefined : (await findVm(world, caller, vm)).id;
+        if (kind !== undefined && !/^[a-z_.]{1,64}$/.test(kind))
+          throw invalid('kind', 'kind must be an event kind such as "vm.running".');
+        return store.events.list(
+          { accountId: everyone === true ? undefined : caller.accountId, vmId, kind },
+          page,
+        );
+      },
+    },
+    readiness,
+  };
+}
+
+function watchFleet(world: World): void {
+  const { store, fleet, flights, clock, log } = world;
+  fleet.onReady = async (vmId, by) => {
+    const vm = await store.vms.get(vmId);
+    if (!vm || vm.readyAt !== null) return;
+    await store.vms.update(vmId, ownerOf(vm), { readyAt: clock.now() });
+    await store.events.add({
+      accountId: vm.accountId,
+      vmId,
+      kind: 'vm.ready',
+      message: `The guest answers (${by}).`,
+      data: { by },
+    });
+  };
+  const following = new Set<VmId>();
+  const follow = async (vmId: VmId): Promise<void> => {
+    // An operation under way sees the end of its guest itself; what it leaves ended is looked at when it has landed.
+    if (flights.has(vmId) || following.has(vmId)) return;
+    following.add(vmId);
+    try {
+      while (fleet.get(vmId)?.exit && !flights.has(vmId)) {
+        try {
+          await afterExit(world, vmId);
+        } catch (error) {
+          log.error({ vm: vmId, ...errorFields(error) }, 'could not follow the end of a guest');
+          await clock.sleep(1000);
+        }
+      }
+    } finally {
+      following.delete(vmId);
+    }
+  };
+  const look = (vmId: VmId): void => void follow(vmId);
+  fleet.onExit = look;
+  flights.onLanded = look;
+}
+
+/** Follows a guest's own end: a reboot boots it again, a poweroff stops the VM, all else is an error. */
+async function afterExit(world: World, vmId: VmId): Promise<void> {
+  const exit = world.fleet.get(vmId)?.exit;
+  if (!exit) return;
+  const vm = await world.store.vms.get(vmId);
+  if (!vm) return;
+  if (exit.kind === 'reboot') await followReboot(world, vm);
+  else await settleExit(world, vm, exit);
+}

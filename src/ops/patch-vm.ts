@@ -1,0 +1,93 @@
+import { Failure, invalid } from '../model/failure.ts';
+import { mergeIdle } from '../model/create-request.ts';
+import { checkQuota, effectiveLimits } from '../model/quota.ts';
+import type { Vm, VmPatch } from '../model/vm.ts';
+import { Taken } from '../store/store.ts';
+import type { Caller, PatchVm } from './hatch.ts';
+import { imageOf, ownerOf } from './host-steps.ts';
+import { findVm } from './vms.ts';
+import type { World } from './world.ts';
+
+const MIB = 1024 * 1024;
+
+/** Changes a VM's name, labels or idle policy at any time; its size only while it is stopped: the next start has it. */
+export async function patchVm(
+  world: Pick<World, 'store' | 'settings' | 'fleet'>,
+  caller: Caller,
+  idOrName: string,
+  request: PatchVm,
+): Promise<Vm> {
+  const { store } = world;
+  const vm = await findVm(world, caller, idOrName);
+  const sizes = Object.entries({
+    vcpu_count: request.vcpuCount,
+    mem_mib: request.memMib,
+    disk_mib: request.diskMib,
+  }).filter(([, value]) => value !== undefined);
+  const field = sizes[0]?.[0];
+  if (field !== undefined && (vm.state !== 'stopped' || vm.operation !== null)) {
+    throw new Failure(
+      'wrong_state',
+      `${field} can only be changed while the VM is stopped; it is ${vm.state}.`,
+      {
+        details: { field, state: vm.state, allowed: ['stopped'] },
+      },
+    );
+  }
+  if (request.diskMib !== undefined) await checkDisk(world, vm, request.diskMib);
+  await checkSize(world, vm, request);
+  const patch: VmPatch = {
+    ...(request.name === undefined ? {} : { name: request.name }),
+    ...(request.labels === undefined ? {} : { labels: request.labels }),
+    ...(request.idle === undefined
+      ? {}
+      : { idle: request.idle === null ? null : mergeIdle(vm.idle, request.idle) }),
+    ...(request.vcpuCount === undefined ? {} : { vcpuCount: request.vcpuCount }),
+    ...(request.memMib === undefined ? {} : { memMib: request.memMib }),
+    ...(request.diskMib === undefined ? {} : { diskMib: request.diskMib }),
+  };
+  try {
+    const patched =
+      field === undefined
+        ? await store.vms.update(vm.id, ownerOf(vm), patch)
+        : await store.vms.move(vm.id, ownerOf(vm), ['stopped'], patch);
+    if (!patched)
+      throw new Failure('busy', 'The VM changed in the meantime; ask again.', {
+        details: { operation: vm.operation?.verb ?? null },
+      });
+    world.fleet.touch(vm.id);
+    return patched;
+  } catch (error) {
+    if (!(error instanceof Taken)) throw error;
+    throw new Failure('already_exists', `name "${request.name ?? ''}" is taken by another VM.`, {
+      details: { field: 'name', value: request.name },
+    });
+  }
+}
+
+async function checkDisk(world: Pick<World, 'store' | 'settings'>, vm: Vm, diskMib: number): Promise<void> {
+  const least = Math.max(vm.diskMib ?? 0, Math.ceil((await imageOf(world, vm)).sizeBytes / MIB));
+  if (diskMib < least)
+    throw invalid('disk_mib', `disk_mib can only grow: it is ${least} MiB now.`, { minimum: least });
+}
+
+async function checkSize(
+  { store, settings }: Pick<World, 'store' | 'settings'>,
+  vm: Vm,
+  request: PatchVm,
+): Promise<void> {
+  const adding = {
+    vms: 0,
+    vcpus: (request.vcpuCount ?? vm.vcpuCount) - vm.vcpuCount,
+    memMib: (request.memMib ?? vm.memMib) - vm.memMib,
+  };
+  if (adding.vcpus <= 0 && adding.memMib <= 0) return;
+  const account = await store.accounts.get(vm.accountId);
+  if (!account) return;
+  const failure = checkQuota(
+    await store.vms.use(vm.accountId),
+    effectiveLimits(account.quotas, settings.limits),
+    adding,
+  );
+  if (failure) throw failure;
+}
