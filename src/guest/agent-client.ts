@@ -1,0 +1,176 @@
+import { randomBytes } from 'node:crypto';
+import type { Duplex } from 'node:stream';
+import type { Clock } from '../base/clock.ts';
+import { raceAbort } from '../base/deadline.ts';
+import { errorFields, type Logger } from '../base/logger.ts';
+import { AgentGone, AgentRefused, type ExecCommand, type ExecResult, type GuestAgent } from './agent.ts';
+import { AgentConnection } from './agent-connection.ts';
+import { fieldOf } from './fields.ts';
+import { execArguments, execResult } from './agent-exec.ts';
+
+export interface AgentDeps {
+  /** A stream to the agent; asked for one at a time, and again when the last one broke. */
+  readonly connect: (signal: AbortSignal) => Promise<Duplex>;
+  readonly clock: Clock;
+  readonly log: Logger;
+}
+
+/** How long an agent that is up has for an answer; emulated guests with busy processors need seconds. */
+const ANSWER_MS = 20_000;
+/** A refusal to shut down comes within this; a guest that does it never answers. */
+const REFUSAL_MS = 1_000;
+/** A guest's clock this near to ours is set. */
+const CLOCK_SLACK_MS = 2_000;
+
+/** The agent of a guest, connected to when it is first asked for something. Nothing else may use its channel meanwhile. */
+export function openAgent(deps: AgentDeps): GuestAgent {
+  return new AgentClient(deps);
+}
+
+class AgentClient implements GuestAgent {
+  readonly #deps: AgentDeps;
+  readonly #closing = new AbortController();
+  #connection: AgentConnection | undefined;
+  #lastTurn: Promise<void> = Promise.resolve();
+
+  constructor(deps: AgentDeps) {
+    this.#deps = deps;
+  }
+
+  async ping(signal: AbortSignal): Promise<void> {
+    await this.#inTurn(this.#orClosed(signal), (connection, until) => connection.sync(until));
+  }
+
+  async exec(command: ExecCommand, signal: AbortSignal): Promise<ExecResult> {
+    const nonce = randomBytes(12).toString('hex');
+    const started = await this.#ask('guest-exec', execArguments(command, nonce), signal);
+    const pid = fieldOf(started, 'pid');
+    if (typeof pid !== 'number') throw new AgentGone('The guest agent did not say what it started.');
+    // Whoever waits may give up; the result is collected all the same, or the agent would keep it for ever.
+    const result = this.#collect(pid, nonce, command.timeoutMs);
+    result.catch((error: unknown) => this.#deps.log.debug(errorFields(error), 'guest exec'));
+    return raceAbort(result, signal);
+  }
+
+  async setTime(signal: AbortSignal): Promise<void> {
+    // Nanoseconds are beyond what a JavaScript number holds exactly.
+    const nanoseconds = (ms: number): string => `${BigInt(ms) * 1_000_000n}`;
+    try {
+      await this.#ask('guest-set-time', `{"time":${nanoseconds(this.#deps.clock.now())}}`, signal);
+    } catch (error) {
+      // The agent sets the clock and then runs hwclock, which small guests lack: that is no failure of ours.
+      if (!(error instanceof AgentRefused)) throw error;
+      const now = await this.#ask('guest-get-time', '{}', signal);
+      const off = typeof now === 'number' ? Math.abs(now / 1e6 - this.#deps.clock.now()) : Infinity;
+      if (off > CLOCK_SLACK_MS) throw error;
+    }
+  }
+
+  async shutdown(mode: 'powerdown' | 'reboot', signal: AbortSignal): Promise<void> {
+    await this.#within(ANSWER_MS, signal, (both) =>
+      this.#inTurn(both, async (connection, until) => {
+        await connection.sync(until);
+        connection.tell('guest-shutdown', `{"mode":"${mode}"}`);
+        const refused = this.#within(REFUSAL_MS, until, (limit) => connection.answer(limit));
+        await refused.catch((error: unknown) => {
+          // Silence, and a channel that ends, are what a guest does that goes down.
+          if (error instanceof AgentRefused || until.aborted) throw error;
+        });
+      }),
+    );
+  }
+
+  async info(
+    signal: AbortSignal,
+  ): Promise<{ readonly version: string; readonly supports: readonly string[] }> {
+    const info = await this.#ask('guest-info', '{}', signal);
+    const version = fieldOf(info, 'version');
+    const commands = fieldOf(info, 'supported_commands');
+    const supports = (Array.isArray(commands) ? commands : [])
+      .filter((command) => fieldOf(command, 'enabled') !== false)
+      .map((command) => fieldOf(command, 'name'))
+      .filter((name) => typeof name === 'string');
+    return { version: typeof version === 'string' ? version : 'unknown', supports };
+  }
+
+  close(): void {
+    this.#closing.abort(new AgentGone('The connection to the guest agent was closed.'));
+    this.#connection?.close('The connection to the guest agent was closed');
+  }
+
+  async #collect(pid: number, nonce: string, timeoutMs: number): Promise<ExecResult> {
+    const { clock } = this.#deps;
+    const never = this.#closing.signal;
+    const end = clock.now() + timeoutMs + ANSWER_MS;
+    for (let waitMs = 10; clock.now() < end; waitMs = Math.min(waitMs * 2, 500)) {
+      await clock.sleep(waitMs, never);
+      try {
+        const result = execResult(await this.#ask('guest-exec-status', `{"pid":${pid}}`, never), nonce);
+        if (result) return result;
+      } catch (error) {
+        // The program runs on whatever becomes of the channel: the next one asks again.
+        if (!(error instanceof AgentGone) || never.aborted) throw error;
+      }
+    }
+    throw new AgentGone('The guest agent did not say in time how the command ended.');
+  }
+
+  #ask(command: string, argumentsJson: string, signal: AbortSignal): Promise<unknown> {
+    return this.#within(ANSWER_MS, signal, (both) =>
+      this.#inTurn(both, (connection, until) => connection.ask(command, argumentsJson, until)),
+    );
+  }
+
+  /** One at a time, in the order they came: the stream has room for one question. */
+  async #inTurn<T>(
+    signal: AbortSignal,
+    work: (connection: AgentConnection, signal: AbortSignal) => Promise<T>,
+  ): Promise<T> {
+    const before = this.#lastTurn;
+    const { promise: mine, resolve: done } = Promise.withResolvers<void>();
+    this.#lastTurn = before.then(() => mine);
+    try {
+      await raceAbort(before, signal);
+      return await work(await this.#connected(signal), signal);
+    } finally {
+      done();
+    }
+  }
+
+  async #connected(signal: AbortSignal): Promise<AgentConnection> {
+    signal.throwIfAborted();
+    if (this.#connection && !this.#connection.gone) return this.#connection;
+    const stream = this.#deps.connect(signal);
+    try {
+      this.#connection = new AgentConnection(await raceAbort(stream, signal), this.#deps.clock);
+      return this.#connection;
+    } catch (error) {
+      // A stream that comes after we gave up would occupy the agent, which serves one.
+      stream.then(
+        (late) => late.destroy(),
+        () => undefined,
+      );
+      if (signal.aborted) throw error;
+      throw new AgentGone('The guest agent cannot be reached.', { cause: error });
+    }
+  }
+
+  #orClosed(signal: AbortSignal): AbortSignal {
+    return AbortSignal.any([signal, this.#closing.signal]);
+  }
+
+  /** Runs `work` with a signal that also aborts when the time is over or we are closed; AgentGone then. */
+  async #within<T>(ms: number, signal: AbortSignal, work: (signal: AbortSignal) => Promise<T>): Promise<T> {
+    const finished = new AbortController();
+    const over = new AbortController();
+    this.#deps.clock.sleep(ms, finished.signal).then(
+      () => over.abort(new AgentGone(`The guest agent gave no answer for ${ms / 1000} s.`)),
+      () => undefined,
+    );
+    try {
+      return await work(AbortSignal.any([this.#orClosed(signal), over.signal]));
+    } finally {
+      finished.abort();
+    }
+  }
+}

@@ -1,0 +1,204 @@
+import { invalid, Failure } from '../model/failure.ts';
+import { AgentRefused, type ExecCommand, type ExecResult } from './agent.ts';
+import { fieldOf } from './fields.ts';
+
+/** What of each output is kept, and what may go in. */
+export const MOST_OUTPUT_BYTES = 1024 * 1024;
+const MOST_STDIN_BYTES = 1024 * 1024;
+/** MAX_ARG_STRLEN of the guest's kernel (execve(2)), its closing NUL included. */
+const MOST_ARGUMENT_BYTES = 128 * 1024;
+
+/**
+ * The arguments of `guest-exec` for a command. Throws Failure `invalid_request` for texts no program can be given, and
+ * `too_large`.
+ */
+export function execArguments(command: ExecCommand, nonce: string): string {
+  const argv = typeof command.command === 'string' ? ['/bin/sh', '-c', command.command] : command.command;
+  if (argv.length === 0 || argv[0] === '') throw invalid('command', 'command must name a program.');
+  for (const arg of argv) checkText('command', arg);
+  const env = Object.entries(command.env).map(([name, value]) => {
+    if (name === '' || name.includes('=')) {
+      throw invalid('env', 'A name in env must not be empty and must not hold "=".');
+    }
+    checkText('env', `${name}=${value}`);
+    return `${name}=${value}`;
+  });
+  const cwd = command.cwd ?? '/';
+  checkText('cwd', cwd);
+  const stdin = command.stdin === null ? null : Buffer.from(command.stdin);
+  if (stdin && stdin.length > MOST_STDIN_BYTES) {
+    throw new Failure('too_large', `stdin is at most ${MOST_STDIN_BYTES} bytes.`, {
+      details: { field: 'stdin', maximum: MOST_STDIN_BYTES },
+    });
+  }
+  const seconds = command.timeoutMs / 1000;
+  return JSON.stringify({
+    path: '/bin/sh',
+    arg: [
+      ...['-c', RUNNER, 'hatch-exec', nonce, seconds.toFixed(3), String(Math.ceil(seconds))],
+      ...env,
+      // The program's own shell, so that `cd` and a program that is not there speak on the program's stderr.
+      ...['/bin/sh', '-c', 'cd -- "$0" || exit 126; exec "$@"', cwd.startsWith('/') ? cwd : `./${cwd}`],
+      ...argv.map((arg) => arg.toWellFormed()),
+    ],
+    'capture-output': true,
+    ...(stdin ? { 'input-data': stdin.toString('base64') } : {}),
+  });
+}
+
+/** What `guest-exec-status` says of it; undefined while it runs. Throws AgentRefused when the guest lost the result. */
+export function execResult(status: unknown, nonce: string): ExecResult | undefined {
+  if (fieldOf(status, 'exited') !== true) return undefined;
+  const bytes = (name: string): Buffer => {
+    const data = fieldOf(status, name);
+    return Buffer.from(typeof data === 'string' ? data : '', 'base64');
+  };
+  const stderr = bytes('err-data');
+  const at = stderr.lastIndexOf(`\n${nonce} `);
+  const [, exitCode, timedOut, outCut, errCut] =
+    at === -1
+      ? []
+      : stderr
+          .subarray(at + 1)
+          .toString('latin1')
+          .trim()
+          .split(' ');
+  if (exitCode === undefined || errCut === undefined) {
+    const said = stderr.subarray(-200).toString('utf8').trim();
+    throw new AgentRefused(
+      `The guest did not finish running the command${said ? `: ${said}` : ''}.`,
+      'GenericError',
+    );
+  }
+  return {
+    exitCode: timedOut === '1' ? null : Number(exitCode),
+    stdout: text(bytes('out-data'), outCut === '1'),
+    stderr: text(stderr.subarray(0, at), errCut === '1'),
+    truncated: outCut === '1' || errCut === '1',
+    timedOut: timedOut === '1',
+  };
+}
+
+function checkText(field: string, value: string): void {
+  if (value.includes('\0')) throw invalid(field, `${field} must not hold a NUL character.`);
+  if (Buffer.byteLength(value) >= MOST_ARGUMENT_BYTES) {
+    throw new Failure(
+      'too_large',
+      `Each part of ${field} is at most ${MOST_ARGUMENT_BYTES - 1} bytes; hand more on stdin.`,
+      { details: { field, maximum: MOST_ARGUMENT_BYTES - 1 } },
+    );
+  }
+}
+
+/** What is no UTF-8 becomes U+FFFD; a character cut in two at the limit is left out. */
+function text(bytes: Buffer, cut: boolean): string {
+  return new TextDecoder('utf-8', { ignoreBOM: true }).decode(bytes, { stream: cut });
+}
+
+/**
+ * Runs in the guest, in any POSIX sh: `hatch-exec NONCE SECONDS WHOLE_SECONDS [K=V...] PROGRAM ARG...`.
+ *
+ * The agent reports an exit only when nobody holds the outputs it captures any more, and gives no time limit. So the
+ * program writes into pipes of the runner's: a reader keeps the first MiB of each and swallows the rest for as long as
+ * anyone holds the pipe. When the program itself has ended, the runner waits until the readers have taken what is there (a
+ * reader that sleeps has emptied its pipe), prints what was kept and then, on stderr, a line with the nonce, the exit code,
+ * and whether the time was over, stdout and stderr were cut.
+ *
+ * At the end of its time everything in the program's control group dies (cgroup v2, cgroup.kill, Linux 5.14); without it
+ * everything in its session.
+ */
+const RUNNER = `
+nonce=$1 seconds=$2 whole=$3
+shift 3
+exec 3<&0 </dev/null
+unset INVOCATION_ID JOURNAL_STREAM NOTIFY_SOCKET SYSTEMD_EXEC_PID
+export HOME="\${HOME:-/root}" PATH="\${PATH:-/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin}"
+for top in /dev/shm /run /tmp; do
+  d=$(mktemp -d "$top/hatch-exec.XXXXXX" 2>/dev/null) && break
+done
+[ "$d" ] && mkfifo "$d/out.pipe" "$d/err.pipe" || { echo 'no folder to keep the output in' >&2; exit 1; }
+cg=
+if [ -f /sys/fs/cgroup/cgroup.controllers ]; then
+  groups=/sys/fs/cgroup/hatch-exec
+  rmdir "$groups"/* 2>/dev/null
+  mkdir -p "$groups/$nonce" 2>/dev/null && [ -w "$groups/$nonce/cgroup.kill" ] && cg=$groups/$nonce
+fi
+setsid=$(command -v setsid)
+
+keep() {
+  exec 4<"$d/$1.pipe"
+  (trap '' XFSZ; ulimit -f 2064; exec cat <&4 >"$d/$1") &
+  echo $! >"$d/$1.pid"
+  wait $!
+  exec cat <&4 >/dev/null
+}
+settle() {
+  asleep=0
+  while [ $asleep -lt 2 ]; do
+    pid=
+    { read -r pid <"$d/$1.pid"; } 2>/dev/null
+    if [ "$pid" ]; then
+      state=
+      { IFS= read -r state <"/proc/$pid/stat"; } 2>/dev/null
+      case \${state##*) } in
+        '' | Z*) return ;;
+        S*) asleep=$((asleep + 1)) ;;
+        *) asleep=0 ;;
+      esac
+    fi
+    sleep 0.01 2>/dev/null || sleep 1
+  done
+}
+size() { wc -c <"$d/$1"; }
+cut_off() { [ "$(size "$1")" -gt ${MOST_OUTPUT_BYTES} ] && echo 1 || echo 0; }
+kill_all() {
+  if [ "$cg" ]; then echo 1 >"$cg/cgroup.kill"; return; fi
+  kill -KILL "$main" 2>/dev/null
+  for round in 1 2 3 4 5 6 7 8; do
+    found=
+    for file in /proc/[0-9]*/stat; do
+      state=
+      { IFS= read -r state <"$file"; } 2>/dev/null
+      set -- \${state##*) }
+      [ "\${4-}" = "$main" ] && [ "$1" != Z ] || continue
+      pid=\${file#/proc/}
+      kill -KILL "\${pid%/stat}" 2>/dev/null
+      found=1
+    done
+    [ "$found" ] || return
+  done
+}
+watch() {
+  trap 'kill "$nap" 2>/dev/null; exit' TERM
+  sleep "$seconds" 2>/dev/null &
+  nap=$!
+  wait "$nap" || sleep "$whole"
+  : >"$d/over"
+  kill_all
+}
+
+: >"$d/out"
+: >"$d/err"
+keep out 3<&- >/dev/null 2>&1 &
+keep err 3<&- >/dev/null 2>&1 &
+(
+  [ "$cg" ] && echo 0 >"$cg/cgroup.procs"
+  exec $setsid env -- "$@"
+) <&3 3<&- >"$d/out.pipe" 2>"$d/err.pipe" &
+main=$!
+exec 3<&-
+watch >/dev/null 2>&1 &
+dog=$!
+wait "$main"
+code=$?
+kill "$dog" 2>/dev/null
+settle out
+settle err
+over=0
+[ -e "$d/over" ] && over=1
+head -c ${MOST_OUTPUT_BYTES} "$d/out"
+head -c ${MOST_OUTPUT_BYTES} "$d/err" >&2
+printf '\\n%s %s %s %s %s\\n' "$nonce" "$code" "$over" "$(cut_off out)" "$(cut_off err)" >&2
+[ "$cg" ] && rmdir "$cg" 2>/dev/null
+rm -rf "$d"
+`;
