@@ -19,6 +19,8 @@ const nodeGlobals = [
   'URL',
   'Buffer',
   'setTimeout',
+  'setInterval',
+  'clearInterval',
   'clearTimeout',
   'AbortSignal',
 ];

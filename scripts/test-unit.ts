@@ -5,7 +5,9 @@ import { describeFile, runTestFiles, summarise } from './lib/test-run.ts';
 /** `npm run test:unit -- [part of a path...]`: the tests beside the source and the scripts. No root, no machine needed. */
 const root = join(import.meta.dirname, '..');
 const wanted = process.argv.slice(2);
-const found = await Promise.all(['src', 'scripts'].map((folder) => typescriptFiles(root, folder)));
+const found = await Promise.all(
+  ['src', 'scripts', 'test/support'].map((folder) => typescriptFiles(root, folder)),
+);
 const files = found
   .flat()
   .filter((file) => file.endsWith('.test.ts'))
