@@ -14,7 +14,7 @@ const ONE_LINE = '[^\\u0000-\\u001f\\u007f]*';
 export const Name = Type.String({
   pattern: `^${NOT_AN_ID}${LABEL}$`,
   'x-rule':
-    '1 to 63 lower-case letters, digits and inner dashes, and not begin like an id (vm-, img-, tpl-, ...)',
+    'a name of 1 to 63 lower-case letters, digits and inner dashes that does not begin like an id (vm-, img-, tpl-...)',
   description: 'A name: 1 to 63 lower-case letters, digits and inner dashes. It may not begin like an id.',
   examples: ['web-1'],
 });

@@ -1,0 +1,104 @@
+import type { FastifyError, FastifyReply, FastifyRequest } from 'fastify';
+import { errorFields, type Logger } from '../base/logger.ts';
+import type { ErrorBody } from '../contract/error-body.ts';
+import { ERRORS } from '../contract/errors.ts';
+import { Failure } from '../model/failure.ts';
+import { BODY_BYTES } from './json-body.ts';
+
+/** The status a failure is answered with: the only place where a code becomes HTTP. */
+export function statusOf(failure: Failure): number {
+  return ERRORS[failure.code].status;
+}
+
+/** A failure as the body of an answer. */
+export function errorBody(failure: Failure, requestId: string): ErrorBody {
+  return {
+    error: failure.message,
+    code: failure.code,
+    details: { ...failure.details },
+    request_id: requestId,
+  };
+}
+
+/** Headers that go with a failure: how to sign in, when to come again. */
+export function errorHeaders(failure: Failure): Record<string, string> {
+  const retryAfter = failure.details['retry_after_seconds'];
+  return {
+    ...(failure.code === 'unauthorized' ? { 'www-authenticate': 'Bearer realm="hatch"' } : {}),
+    ...(typeof retryAfter === 'number' ? { 'retry-after': String(Math.ceil(retryAfter)) } : {}),
+  };
+}
+
+/** Whatever was thrown, as a Failure: those of the web server by its codes; what nobody foresaw is `internal` and says nothing. */
+export function toFailure(error: unknown): Failure {
+  if (error instanceof Failure) return error;
+  switch (webCode(error)) {
+    case 'FST_ERR_CTP_INVALID_MEDIA_TYPE':
+      return new Failure(
+        'unsupported_media_type',
+        'The body must be JSON: send the header "Content-Type: application/json".',
+        { cause: error },
+      );
+    case 'FST_ERR_CTP_BODY_TOO_LARGE':
+      return new Failure('too_large', `The body may have at most ${BODY_BYTES} bytes (1 MiB).`, {
+        details: { limit: BODY_BYTES },
+        cause: error,
+      });
+    case 'FST_ERR_CTP_INVALID_CONTENT_LENGTH':
+      return new Failure('invalid_request', 'The body is not as long as Content-Length says.', {
+        cause: error,
+      });
+    case 'FST_ERR_BAD_URL':
+      return new Failure(
+        'invalid_request',
+        'The path is not a valid URL: a % in it is not followed by two hex digits.',
+        {
+          cause: error,
+        },
+      );
+    case 'FST_ERR_MAX_PARAM_LENGTH':
+      return new Failure('invalid_request', 'The id in the path is far too long to be one.', {
+        details: { field: 'id' },
+        cause: error,
+      });
+    default:
+      return new Failure(
+        'internal',
+        'Something in Hatch itself went wrong; its log has more under the request id.',
+        {
+          cause: error,
+        },
+      );
+  }
+}
+
+/** Makes the handler that answers whatever a route throws. What is not the caller's fault goes into the log, with its cause. */
+export function errorHandler(log: Logger) {
+  return (error: FastifyError | Error, request: FastifyRequest, reply: FastifyReply): FastifyReply => {
+    const failure = toFailure(error);
+    if (ERRORS[failure.code].fault !== 'caller')
+      log[failure.code === 'internal' ? 'error' : 'warn'](
+        {
+          request_id: request.id,
+          code: failure.code,
+          ...errorFields(failure.code === 'internal' ? failure.cause : failure),
+        },
+        'request failed',
+      );
+    return sendFailure(failure, request, reply);
+  };
+}
+
+/** Answers with a failure. */
+export function sendFailure(failure: Failure, request: FastifyRequest, reply: FastifyReply): FastifyReply {
+  return reply
+    .code(statusOf(failure))
+    .headers(errorHeaders(failure))
+    .header('content-type', 'application/json; charset=utf-8')
+    .serializer((body: unknown) => JSON.stringify(body))
+    .send(errorBody(failure, request.id));
+}
+
+function webCode(error: unknown): string {
+  return error instanceof Error && 'code' in error && typeof error.code === 'string' ? error.code : '';
+}

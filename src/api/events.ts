@@ -1,0 +1,56 @@
+import { Type } from 'typebox';
+import { Event, EventListQuery, VmEventListQuery } from '../contract/event.ts';
+import { VmParams } from '../contract/vm.ts';
+import type { ApiDeps, App } from './app.ts';
+import { callerOf, demand, READ } from './auth.ts';
+import { answerPage } from './page.ts';
+import { presentEvent } from './present.ts';
+
+const tags = ['Inside a VM'];
+
+/** What happened, to one VM or to all of an account. */
+export function eventRoutes(app: App, { hatch }: Pick<ApiDeps, 'hatch'>): void {
+  app.get(
+    '/vms/:id/events',
+    {
+      config: { access: READ },
+      schema: {
+        operationId: 'listVmEvents',
+        tags,
+        summary: 'List what happened to a VM',
+        params: VmParams,
+        querystring: VmEventListQuery,
+        response: { 200: Type.Array(Event) },
+      },
+    },
+    async (request, reply) => {
+      const caller = callerOf(request);
+      const filter = { vm: request.params.id, kind: request.query.kind };
+      const events = await answerPage(request, reply, (page) => hatch.events.list(caller, filter, page));
+      return events.map(presentEvent);
+    },
+  );
+
+  app.get(
+    '/events',
+    {
+      config: { access: READ },
+      schema: {
+        operationId: 'listEvents',
+        tags,
+        summary: 'List what happened in the account',
+        querystring: EventListQuery,
+        response: { 200: Type.Array(Event) },
+      },
+    },
+    async (request, reply) => {
+      const caller = callerOf(request);
+      const { kind, all = false } = request.query;
+      if (all) demand(caller, 'operator', 'A list of all accounts');
+      const events = await answerPage(request, reply, (page) =>
+        hatch.events.list(caller, { kind, everyone: all }, page),
+      );
+      return events.map(presentEvent);
+    },
+  );
+}

@@ -1,0 +1,87 @@
+import { Type } from 'typebox';
+import { Deleted, ListQuery } from '../contract/common.ts';
+import { CreateKey, Key, KeyParams, NewKey } from '../contract/key.ts';
+import { invalid } from '../model/failure.ts';
+import type { ApiDeps, App } from './app.ts';
+import { callerOf, demand, KEYS } from './auth.ts';
+import { answerPage } from './page.ts';
+import { presentKey } from './present.ts';
+
+const tags = ['Accounts'];
+
+/** API keys of the own account; an operator makes them for others too. */
+export function keyRoutes(app: App, { hatch, clock }: Pick<ApiDeps, 'hatch' | 'clock'>): void {
+  app.post(
+    '/keys',
+    {
+      config: { access: KEYS },
+      schema: {
+        operationId: 'createKey',
+        tags,
+        summary: 'Make an API key',
+        description:
+          'The answer holds the secret, once. Nobody but an operator can give the scope `operator`.',
+        body: CreateKey,
+        response: { 201: NewKey },
+      },
+    },
+    async (request, reply) => {
+      const caller = callerOf(request);
+      const { name, scopes, expires_at: expires, account_id: accountId } = request.body;
+      // A key must not make a mightier one.
+      if (scopes.includes('operator')) demand(caller, 'operator', 'Giving the scope "operator"');
+      if (accountId !== undefined && accountId !== caller.accountId)
+        demand(caller, 'operator', 'A key for another account');
+      const expiresAt = expires === undefined ? undefined : readExpiry(expires, clock.now());
+      const { key, secret } = await hatch.keys.create(caller, { name, scopes, expiresAt, accountId });
+      reply.code(201);
+      return { ...presentKey(key), secret };
+    },
+  );
+
+  app.get(
+    '/keys',
+    {
+      config: { access: KEYS },
+      schema: {
+        operationId: 'listKeys',
+        tags,
+        summary: 'List the account’s API keys',
+        querystring: ListQuery,
+        response: { 200: Type.Array(Key) },
+      },
+    },
+    async (request, reply) => {
+      const caller = callerOf(request);
+      const keys = await answerPage(request, reply, (page) => hatch.keys.list(caller, page));
+      return keys.map(presentKey);
+    },
+  );
+
+  app.delete(
+    '/keys/:id',
+    {
+      config: { access: KEYS },
+      schema: {
+        operationId: 'deleteKey',
+        tags,
+        summary: 'Revoke an API key',
+        description: 'It is dead at once, also when it is the one this is asked with.',
+        params: KeyParams,
+        response: { 200: Deleted },
+      },
+    },
+    async (request) => {
+      await hatch.keys.revoke(callerOf(request), request.params.id);
+      return { status: 'deleted' as const };
+    },
+  );
+}
+
+/** The end of a key's life in milliseconds; throws for a day no calendar has, and for the past. */
+function readExpiry(text: string, now: number): number {
+  const at = Date.parse(text);
+  if (Number.isNaN(at)) throw invalid('expires_at', '"expires_at" is a time that does not exist.');
+  if (at <= now) throw invalid('expires_at', '"expires_at" must lie in the future.');
+  return at;
+}

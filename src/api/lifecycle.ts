@@ -1,0 +1,105 @@
+import { randomBytes } from 'node:crypto';
+import type { FastifyReply, FastifyRequest } from 'fastify';
+import type { Clock } from '../base/clock.ts';
+import type { Logger } from '../base/logger.ts';
+import { Failure } from '../model/failure.ts';
+import type { App } from './app.ts';
+import { sendFailure } from './errors.ts';
+
+/** How long answers under way have after the server was told to close, in milliseconds. */
+const GRACE_MS = 600;
+/** How long the last answers have to leave the machine. */
+const FLUSH_MS = 100;
+
+/** A fresh name for a request, for its answer and the log. */
+export function newRequestId(): string {
+  return `req-${randomBytes(8).toString('hex')}`;
+}
+
+/** Names each request, sets the headers every answer has, and writes one log line when it is done. */
+export function accompanyRequests(
+  app: App,
+  { log, clock }: { readonly log: Logger; readonly clock: Clock },
+): void {
+  app.decorateRequest('cameAt', 0);
+  app.addHook('onRequest', async (request, reply) => {
+    request.cameAt = clock.now();
+    reply.headers({
+      'x-request-id': request.id,
+      'x-content-type-options': 'nosniff',
+      'cache-control': 'no-store',
+    });
+  });
+  app.addHook('onResponse', async (request, reply) => {
+    log.info(
+      {
+        request_id: request.id,
+        method: request.method,
+        path: request.url.split('?')[0],
+        status: reply.statusCode,
+        ms: clock.now() - request.cameAt,
+        ...(request.caller ? { account: request.caller.accountId, key: request.caller.keyId } : {}),
+      },
+      'request',
+    );
+  });
+}
+
+/** Answers that go on until the caller hangs up. */
+export interface Streams {
+  /** A signal that aborts when the caller hangs up or the server closes. */
+  begin(reply: FastifyReply): AbortSignal;
+}
+
+/**
+ * Lets the server close within a second: streams are ended, new requests on open connections refused, answers under way
+ * get a moment, and what then still waits (a guest to boot, say) is answered 503 while the work itself goes on. A caller who
+ * hangs up ends only its own stream; what it asked for is done.
+ */
+export function closeInTime(app: App, clock: Clock): Streams {
+  const streams = new Set<AbortController>();
+  const underWay = new Map<FastifyReply, FastifyRequest>();
+  const closed = new AbortController();
+  let closing = false;
+
+  app.addHook('onRequest', async (request, reply) => {
+    if (closing) throw stopping();
+    underWay.set(reply, request);
+    reply.raw.once('close', () => underWay.delete(reply));
+  });
+  app.addHook('onSend', async (_request, reply) => {
+    if (closing) reply.header('connection', 'close');
+  });
+  app.addHook('preClose', async () => {
+    closing = true;
+    for (const stream of streams) stream.abort(stopping());
+    const wait = async (): Promise<void> => {
+      await clock.sleep(GRACE_MS, closed.signal);
+      for (const [reply, request] of underWay) if (!reply.sent) sendFailure(stopping(), request, reply);
+      await clock.sleep(FLUSH_MS, closed.signal);
+      app.server.closeAllConnections();
+    };
+    // Rejects only because the server closed sooner.
+    wait().catch(() => undefined);
+  });
+  app.addHook('onClose', async () => closed.abort());
+
+  return {
+    begin: (reply) => {
+      const controller = new AbortController();
+      streams.add(controller);
+      reply.raw.once('close', () => {
+        streams.delete(controller);
+        controller.abort(new Error('the caller hung up'));
+      });
+      if (closing) controller.abort(stopping());
+      return controller.signal;
+    },
+  };
+}
+
+function stopping(): Failure {
+  return new Failure('unavailable', 'Hatch is stopping; what was asked goes on, ask again in a moment.', {
+    details: { retry_after_seconds: 1 },
+  });
+}

@@ -1,0 +1,116 @@
+import type { SwaggerTransform } from '@fastify/swagger';
+import type { FastifyContextConfig } from 'fastify';
+import type { TSchema } from 'typebox';
+import { ERRORS, type ErrorCode } from '../contract/errors.ts';
+import { SCHEMAS } from '../contract/schemas.ts';
+import type { App } from './app.ts';
+
+type Json = Readonly<Record<string, unknown>>;
+
+const LINK = {
+  Link: { type: 'string', description: 'The next page, with `rel="next"`; absent on the last.' },
+};
+
+/** Makes the named schemas known, so that the description refers to them by name instead of repeating them. */
+export function nameSchemas(app: App): void {
+  for (const schema of SCHEMAS) app.addSchema(described(schema, true));
+}
+
+/**
+ * Turns a route into its description: schemas by name, the keys it takes, and every error it may answer with, told by the
+ * error catalogue.
+ */
+export const describeRoute: SwaggerTransform = ({ schema, url, route }) => {
+  const config = route.config;
+  if (schema?.hide === true || config?.access === undefined)
+    return { schema: { ...schema, hide: true }, url };
+  const parts = { ...schema };
+  for (const part of ['body', 'querystring', 'params'] as const)
+    if (parts[part] !== undefined) parts[part] = described(parts[part], false);
+  return {
+    url,
+    schema: {
+      ...parts,
+      security: config.access === 'open' ? [] : [{ bearer: [] }, { apiKey: [] }],
+      description: [schema?.description, whoMay(config)].filter(Boolean).join('\n\n'),
+      response: { ...successes(schema?.response, config), ...failures(errorsOf(parts, config)) },
+    },
+  };
+};
+
+function whoMay({ access }: FastifyContextConfig): string {
+  if (access === undefined || access === 'open') return 'Needs no key.';
+  if (access.length === 4) return 'Needs a key, of any scope.';
+  return `Needs a key with the scope ${access.map((scope) => `\`${scope}\``).join(' or ')}.`;
+}
+
+function successes(response: unknown, config: FastifyContextConfig): Record<string, unknown> {
+  if (config.text !== undefined)
+    return { 200: { description: config.text, content: { 'text/plain': { schema: { type: 'string' } } } } };
+  return Object.fromEntries(
+    Object.entries(asJson(response)).map(([status, schema]) => {
+      const { description, type } = asJson(schema);
+      const text =
+        typeof description === 'string' ? description : type === 'array' ? 'A page, newest first.' : 'Done.';
+      return [
+        status,
+        {
+          description: text,
+          ...(type === 'array' && status === '200' ? { headers: LINK } : {}),
+          content: { 'application/json': { schema: described(schema, false) } },
+        },
+      ];
+    }),
+  );
+}
+
+/** The codes a route may answer with: those of its kind and its own. */
+function errorsOf(schema: { body?: unknown; params?: unknown }, config: FastifyContextConfig): ErrorCode[] {
+  const codes = new Set<ErrorCode>(['invalid_request', 'internal', ...(config.errors ?? [])]);
+  if (config.access !== 'open') for (const code of ['unauthorized', 'forbidden'] as const) codes.add(code);
+  if (schema.params !== undefined) codes.add('not_found');
+  if (schema.body !== undefined)
+    for (const code of ['too_large', 'unsupported_media_type'] as const) codes.add(code);
+  return [...codes];
+}
+
+function failures(codes: readonly ErrorCode[]): Record<string, unknown> {
+  const byStatus = Map.groupBy(codes, (code) => ERRORS[code].status);
+  return Object.fromEntries(
+    [...byStatus].map(([status, same]) => [
+      status,
+      {
+        description: same.map((code) => `\`${code}\`: ${ERRORS[code].meaning}`).join('\n\n'),
+        content: { 'application/json': { schema: { $ref: 'Error#' } } },
+      },
+    ]),
+  );
+}
+
+/** A schema as plain JSON, with those inside it that have a name replaced by a reference. */
+function described(schema: unknown, whole: boolean): Record<string, unknown> {
+  const walk = (value: unknown, outermost: boolean): unknown => {
+    if (Array.isArray(value)) return value.map((each) => walk(each, false));
+    if (typeof value !== 'object' || value === null) return value;
+    const node = asJson(value);
+    if (!outermost && typeof node['$id'] === 'string') return { $ref: `${node['$id']}#` };
+    const isChoice = Array.isArray(node['enum']) && node['type'] === undefined;
+    return {
+      ...(isChoice ? { type: 'string' } : {}),
+      ...Object.fromEntries(
+        Object.entries(node).map(([key, inner]) => [key, key === 'examples' ? inner : walk(inner, false)]),
+      ),
+    };
+  };
+  return { ...asJson(walk(schema, whole)) };
+}
+
+function asJson(value: unknown): Json {
+  return typeof value === 'object' && value !== null ? { ...value } : {};
+}
+
+/** What a schema is called in the description. */
+export function schemaName(schema: TSchema | Json, index: number): string {
+  const { $id } = asJson(schema);
+  return typeof $id === 'string' ? $id : `Schema${index}`;
+}

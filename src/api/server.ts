@@ -1,0 +1,97 @@
+import { createServer, type Server } from 'node:http';
+import { createServer as createTlsServer } from 'node:https';
+import type { Socket } from 'node:net';
+import type { TypeBoxTypeProvider } from '@fastify/type-provider-typebox';
+import { fastify } from 'fastify';
+import { Failure } from '../model/failure.ts';
+import { accountRoutes } from './accounts.ts';
+import type { ApiDeps, App } from './app.ts';
+import { guardRoutes } from './auth.ts';
+import { consoleRoutes } from './console.ts';
+import { describeRoutes, docsRoutes } from './docs.ts';
+import { errorBody, errorHandler, sendFailure, statusOf, toFailure } from './errors.ts';
+import { eventRoutes } from './events.ts';
+import { execRoutes } from './exec.ts';
+import { healthRoutes } from './health.ts';
+import { imageRoutes } from './images.ts';
+import { BODY_BYTES, takeJsonOnly } from './json-body.ts';
+import { keyRoutes } from './keys.ts';
+import { accompanyRequests, closeInTime, newRequestId } from './lifecycle.ts';
+import { answerUnknownPaths } from './paths.ts';
+import { templateRoutes } from './templates.ts';
+import { serializerCompiler, validatorCompiler } from './validation.ts';
+import { vmRoutes } from './vms.ts';
+
+/** How the API is reached. */
+export interface ApiOptions {
+  /** PEM texts; plain HTTP without. */
+  readonly tls?: { readonly cert: string; readonly key: string } | undefined;
+}
+
+/** A whole request, body included, must have come within this, in milliseconds. */
+const REQUEST_MS = 60_000;
+/** How long an idle connection is kept, in milliseconds; longer than load balancers usually keep theirs. */
+const KEEP_ALIVE_MS = 72_000;
+
+/**
+ * Builds the API over a Hatch. Nothing listens yet: call `listen({ host, port })`; `close()` ends within a second, whatever
+ * is under way. Tests call `inject` without a port.
+ */
+export async function createApi(deps: ApiDeps, { tls }: ApiOptions = {}): Promise<App> {
+  const { hatch, log, clock, version } = deps;
+  const app: App = fastify({
+    bodyLimit: BODY_BYTES,
+    genReqId: newRequestId,
+    return503OnClosing: false,
+    routerOptions: { ignoreTrailingSlash: true, maxParamLength: 512 },
+    frameworkErrors: (error, request, reply) => {
+      sendFailure(toFailure(error), request, reply);
+    },
+    clientErrorHandler: (error, socket) => answerBrokenHttp(error, socket),
+    serverFactory: (handler): Server => {
+      const server = tls ? createTlsServer(tls, handler) : createServer(handler);
+      server.requestTimeout = REQUEST_MS;
+      server.keepAliveTimeout = KEEP_ALIVE_MS;
+      return server;
+    },
+  }).withTypeProvider<TypeBoxTypeProvider>();
+
+  app.setValidatorCompiler(validatorCompiler);
+  app.setSerializerCompiler(serializerCompiler);
+  app.setErrorHandler(errorHandler(log));
+  takeJsonOnly(app);
+  accompanyRequests(app, { log, clock });
+  const streams = closeInTime(app, clock);
+  guardRoutes(app, hatch);
+  answerUnknownPaths(app);
+  await describeRoutes(app, version);
+
+  vmRoutes(app, { hatch });
+  execRoutes(app, { hatch });
+  consoleRoutes(app, { hatch, log, streams });
+  eventRoutes(app, { hatch });
+  imageRoutes(app, { hatch });
+  templateRoutes(app, { hatch });
+  keyRoutes(app, { hatch, clock });
+  accountRoutes(app, { hatch });
+  healthRoutes(app, { hatch, version });
+  await docsRoutes(app);
+  await app.ready();
+  return app;
+}
+
+/** Answers what is not HTTP at all, in the shape of every other error, and ends the connection. */
+function answerBrokenHttp(error: Error & { readonly code?: string }, socket: Socket): void {
+  if (error.code === 'ECONNRESET' || !socket.writable) return void socket.destroy();
+  const failure =
+    error.code === 'HPE_HEADER_OVERFLOW'
+      ? new Failure('too_large', 'The headers of the request are too large.')
+      : error.code === 'ERR_HTTP_REQUEST_TIMEOUT'
+        ? new Failure('invalid_request', `The request did not come whole within ${REQUEST_MS / 1000} s.`)
+        : new Failure('invalid_request', 'This is not a valid HTTP request.');
+  const body = JSON.stringify(errorBody(failure, newRequestId()));
+  socket.end(
+    `HTTP/1.1 ${statusOf(failure)} Error\r\ncontent-type: application/json; charset=utf-8\r\n` +
+      `content-length: ${Buffer.byteLength(body)}\r\nconnection: close\r\n\r\n${body}`,
+  );
+}
