@@ -1,0 +1,211 @@
+import type { Account, CreateAccount, OwnAccount, PatchAccount } from '../contract/account.ts';
+import type { Deleted } from '../contract/common.ts';
+import type { Event } from '../contract/event.ts';
+import type { ExecResult, ExecVm } from '../contract/exec.ts';
+import type { Health, Ready } from '../contract/health.ts';
+import type { CreateImage, Image } from '../contract/image.ts';
+import type { CreateKey, Key, NewKey } from '../contract/key.ts';
+import type { CreateTemplate, PatchTemplate, Template } from '../contract/template.ts';
+import type { CreateVm, PatchVm, StopVm, Vm, VmState, WaitQuery } from '../contract/vm.ts';
+import { Transport, type CallOptions } from './transport.ts';
+
+export { ApiError, Unreachable } from './api-error.ts';
+
+/** Which part of a list; all of it when nothing is said. */
+export interface ListOptions extends CallOptions {
+  readonly limit?: number | undefined;
+  readonly after?: string | undefined;
+}
+export interface WaitOptions extends CallOptions, WaitQuery {}
+
+/**
+ * A Hatch server as functions: one for each call of its API, with the contract's types. All of them throw ApiError when the
+ * server says no, and Unreachable when none answers. Nothing is tried twice. VMs are named by id or by name.
+ */
+export class HatchClient {
+  readonly vms: ReturnType<typeof vmCalls>;
+  readonly images: ReturnType<typeof imageCalls>;
+  readonly templates: ReturnType<typeof templateCalls>;
+  readonly keys: ReturnType<typeof keyCalls>;
+  readonly accounts: ReturnType<typeof accountCalls>;
+  readonly events: ReturnType<typeof eventCalls>;
+  readonly #transport: Transport;
+
+  /** `url`: where the server is, such as http://127.0.0.1:8080. Throws a TypeError when it is no URL. */
+  constructor(server: { readonly url: string; readonly apiKey?: string | undefined }) {
+    this.#transport = new Transport(server);
+    this.vms = vmCalls(this.#transport);
+    this.images = imageCalls(this.#transport);
+    this.templates = templateCalls(this.#transport);
+    this.keys = keyCalls(this.#transport);
+    this.accounts = accountCalls(this.#transport);
+    this.events = eventCalls(this.#transport);
+  }
+
+  /** Whether the server lives. */
+  health(options: CallOptions = {}): Promise<Health> {
+    return this.#transport.json({ method: 'GET', path: '/healthz', ...options });
+  }
+
+  /** Whether the server can serve; an ApiError `unavailable` says in `details.missing` what it lacks. */
+  ready(options: CallOptions = {}): Promise<Ready> {
+    return this.#transport.json({ method: 'GET', path: '/readyz', ...options });
+  }
+
+  /** Closes the connections that are kept open, so that the process can end. */
+  close(): Promise<void> {
+    return this.#transport.close();
+  }
+}
+
+const seg = encodeURIComponent;
+
+function vmCalls(transport: Transport) {
+  return {
+    /** Answers when the VM runs, or as `wait` says. */
+    create: (request: CreateVm = {}, { wait, timeout, signal }: WaitOptions = {}): Promise<Vm> =>
+      transport.json({ method: 'POST', path: '/vms', query: { wait, timeout }, body: request, signal }),
+    /** Newest first. `labels` as `key=value`; `all`: of every account (operators). */
+    list: ({
+      state,
+      label,
+      all,
+      limit,
+      after,
+      signal,
+    }: ListOptions & {
+      readonly state?: VmState | undefined;
+      readonly label?: readonly string[] | undefined;
+      readonly all?: boolean | undefined;
+    } = {}): Promise<readonly Vm[]> =>
+      transport.list({ method: 'GET', path: '/vms', query: { state, label, all, limit, after }, signal }),
+    get: (vm: string, { wait, timeout, signal }: WaitOptions = {}): Promise<Vm> =>
+      transport.json({ method: 'GET', path: `/vms/${seg(vm)}`, query: { wait, timeout }, signal }),
+    update: (vm: string, patch: PatchVm, { signal }: CallOptions = {}): Promise<Vm> =>
+      transport.json({ method: 'PATCH', path: `/vms/${seg(vm)}`, body: patch, signal }),
+    start: (vm: string, { wait, timeout, signal }: WaitOptions = {}): Promise<Vm> =>
+      transport.json({
+        method: 'POST',
+        path: `/vms/${seg(vm)}/start`,
+        query: { wait, timeout },
+        body: {},
+        signal,
+      }),
+    /** Answers when the VM has stopped. */
+    stop: (vm: string, request: StopVm = {}, { signal }: CallOptions = {}): Promise<Vm> =>
+      transport.json({ method: 'POST', path: `/vms/${seg(vm)}/stop`, body: request, signal }),
+    reboot: (vm: string, { wait, timeout, signal }: WaitOptions = {}): Promise<Vm> =>
+      transport.json({
+        method: 'POST',
+        path: `/vms/${seg(vm)}/reboot`,
+        query: { wait, timeout },
+        body: {},
+        signal,
+      }),
+    delete: (vm: string, { signal }: CallOptions = {}): Promise<Deleted> =>
+      transport.json({ method: 'DELETE', path: `/vms/${seg(vm)}`, signal }),
+    exec: (vm: string, request: ExecVm, { signal }: CallOptions = {}): Promise<ExecResult> =>
+      transport.json({ method: 'POST', path: `/vms/${seg(vm)}/exec`, body: request, signal }),
+    /** The user data it was made with, as it was given; an ApiError `not_found` when there was none. */
+    userData: (vm: string, { signal }: CallOptions = {}): Promise<string> =>
+      transport.text({ method: 'GET', path: `/vms/${seg(vm)}/user-data`, signal }),
+    /** The last `tail` bytes of the serial console. */
+    console: (
+      vm: string,
+      { tail, signal }: CallOptions & { readonly tail?: number | undefined } = {},
+    ): Promise<string> =>
+      transport.text({ method: 'GET', path: `/vms/${seg(vm)}/console`, query: { tail }, signal }),
+    /** The last `tail` bytes of the serial console and what comes, until the signal aborts or the VM is deleted. */
+    followConsole: (
+      vm: string,
+      { tail, signal }: CallOptions & { readonly tail?: number | undefined } = {},
+    ): AsyncIterable<string> =>
+      transport.follow({
+        method: 'GET',
+        path: `/vms/${seg(vm)}/console`,
+        query: { tail, follow: true },
+        signal,
+      }),
+    events: (
+      vm: string,
+      { kind, limit, after, signal }: ListOptions & { readonly kind?: string | undefined } = {},
+    ): Promise<readonly Event[]> =>
+      transport.list({
+        method: 'GET',
+        path: `/vms/${seg(vm)}/events`,
+        query: { kind, limit, after },
+        signal,
+      }),
+  };
+}
+
+function imageCalls(transport: Transport) {
+  return {
+    create: (request: CreateImage, { signal }: CallOptions = {}): Promise<Image> =>
+      transport.json({ method: 'POST', path: '/images', body: request, signal }),
+    list: ({ limit, after, signal }: ListOptions = {}): Promise<readonly Image[]> =>
+      transport.list({ method: 'GET', path: '/images', query: { limit, after }, signal }),
+    get: (id: string, { signal }: CallOptions = {}): Promise<Image> =>
+      transport.json({ method: 'GET', path: `/images/${seg(id)}`, signal }),
+    delete: (id: string, { signal }: CallOptions = {}): Promise<Deleted> =>
+      transport.json({ method: 'DELETE', path: `/images/${seg(id)}`, signal }),
+  };
+}
+
+function templateCalls(transport: Transport) {
+  return {
+    create: (request: CreateTemplate, { signal }: CallOptions = {}): Promise<Template> =>
+      transport.json({ method: 'POST', path: '/templates', body: request, signal }),
+    list: ({ limit, after, signal }: ListOptions = {}): Promise<readonly Template[]> =>
+      transport.list({ method: 'GET', path: '/templates', query: { limit, after }, signal }),
+    get: (id: string, { signal }: CallOptions = {}): Promise<Template> =>
+      transport.json({ method: 'GET', path: `/templates/${seg(id)}`, signal }),
+    update: (id: string, patch: PatchTemplate, { signal }: CallOptions = {}): Promise<Template> =>
+      transport.json({ method: 'PATCH', path: `/templates/${seg(id)}`, body: patch, signal }),
+    delete: (id: string, { signal }: CallOptions = {}): Promise<Deleted> =>
+      transport.json({ method: 'DELETE', path: `/templates/${seg(id)}`, signal }),
+  };
+}
+
+function keyCalls(transport: Transport) {
+  return {
+    /** The secret is in this answer and nowhere else. */
+    create: (request: CreateKey, { signal }: CallOptions = {}): Promise<NewKey> =>
+      transport.json({ method: 'POST', path: '/keys', body: request, signal }),
+    list: ({ limit, after, signal }: ListOptions = {}): Promise<readonly Key[]> =>
+      transport.list({ method: 'GET', path: '/keys', query: { limit, after }, signal }),
+    revoke: (id: string, { signal }: CallOptions = {}): Promise<Deleted> =>
+      transport.json({ method: 'DELETE', path: `/keys/${seg(id)}`, signal }),
+  };
+}
+
+function accountCalls(transport: Transport) {
+  return {
+    /** The key's own account, its limits and its use. */
+    own: ({ signal }: CallOptions = {}): Promise<OwnAccount> =>
+      transport.json({ method: 'GET', path: '/account', signal }),
+    create: (request: CreateAccount, { signal }: CallOptions = {}): Promise<Account> =>
+      transport.json({ method: 'POST', path: '/accounts', body: request, signal }),
+    list: ({ limit, after, signal }: ListOptions = {}): Promise<readonly Account[]> =>
+      transport.list({ method: 'GET', path: '/accounts', query: { limit, after }, signal }),
+    update: (id: string, patch: PatchAccount, { signal }: CallOptions = {}): Promise<Account> =>
+      transport.json({ method: 'PATCH', path: `/accounts/${seg(id)}`, body: patch, signal }),
+  };
+}
+
+function eventCalls(transport: Transport) {
+  return {
+    /** Newest first. `all`: of every account (operators). */
+    list: ({
+      kind,
+      all,
+      limit,
+      after,
+      signal,
+    }: ListOptions & {
+      readonly kind?: string | undefined;
+      readonly all?: boolean | undefined;
+    } = {}): Promise<readonly Event[]> =>
+      transport.list({ method: 'GET', path: '/events', query: { kind, all, limit, after }, signal }),
+  };
+}

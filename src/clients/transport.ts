@@ -1,0 +1,139 @@
+import { Agent, request, type Dispatcher } from 'undici';
+import { ApiError, readApiError, Unreachable } from './api-error.ts';
+
+export type Query = Readonly<Record<string, string | number | boolean | readonly string[] | undefined>>;
+
+export interface CallOptions {
+  /** Ends the call; it rejects with the signal's reason. What it asked for may still be done. */
+  readonly signal?: AbortSignal | undefined;
+}
+
+interface Call extends CallOptions {
+  readonly method: 'GET' | 'POST' | 'PATCH' | 'DELETE';
+  readonly path: string;
+  readonly query?: Query | undefined;
+  readonly body?: unknown;
+}
+
+/** Sends requests to one server with one key. Nothing is tried twice. */
+export class Transport {
+  readonly #url: URL;
+  readonly #headers: Record<string, string>;
+  // No limit of our own on waiting: `?wait=ready` may take ten minutes, and a followed console says nothing for hours.
+  readonly #agent = new Agent({ headersTimeout: 0, bodyTimeout: 0, connect: { timeout: 10_000 } });
+
+  /** Throws a TypeError when `url` is none. */
+  constructor({ url, apiKey }: { readonly url: string; readonly apiKey?: string | undefined }) {
+    this.#url = new URL(url);
+    if (!this.#url.pathname.endsWith('/')) this.#url.pathname += '/';
+    this.#headers = apiKey === undefined ? {} : { authorization: `Bearer ${apiKey}` };
+  }
+
+  /** The value of a JSON answer, whose shape is the contract's. Throws ApiError and Unreachable. */
+  async json<T>(call: Call): Promise<T> {
+    const answer = await this.#send(call);
+    return parse<T>(answer.statusCode, await readText(answer, this.#url.origin));
+  }
+
+  /** A text answer as it is. Throws ApiError and Unreachable. */
+  async text(call: Call): Promise<string> {
+    return readText(await this.#send(call), this.#url.origin);
+  }
+
+  /** A text answer as it comes. Throws ApiError and Unreachable. */
+  async *follow(call: Call): AsyncGenerator<string> {
+    const answer = await this.#send(call);
+    const decoder = new TextDecoder();
+    try {
+      for await (const chunk of answer.body) {
+        if (chunk instanceof Uint8Array) yield decoder.decode(chunk, { stream: true });
+      }
+    } catch (error) {
+      if (call.signal?.aborted) throw call.signal.reason;
+      throw new Unreachable(this.#url.origin, error);
+    }
+  }
+
+  /** All entries of a list, page after page; with a `limit` in the query, only one page of that many. */
+  async list<T>(call: Call): Promise<readonly T[]> {
+    const found: T[] = [];
+    let query = call.query;
+    for (;;) {
+      const answer = await this.#send({ ...call, query });
+      const text = await readText(answer, this.#url.origin);
+      found.push(...parse<readonly T[]>(answer.statusCode, text));
+      const after = nextAfter(answer.headers['link']);
+      if (after === undefined || call.query?.['limit'] !== undefined) return found;
+      query = { ...query, after };
+    }
+  }
+
+  /** Closes the connections that are kept open. */
+  async close(): Promise<void> {
+    await this.#agent.destroy();
+  }
+
+  async #send({ method, path, query = {}, body, signal }: Call): Promise<Dispatcher.ResponseData> {
+    const url = new URL(path.slice(1), this.#url);
+    for (const [name, value] of Object.entries(query))
+      for (const one of value === undefined ? [] : Array.isArray(value) ? value : [value])
+        url.searchParams.append(name, String(one));
+    let answer: Dispatcher.ResponseData;
+    try {
+      answer = await request(url, {
+        method,
+        dispatcher: this.#agent,
+        signal: signal ?? null,
+        headers: {
+          ...this.#headers,
+          accept: 'application/json, text/plain',
+          ...(body === undefined ? {} : { 'content-type': 'application/json' }),
+        },
+        body: body === undefined ? null : JSON.stringify(body),
+      });
+    } catch (error) {
+      if (signal?.aborted) throw signal.reason;
+      throw new Unreachable(this.#url.origin, error);
+    }
+    if (answer.statusCode < 300) return answer;
+    throw readApiError({
+      status: answer.statusCode,
+      header: (name) => one(answer.headers[name]),
+      text: await readText(answer, this.#url.origin),
+    });
+  }
+}
+
+/** The `after` of a `Link` header's next page; undefined on the last page. */
+export function nextAfter(link: string | string[] | undefined): string | undefined {
+  const target = /<([^>]*)>;\s*rel="next"/.exec(one(link) ?? '')?.[1];
+  if (target === undefined) return undefined;
+  return new URL(target, 'http://any').searchParams.get('after') ?? undefined;
+}
+
+function one(header: string | string[] | undefined): string | undefined {
+  return Array.isArray(header) ? header[0] : header;
+}
+
+async function readText(answer: Dispatcher.ResponseData, origin: string): Promise<string> {
+  try {
+    return await answer.body.text();
+  } catch (error) {
+    throw new Unreachable(origin, error);
+  }
+}
+
+/** The edge where outside data becomes a type: the server checks every answer against the same schemas. */
+function parse<T>(status: number, text: string): T {
+  try {
+    return JSON.parse(text) as T;
+  } catch {
+    throw new ApiError('The server did not answer with JSON: is it a Hatch server?', {
+      status,
+      code: 'unknown',
+      details: {},
+      requestId: undefined,
+      retryAfter: undefined,
+    });
+  }
+}
