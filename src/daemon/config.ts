@@ -5,10 +5,10 @@ import * as read from './config-values.ts';
 /** Where a setting's value came from. */
 export type Source = 'environment' | 'default';
 
-interface Setting<T> {
+interface Setting<T, F extends string | null = string | null> {
   readonly about: string;
   /** The value where the environment is silent, as text; null: none. */
-  readonly fallback: string | null;
+  readonly fallback: F;
   /** Reads the text; throws an Error whose message completes "NAME ...". */
   readonly parse: (text: string) => T;
   readonly secret?: true;
@@ -16,17 +16,12 @@ interface Setting<T> {
   readonly later?: true;
 }
 
-const setting = <T>(
+const setting = <T, F extends string | null>(
   about: string,
-  fallback: string | null,
+  fallback: F,
   parse: (text: string) => T,
   more: { secret?: true; later?: true } = {},
-): Setting<T> => ({
-  about,
-  fallback,
-  parse,
-  ...more,
-});
+): Setting<T, F> => ({ about, fallback, parse, ...more });
 
 /** The whole of the configuration: every name, what it means, its default and how it is read. */
 export const SETTINGS = {
@@ -140,11 +135,9 @@ export const SETTINGS = {
 
 type Settings = typeof SETTINGS;
 type Name = keyof Settings;
-type Parsed<S> = S extends Setting<infer T> ? T : never;
+type Parsed<S> = S extends Setting<infer T, infer F> ? T | (F extends string ? never : undefined) : never;
 /** The settings, read; undefined where neither the environment nor a default says anything. */
-export type Values = {
-  readonly [K in Name]: Parsed<Settings[K]> | (Settings[K]['fallback'] extends string ? never : undefined);
-};
+export type Values = { readonly [K in Name]: Parsed<Settings[K]> };
 
 /** Read by the CLI and the client library; hatchd lets them pass. */
 const PASS = ['HATCH_URL', 'HATCH_API_KEY'];

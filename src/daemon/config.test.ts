@@ -1,0 +1,74 @@
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { BadConfig, describeConfig, readConfig } from './config.ts';
+
+const read = (env: Record<string, string>): ReturnType<typeof readConfig>['values'] => readConfig(env).values;
+
+function problemsOf(env: Record<string, string>): readonly string[] {
+  try {
+    readConfig(env);
+  } catch (error) {
+    assert.ok(error instanceof BadConfig);
+    return error.problems;
+  }
+  return [];
+}
+
+test('an empty environment gives the documented defaults', () => {
+  const values = read({ PATH: '/bin', HOME: '/root' });
+  assert.deepEqual(values.HATCH_HTTP_ADDR, { host: '127.0.0.1', port: 8080 });
+  assert.equal(values.HATCH_VMM, 'auto');
+  assert.equal(values.HATCH_BRIDGE_CIDR.text, '192.168.241.1/24');
+  assert.deepEqual([values.HATCH_SSH_PORT_MIN, values.HATCH_SSH_PORT_MAX], [2200, 3199]);
+  assert.deepEqual(values.HATCH_SSH_ALLOWED_CIDR, ['127.0.0.1/32']);
+  assert.equal(values.HATCH_IDLE_TIMEOUT, 45 * 60_000);
+  assert.equal(values.HATCH_MAX_VMS_PER_ACCOUNT, 50);
+  assert.equal(values.DATABASE_URL, undefined);
+});
+
+test('an unknown HATCH_ name is an error that suggests the nearest', () => {
+  assert.deepEqual(problemsOf({ HATCH_DATADIR: '/x' }), [
+    'HATCH_DATADIR is not a setting of Hatch. Did you mean HATCH_DATA_DIR?',
+  ]);
+  assert.deepEqual(problemsOf({ HATCH_API_KEY: 'x', HATCH_URL: 'y' }), []);
+});
+
+test('every value that will not do is named with what is allowed, all at once', () => {
+  const bad: Record<string, string> = {
+    HATCH_HTTP_ADDR: '8080',
+    HATCH_VMM: 'xen',
+    HATCH_BRIDGE_CIDR: '192.168.241.1/30',
+    HATCH_BRIDGE_NAME: 'a-name-too-long-for-linux',
+    HATCH_SSH_PORT_MIN: '0',
+    HATCH_DEFAULT_VCPU: '33',
+    HATCH_DEFAULT_MEM_MIB: '1e3',
+    HATCH_EGRESS: 'some',
+    HATCH_SSH_ALLOWED_CIDR: '10.0.0.0/33',
+    HATCH_IDLE_TIMEOUT: '45',
+    HATCH_DNS_SERVERS: '::1',
+    DATABASE_URL: 'mysql://x',
+  };
+  const problems = problemsOf(bad);
+  assert.equal(problems.length, Object.keys(bad).length);
+  for (const name of Object.keys(bad)) {
+    const problem = problems.find((one) => one.startsWith(`${name} `));
+    assert.match(problem ?? '', /must|not an address|prefix/, name);
+  }
+});
+
+test('settings that need each other are refused alone', () => {
+  assert.match(problemsOf({ HATCH_DEFAULT_KERNEL_PATH: '/k' }).join(), /set together/);
+  assert.match(
+    problemsOf({ HATCH_SSH_PORT_MIN: '3000', HATCH_SSH_PORT_MAX: '2000' }).join(),
+    /must not be above/,
+  );
+});
+
+test('secrets are hidden, wherever they come from', () => {
+  const env = { DATABASE_URL: 'postgres://hatch:secret@db/hatch', HATCH_S3_SECRET_KEY: 'secret' };
+  const rows = describeConfig(env, readConfig(env));
+  assert.ok(!JSON.stringify(rows).includes('secret@'));
+  assert.equal(rows.find((row) => row.name === 'HATCH_S3_SECRET_KEY')?.value, '(hidden)');
+  assert.equal(rows.find((row) => row.name === 'DATABASE_URL')?.source, 'environment');
+  assert.doesNotMatch(problemsOf({ DATABASE_URL: 'mysql://u:hunter2@h' }).join(), /hunter2/);
+});

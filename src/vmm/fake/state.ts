@@ -1,0 +1,57 @@
+import { readdir } from 'node:fs/promises';
+import { join } from 'node:path';
+import { parseId, type VmId } from '../../base/ids.ts';
+import { isErrno, readIfThere, writeFileAtomic } from '../../host/files.ts';
+import type { VmmProcess } from '../../model/vm.ts';
+import type { MachineExit } from '../driver.ts';
+
+/** What a pretended VMM is: a file in its VM's folder, which goes on when the daemon dies, as a real process does. */
+export interface FakeGuest {
+  readonly process: VmmProcess;
+  readonly vcpuCount: number;
+  readonly memMib: number;
+  readonly paused: boolean;
+  /** What the guest's memory holds, to tell copies by. */
+  readonly memory: Readonly<Record<string, string>>;
+  /** Set when it has ended. */
+  readonly exit: MachineExit | null;
+}
+
+const FILE = 'fake-vmm.json';
+
+/** Reads the pretended VMM in a VM's folder; undefined when there is none. */
+export async function readGuest(folder: string): Promise<FakeGuest | undefined> {
+  const text = await readIfThere(join(folder, FILE));
+  return text === undefined ? undefined : (JSON.parse(text) as FakeGuest);
+}
+
+export async function writeGuest(folder: string, guest: FakeGuest): Promise<void> {
+  await writeFileAtomic(join(folder, FILE), JSON.stringify(guest));
+}
+
+/** Ends a pretended guest from anywhere, as its own poweroff, reboot or panic, or the VMM's crash would; for tests. */
+export async function endFakeGuest(folder: string, exit: MachineExit): Promise<void> {
+  const guest = await readGuest(folder);
+  if (guest && guest.exit === null) await writeGuest(folder, { ...guest, exit });
+}
+
+/** Every VM folder with a pretended VMM that has not ended. */
+export async function runningGuests(
+  root: string,
+): Promise<readonly { readonly vmId: VmId; readonly guest: FakeGuest; readonly folder: string }[]> {
+  let names: string[];
+  try {
+    names = await readdir(root);
+  } catch (error) {
+    if (isErrno(error, 'ENOENT')) return [];
+    throw error;
+  }
+  const found = [];
+  for (const name of names) {
+    const vmId = parseId('vm', name);
+    const folder = join(root, name);
+    const guest = vmId && (await readGuest(folder));
+    if (guest?.exit === null) found.push({ vmId, guest, folder });
+  }
+  return found;
+}
