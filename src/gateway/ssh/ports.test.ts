@@ -1,0 +1,377 @@
+import assert from 'node:assert/strict';
+import { createHash, randomBytes } from 'node:crypto';
+import { once } from 'node:events';
+import { connect, createServer, type AddressInfo, type Server, type Socket } from 'node:net';
+import { test } from 'node:test';
+import { Worker } from 'node:worker_threads';
+import { newId } from '../../base/ids.ts';
+import { silent } from '../../base/logger.ts';
+import { Failure } from '../../model/failure.ts';
+import { openSshPorts, type OpenSshPorts } from './ports.ts';
+
+/** A guest's port 22, played on a loopback address of its own. */
+interface Guest {
+  readonly ip: string;
+  readonly port: number;
+  /** The next connection that reaches it. */
+  next(): Promise<Socket>;
+  readonly seen: readonly Socket[];
+}
+
+interface Bench {
+  readonly guest: (ip: string, port?: number) => Promise<Guest>;
+  readonly ports: (options?: {
+    allowed?: string[];
+    connectTimeoutMs?: number;
+    guestPort?: number;
+    most?: number;
+  }) => OpenSshPorts;
+  /** Connects to a port of the host from a loopback address. */
+  readonly dial: (port: number, from?: string) => Promise<Socket>;
+  readonly onEnd: (act: () => unknown) => void;
+}
+
+function bench(name: string, body: (bench: Bench) => Promise<void>): void {
+  test(name, async () => {
+    const ends: (() => unknown)[] = [];
+    try {
+      await body({
+        guest: async (ip, port = 0) => {
+          const seen: Socket[] = [];
+          const server = createServer({ allowHalfOpen: true }, (socket) => {
+            socket.on('error', () => undefined);
+            seen.push(socket);
+          });
+          const at = await listening(server, ip, port);
+          ends.push(() => {
+            for (const socket of seen) socket.destroy();
+            return new Promise((resolve) => server.close(resolve));
+          });
+          return {
+            ip,
+            port: at,
+            seen,
+            next: async () => ((await once(server, 'connection')) as [Socket])[0],
+          };
+        },
+        ports: ({ allowed = ['127.0.0.0/8'], connectTimeoutMs = 5000, guestPort = 22, most = 100 } = {}) => {
+          const ports = openSshPorts(
+            { log: silent, connectTimeoutMs, guestPort, connectionsPerVm: most },
+            { addr: '127.0.0.1', allowedCidrs: allowed },
+          );
+          ends.push(() => ports.closeAll());
+          return ports;
+        },
+        dial: async (port, from = '127.0.0.1') => {
+          const socket = connect({ host: '127.0.0.1', port, localAddress: from });
+          ends.push(() => socket.destroy());
+          await once(socket, 'connect');
+          socket.on('error', () => undefined);
+          return socket;
+        },
+        onEnd: (act) => void ends.push(act),
+      });
+    } finally {
+      for (const end of ends.reverse()) await end();
+    }
+  });
+}
+
+async function listening(server: Server, host: string, port: number): Promise<number> {
+  server.listen({ host, port });
+  await once(server, 'listening');
+  return (server.address() as AddressInfo).port;
+}
+
+/** A port nobody listens on at the moment. */
+async function freePort(): Promise<number> {
+  const server = createServer();
+  const port = await listening(server, '127.0.0.1', 0);
+  await new Promise((resolve) => server.close(resolve));
+  return port;
+}
+
+/** All that a socket hears until the other side ends, leaving it open for what it has to say itself. */
+async function hear(socket: Socket): Promise<Buffer> {
+  const chunks: Buffer[] = [];
+  socket.on('data', (chunk: Buffer) => chunks.push(chunk));
+  if (!socket.readableEnded) await once(socket, 'end');
+  return Buffer.concat(chunks);
+}
+
+/** Resolves when a socket is closed, however it came to that. */
+function gone(socket: Socket): Promise<void> {
+  return new Promise((resolve) => {
+    if (socket.closed) resolve();
+    else socket.resume().once('close', () => resolve());
+  });
+}
+
+async function oneByte(socket: Socket): Promise<string> {
+  const [chunk] = (await once(socket, 'data')) as [Buffer];
+  return chunk.toString();
+}
+
+bench(
+  'bytes go both ways, and each side may end what it says and still listen',
+  async ({ guest, ports, dial }) => {
+    const inside = await guest('127.0.0.3');
+    const gateway = ports({ guestPort: inside.port });
+    const vmId = newId('vm');
+    const port = await freePort();
+    await gateway.open({ vmId, port, ip: inside.ip });
+    const arrival = inside.next();
+    const client = await dial(port);
+    const sshd = await arrival;
+    client.write('SSH-2.0-client\r\n');
+    assert.equal(await oneByte(sshd), 'SSH-2.0-client\r\n');
+    assert.equal(gateway.connections(vmId), 1);
+    client.end('bye');
+    assert.equal((await hear(sshd)).toString(), 'bye');
+    sshd.end('still here');
+    assert.equal((await hear(client)).toString(), 'still here');
+    client.destroy();
+  },
+);
+
+bench('sixty megabytes arrive whole in both directions at once', async ({ guest, ports, dial }) => {
+  const inside = await guest('127.0.0.3');
+  const gateway = ports({ guestPort: inside.port });
+  const port = await freePort();
+  await gateway.open({ vmId: newId('vm'), port, ip: inside.ip });
+  const arrival = inside.next();
+  const client = await dial(port);
+  const sshd = await arrival;
+  const payload = Buffer.concat(Array.from({ length: 30 }, () => randomBytes(1024 * 1024)));
+  const hash = (data: Buffer): string => createHash('sha256').update(data).digest('hex');
+  client.end(payload);
+  sshd.end(payload);
+  const [there, here] = await Promise.all([hear(sshd), hear(client)]);
+  assert.equal(hash(there), hash(payload));
+  assert.equal(hash(here), hash(payload));
+});
+
+bench(
+  'a client that never reads holds the guest back instead of filling our memory',
+  async ({ guest, ports, dial }) => {
+    const inside = await guest('127.0.0.3');
+    const gateway = ports({ guestPort: inside.port });
+    const port = await freePort();
+    await gateway.open({ vmId: newId('vm'), port, ip: inside.ip });
+    const arrival = inside.next();
+    const client = await dial(port);
+    client.pause();
+    const sshd = await arrival;
+    const chunk = Buffer.alloc(1024 * 1024);
+    let accepted = 0;
+    const flood = (): boolean => {
+      while (accepted < 256 && sshd.writableLength < 4 * chunk.length) {
+        accepted++;
+        sshd.write(chunk);
+      }
+      return accepted === 256;
+    };
+    flood();
+    // As long as anything moves there is work in the event loop; 200 turns without a byte leaving mean it stands still.
+    let still = 0;
+    for (let before = -1; still < 200;) {
+      await new Promise((resolve) => setImmediate(resolve));
+      if (flood()) break;
+      still = sshd.bytesWritten - sshd.writableLength === before ? still + 1 : 0;
+      before = sshd.bytesWritten - sshd.writableLength;
+    }
+    assert.ok(accepted < 256, 'the guest could send 256 MiB to a client that reads nothing');
+  },
+);
+
+bench(
+  'a client that aborts is gone for the guest too, and the other way round',
+  async ({ guest, ports, dial }) => {
+    const inside = await guest('127.0.0.3');
+    const gateway = ports({ guestPort: inside.port });
+    const vmId = newId('vm');
+    const port = await freePort();
+    await gateway.open({ vmId, port, ip: inside.ip });
+    for (const who of ['client', 'guest'] as const) {
+      const arrival = inside.next();
+      const client = await dial(port);
+      const sshd = await arrival;
+      client.write('x');
+      await oneByte(sshd);
+      const [aborts, hears] = who === 'client' ? [client, sshd] : [sshd, client];
+      const gone = new Promise((resolve) => hears.once('close', resolve));
+      hears.resume();
+      aborts.resetAndDestroy();
+      await gone;
+    }
+  },
+);
+
+bench(
+  'a source outside the allowed networks is closed without reaching the guest',
+  async ({ guest, ports, dial }) => {
+    const inside = await guest('127.0.0.3');
+    const gateway = ports({ guestPort: inside.port, allowed: ['127.0.0.1/32'] });
+    const port = await freePort();
+    await gateway.open({ vmId: newId('vm'), port, ip: inside.ip });
+    const stranger = await dial(port, '127.0.0.2');
+    assert.equal((await hear(stranger)).length, 0);
+    const arrival = inside.next();
+    await dial(port, '127.0.0.1');
+    await arrival;
+    assert.equal(inside.seen.length, 1);
+  },
+);
+
+bench(
+  'connections above the limit of a VM are closed, and there is room again when one ends',
+  async ({ guest, ports, dial }) => {
+    const inside = await guest('127.0.0.3');
+    const gateway = ports({ guestPort: inside.port, most: 2 });
+    const vmId = newId('vm');
+    const port = await freePort();
+    await gateway.open({ vmId, port, ip: inside.ip });
+    const held: Socket[] = [];
+    for (let i = 0; i < 2; i++) {
+      const arrival = inside.next();
+      held.push(await dial(port));
+      await arrival;
+    }
+    assert.equal(gateway.connections(vmId), 2);
+    assert.equal((await hear(await dial(port))).length, 0);
+    assert.equal(inside.seen.length, 2);
+    for (const socket of inside.seen) socket.end();
+    for (const socket of held) socket.resume().end();
+    await Promise.all(held.map(gone));
+    while (gateway.connections(vmId) > 0) await new Promise((resolve) => setImmediate(resolve));
+    const arrival = inside.next();
+    await dial(port);
+    await arrival;
+  },
+);
+
+bench('a guest that refuses ends the connection', async ({ ports, dial }) => {
+  const gateway = ports({ guestPort: await freePort() });
+  const vmId = newId('vm');
+  const port = await freePort();
+  await gateway.open({ vmId, port, ip: '127.0.0.3' });
+  const client = await dial(port);
+  client.on('data', () => assert.fail('nobody can have said anything'));
+  await gone(client);
+  while (gateway.connections(vmId) > 0) await new Promise((resolve) => setImmediate(resolve));
+});
+
+bench(
+  'a guest that does not answer ends the connection within the time allowed',
+  async ({ ports, dial, onEnd }) => {
+    // A listener whose thread sleeps and whose queue is full: the kernel leaves further connections unanswered.
+    const worker = new Worker(
+      `const { parentPort } = require('node:worker_threads');
+     const server = require('node:net').createServer().listen({ host: '127.0.0.3', port: 0, backlog: 1 }, () => {
+       parentPort.postMessage(server.address().port);
+       setImmediate(() => Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0));
+     });`,
+      { eval: true },
+    );
+    onEnd(() => worker.terminate());
+    const [guestPort] = (await once(worker, 'message')) as [number];
+    for (let i = 0; i < 4; i++) {
+      const filler = connect({ host: '127.0.0.3', port: guestPort }).on('error', () => undefined);
+      onEnd(() => filler.destroy());
+      if (i < 2) await once(filler, 'connect');
+    }
+    const gateway = ports({ guestPort, connectTimeoutMs: 150 });
+    const vmId = newId('vm');
+    const port = await freePort();
+    await gateway.open({ vmId, port, ip: '127.0.0.3' });
+    const began = Date.now();
+    const client = await dial(port);
+    client.resume();
+    await gone(client);
+    const took = Date.now() - began;
+    assert.ok(took >= 140 && took < 3000, `took ${took} ms`);
+  },
+);
+
+bench(
+  'opened again with the same target nothing breaks, with another it leads there',
+  async ({ guest, ports, dial }) => {
+    const one = await guest('127.0.0.3');
+    const two = await guest('127.0.0.4', one.port);
+    const gateway = ports({ guestPort: one.port });
+    const vmId = newId('vm');
+    const port = await freePort();
+    await gateway.open({ vmId, port, ip: one.ip });
+    let arrival = one.next();
+    const first = await dial(port);
+    await arrival;
+    await gateway.open({ vmId, port, ip: one.ip });
+    first.write('x');
+    assert.equal(await oneByte(one.seen[0] ?? first), 'x');
+    const ended = gone(first);
+    await gateway.open({ vmId, port, ip: two.ip });
+    await ended;
+    arrival = two.next();
+    await dial(port);
+    await arrival;
+    const other = await freePort();
+    await gateway.open({ vmId, port: other, ip: two.ip });
+    assert.equal(await gateway.isFree(port), true);
+    arrival = two.next();
+    await dial(other);
+    await arrival;
+  },
+);
+
+bench(
+  'close ends what is connected and frees the port, and does nothing where nothing is open',
+  async ({ guest, ports, dial }) => {
+    const inside = await guest('127.0.0.3');
+    const gateway = ports({ guestPort: inside.port });
+    const vmId = newId('vm');
+    const port = await freePort();
+    assert.equal(await gateway.isFree(port), true);
+    await gateway.open({ vmId, port, ip: inside.ip });
+    assert.equal(await gateway.isFree(port), false);
+    const arrival = inside.next();
+    const client = await dial(port);
+    const sshd = await arrival;
+    const ended = [gone(client), gone(sshd)];
+    await gateway.close(vmId);
+    await Promise.all(ended);
+    assert.equal(gateway.connections(vmId), 0);
+    assert.equal(await gateway.isFree(port), true);
+    await gateway.close(vmId);
+  },
+);
+
+bench('closeAll closes every port', async ({ guest, ports }) => {
+  const inside = await guest('127.0.0.3');
+  const gateway = ports({ guestPort: inside.port });
+  const numbers = [await freePort(), await freePort()];
+  for (const port of numbers) await gateway.open({ vmId: newId('vm'), port, ip: inside.ip });
+  await gateway.closeAll();
+  for (const port of numbers) assert.equal(await gateway.isFree(port), true);
+});
+
+bench('a port that another program has is refused by its number', async ({ guest, ports }) => {
+  const other = await guest('127.0.0.1');
+  const gateway = ports();
+  assert.equal(await gateway.isFree(other.port), false);
+  await assert.rejects(
+    gateway.open({ vmId: newId('vm'), port: other.port, ip: '127.0.0.3' }),
+    (error: unknown) =>
+      error instanceof Failure &&
+      error.code === 'unavailable' &&
+      error.message.includes(`Port ${other.port}`) &&
+      error.details['port'] === other.port,
+  );
+});
+
+bench('an address the host does not have is named', async () => {
+  const gateway = openSshPorts(
+    { log: silent, connectTimeoutMs: 100 },
+    { addr: '192.0.2.77', allowedCidrs: ['127.0.0.1/32'] },
+  );
+  await assert.rejects(gateway.isFree(2200), /no address 192\.0\.2\.77/);
+});

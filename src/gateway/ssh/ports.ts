@@ -1,0 +1,193 @@
+import { createServer, type Server, type Socket } from 'node:net';
+import type { VmId } from '../../base/ids.ts';
+import { KeyedLock } from '../../base/keyed-lock.ts';
+import { errorFields, type Logger } from '../../base/logger.ts';
+import { Failure } from '../../model/failure.ts';
+import type { SshPorts } from '../../ops/hatch.ts';
+import { relay } from './relay.ts';
+import { allowSources, type SourceCheck } from './sources.ts';
+
+interface Deps {
+  readonly log: Logger;
+  /** How long a guest may take to answer a connection; milliseconds. */
+  readonly connectTimeoutMs: number;
+  /** 22 unless told. */
+  readonly guestPort?: number;
+  /** Connections a VM may have at once; those above are closed. 100 unless told. */
+  readonly connectionsPerVm?: number;
+}
+
+interface Options {
+  /** The host's address to listen on. */
+  readonly addr: string;
+  /** Networks that may connect; everyone else's connections are closed unanswered. */
+  readonly allowedCidrs: readonly string[];
+}
+
+type Target = Parameters<SshPorts['open']>[0];
+
+/** The host's ports that lead to guests' SSH: one TCP listener per VM, and what goes through it. */
+export interface OpenSshPorts extends SshPorts {
+  /** Stops all listeners and ends all that is connected: for the daemon's own end. */
+  closeAll(): Promise<void>;
+  /** How many connections lead to a VM now. */
+  connections(vmId: VmId): number;
+}
+
+/** Makes the keeper of SSH ports; nothing listens until `open`. Throws RangeError for an allowed CIDR that is none. */
+export function openSshPorts(deps: Deps, options: Options): OpenSshPorts {
+  return new Ports(deps, options);
+}
+
+interface Entry {
+  readonly server: Server;
+  target: Target;
+  readonly sockets: Set<Socket>;
+}
+
+class Ports implements OpenSshPorts {
+  readonly #deps: Deps;
+  readonly #addr: string;
+  readonly #allowed: SourceCheck;
+  readonly #entries = new Map<VmId, Entry>();
+  readonly #lock = new KeyedLock();
+
+  constructor(deps: Deps, { addr, allowedCidrs }: Options) {
+    this.#deps = deps;
+    this.#addr = addr;
+    this.#allowed = allowSources(allowedCidrs);
+  }
+
+  open(target: Target): Promise<void> {
+    return this.#lock.run(target.vmId, async () => {
+      const open = this.#entries.get(target.vmId);
+      if (open?.target.port === target.port) {
+        if (open.target.ip !== target.ip) endAll(open.sockets);
+        open.target = target;
+        return;
+      }
+      const entry = await this.#listen(target);
+      if (open) await closeEntry(open);
+      this.#entries.set(target.vmId, entry);
+    });
+  }
+
+  close(vmId: VmId): Promise<void> {
+    return this.#lock.run(vmId, async () => {
+      const entry = this.#entries.get(vmId);
+      if (!entry) return;
+      this.#entries.delete(vmId);
+      await closeEntry(entry);
+    });
+  }
+
+  async closeAll(): Promise<void> {
+    await Promise.all([...this.#entries.keys()].map((vmId) => this.close(vmId)));
+  }
+
+  connections(vmId: VmId): number {
+    return this.#entries.get(vmId)?.sockets.size ?? 0;
+  }
+
+  async isFree(port: number): Promise<boolean> {
+    const server = createServer();
+    try {
+      await listen(server, this.#addr, port);
+    } catch (error) {
+      if (codeOf(error) === 'EADDRINUSE' || codeOf(error) === 'EACCES') return false;
+      throw cannotListen(error, this.#addr, port);
+    }
+    await new Promise((resolve) => server.close(resolve));
+    return true;
+  }
+
+  async #listen(target: Target): Promise<Entry> {
+    // Paused: what the client sends waits in the kernel until the guest has answered.
+    const server = createServer({ allowHalfOpen: true, pauseOnConnect: true });
+    const entry: Entry = { server, target, sockets: new Set() };
+    server.on('connection', (client) => void this.#accept(entry, client));
+    try {
+      await listen(server, this.#addr, target.port);
+    } catch (error) {
+      throw cannotListen(error, this.#addr, target.port);
+    }
+    server.on('error', (error) => {
+      this.#deps.log.warn({ vm: target.vmId, ...errorFields(error) }, 'could not take an SSH connection');
+    });
+    return entry;
+  }
+
+  async #accept(entry: Entry, client: Socket): Promise<void> {
+    const { log, connectTimeoutMs, guestPort = 22, connectionsPerVm = 100 } = this.#deps;
+    const { vmId, ip } = entry.target;
+    client.on('error', () => undefined);
+    const refuse = (why: string): void => {
+      log.debug({ vm: vmId, from: client.remoteAddress, why }, 'refused an SSH connection');
+      client.destroy();
+    };
+    if (!this.#allowed(client.remoteAddress)) return refuse('source not allowed');
+    if (entry.sockets.size >= connectionsPerVm) return refuse('too many connections');
+    entry.sockets.add(client);
+    const failure = await relay(client, { ip, port: guestPort, connectTimeoutMs });
+    entry.sockets.delete(client);
+    if (failure) log.debug({ vm: vmId, ...errorFields(failure) }, 'an SSH connection ended early');
+  }
+}
+
+function listen(server: Server, host: string, port: number): Promise<void> {
+  return new Promise((resolve, reject) => {
+    server.once('error', reject);
+    server.listen({ host, port, exclusive: true }, () => {
+      server.off('error', reject);
+      resolve();
+    });
+  });
+}
+
+function endAll(sockets: ReadonlySet<Socket>): void {
+  for (const socket of sockets) socket.destroy();
+}
+
+/** Resolves when nothing listens and nothing is connected any more. */
+function closeEntry({ server, sockets }: Entry): Promise<void> {
+  return new Promise((resolve) => {
+    server.close(() => resolve());
+    endAll(sockets);
+  });
+}
+
+function codeOf(error: unknown): unknown {
+  return error instanceof Error && 'code' in error ? error.code : undefined;
+}
+
+function cannotListen(cause: unknown, addr: string, port: number): Failure {
+  const details = { port };
+  switch (codeOf(cause)) {
+    case 'EADDRINUSE':
+      return new Failure(
+        'unavailable',
+        `Port ${port} on ${addr} is used by another program on the host; stop it, or move HATCH_SSH_PORT_MIN and HATCH_SSH_PORT_MAX away from it.`,
+        { details, cause },
+      );
+    case 'EACCES':
+      return new Failure(
+        'unavailable',
+        `The server has no right to listen on port ${port}; use ports above 1023 in HATCH_SSH_PORT_MIN.`,
+        {
+          details,
+          cause,
+        },
+      );
+    case 'EADDRNOTAVAIL':
+    case 'ENOTFOUND':
+      return new Failure('unavailable', `The host has no address ${addr}; correct HATCH_SSH_ADDR.`, {
+        details,
+        cause,
+      });
+    default:
+      return new Failure('unavailable', `The server could not listen on port ${port} of ${addr}.`, {
+        details,
+        cause,
+      });
+  }
+}
