@@ -46,7 +46,8 @@ export class AgentConnection {
   /** Asks one thing and gives its answer. Throws AgentRefused, AgentGone, or the signal's reason. */
   async ask(command: string, argumentsJson: string, signal: AbortSignal): Promise<unknown> {
     if (!this.#inStep) await this.sync(signal);
-    this.#inStep = false;
+    // What came before the question is no answer to it.
+    this.#pieces = [];
     this.tell(command, argumentsJson);
     try {
       const answer = await this.answer(signal);

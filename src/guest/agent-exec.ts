@@ -17,8 +17,9 @@ export function execArguments(command: ExecCommand, nonce: string): string {
   if (argv.length === 0 || argv[0] === '') throw invalid('command', 'command must name a program.');
   for (const arg of argv) checkText('command', arg);
   const env = Object.entries(command.env).map(([name, value]) => {
-    if (name === '' || name.includes('=')) {
-      throw invalid('env', 'A name in env must not be empty and must not hold "=".');
+    // What a shell cannot name it does not hand on either.
+    if (!/^[A-Za-z_][A-Za-z0-9_]*$/.test(name)) {
+      throw invalid('env', 'A name in env is letters, digits and underscores, and begins with no digit.');
     }
     checkText('env', `${name}=${value}`);
     return `${name}=${value}`;
@@ -104,24 +105,24 @@ function text(bytes: Buffer, cut: boolean): string {
  * reader that sleeps has emptied its pipe), prints what was kept and then, on stderr, a line with the nonce, the exit code,
  * and whether the time was over, stdout and stderr were cut.
  *
- * At the end of its time everything in the program's control group dies (cgroup v2, cgroup.kill, Linux 5.14); without it
- * everything in its session.
+ * At the end of its time everything in the program's control group dies (cgroup v2, cgroup.kill, Linux 5.14), and everything
+ * in its session: that is all there is without such a group.
  */
 const RUNNER = `
 nonce=$1 seconds=$2 whole=$3
 shift 3
-exec 3<&0 </dev/null
+exec 3<&0 5>&2 </dev/null 2>/dev/null
 unset INVOCATION_ID JOURNAL_STREAM NOTIFY_SOCKET SYSTEMD_EXEC_PID
 export HOME="\${HOME:-/root}" PATH="\${PATH:-/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin}"
 for top in /dev/shm /run /tmp; do
-  d=$(mktemp -d "$top/hatch-exec.XXXXXX" 2>/dev/null) && break
+  d=$(mktemp -d "$top/hatch-exec.XXXXXX") && break
 done
-[ "$d" ] && mkfifo "$d/out.pipe" "$d/err.pipe" || { echo 'no folder to keep the output in' >&2; exit 1; }
+[ "$d" ] && mkfifo "$d/out.pipe" "$d/err.pipe" || { echo 'no folder to keep the output in' >&5; exit 1; }
 cg=
 if [ -f /sys/fs/cgroup/cgroup.controllers ]; then
   groups=/sys/fs/cgroup/hatch-exec
-  rmdir "$groups"/* 2>/dev/null
-  mkdir -p "$groups/$nonce" 2>/dev/null && [ -w "$groups/$nonce/cgroup.kill" ] && cg=$groups/$nonce
+  rmdir "$groups"/*
+  mkdir -p "$groups/$nonce" && [ -w "$groups/$nonce/cgroup.kill" ] && cg=$groups/$nonce
 fi
 setsid=$(command -v setsid)
 
@@ -136,41 +137,41 @@ settle() {
   asleep=0
   while [ $asleep -lt 2 ]; do
     pid=
-    { read -r pid <"$d/$1.pid"; } 2>/dev/null
+    read -r pid <"$d/$1.pid"
     if [ "$pid" ]; then
       state=
-      { IFS= read -r state <"/proc/$pid/stat"; } 2>/dev/null
+      IFS= read -r state <"/proc/$pid/stat"
       case \${state##*) } in
         '' | Z*) return ;;
         S*) asleep=$((asleep + 1)) ;;
         *) asleep=0 ;;
       esac
     fi
-    sleep 0.01 2>/dev/null || sleep 1
+    sleep 0.01 || sleep 1
   done
 }
 size() { wc -c <"$d/$1"; }
 cut_off() { [ "$(size "$1")" -gt ${MOST_OUTPUT_BYTES} ] && echo 1 || echo 0; }
 kill_all() {
-  if [ "$cg" ]; then echo 1 >"$cg/cgroup.kill"; return; fi
-  kill -KILL "$main" 2>/dev/null
+  [ "$cg" ] && echo 1 >"$cg/cgroup.kill"
+  kill -KILL "$main"
   for round in 1 2 3 4 5 6 7 8; do
     found=
     for file in /proc/[0-9]*/stat; do
       state=
-      { IFS= read -r state <"$file"; } 2>/dev/null
+      IFS= read -r state <"$file"
       set -- \${state##*) }
       [ "\${4-}" = "$main" ] && [ "$1" != Z ] || continue
       pid=\${file#/proc/}
-      kill -KILL "\${pid%/stat}" 2>/dev/null
+      kill -KILL "\${pid%/stat}"
       found=1
     done
     [ "$found" ] || return
   done
 }
 watch() {
-  trap 'kill "$nap" 2>/dev/null; exit' TERM
-  sleep "$seconds" 2>/dev/null &
+  trap 'kill "$nap"; exit' TERM
+  sleep "$seconds" &
   nap=$!
   wait "$nap" || sleep "$whole"
   : >"$d/over"
@@ -179,26 +180,31 @@ watch() {
 
 : >"$d/out"
 : >"$d/err"
-keep out 3<&- >/dev/null 2>&1 &
-keep err 3<&- >/dev/null 2>&1 &
+# In brackets: a function's redirections keep the old outputs open beside the new, and the agent would wait for them.
+(keep out) 3<&- 5>&- >/dev/null 2>&1 &
+(keep err) 3<&- 5>&- >/dev/null 2>&1 &
 (
-  [ "$cg" ] && echo 0 >"$cg/cgroup.procs"
+  # Another runner may have tidied the group away before anyone was in it.
+  for try in 1 2 3; do
+    [ "$cg" ] && mkdir -p "$cg" && echo 0 >"$cg/cgroup.procs" && break
+  done 2>/dev/null
   exec $setsid env -- "$@"
-) <&3 3<&- >"$d/out.pipe" 2>"$d/err.pipe" &
+) <&3 3<&- 5>&- >"$d/out.pipe" 2>"$d/err.pipe" &
 main=$!
 exec 3<&-
-watch >/dev/null 2>&1 &
+(watch) 5>&- >/dev/null 2>&1 &
 dog=$!
 wait "$main"
 code=$?
-kill "$dog" 2>/dev/null
+[ -e "$d/over" ] || kill "$dog"
+wait "$dog"
 settle out
 settle err
 over=0
 [ -e "$d/over" ] && over=1
 head -c ${MOST_OUTPUT_BYTES} "$d/out"
-head -c ${MOST_OUTPUT_BYTES} "$d/err" >&2
-printf '\\n%s %s %s %s %s\\n' "$nonce" "$code" "$over" "$(cut_off out)" "$(cut_off err)" >&2
-[ "$cg" ] && rmdir "$cg" 2>/dev/null
+head -c ${MOST_OUTPUT_BYTES} "$d/err" >&5
+printf '\\n%s %s %s %s %s\\n' "$nonce" "$code" "$over" "$(cut_off out)" "$(cut_off err)" >&5
+[ "$cg" ] && rmdir "$cg"
 rm -rf "$d"
 `;
