@@ -5,6 +5,9 @@ import { ERRORS } from '../contract/errors.ts';
 import { Failure } from '../model/failure.ts';
 import { BODY_BYTES } from './json-body.ts';
 
+/** Headers of every answer: no guessing of types, and nothing kept by caches on the way. */
+export const ANSWER_HEADERS = { 'x-content-type-options': 'nosniff', 'cache-control': 'no-store' } as const;
+
 /** The status a failure is answered with: the only place where a code becomes HTTP. */
 export function statusOf(failure: Failure): number {
   return ERRORS[failure.code].status;
@@ -93,7 +96,7 @@ export function errorHandler(log: Logger) {
 export function sendFailure(failure: Failure, request: FastifyRequest, reply: FastifyReply): FastifyReply {
   return reply
     .code(statusOf(failure))
-    .headers(errorHeaders(failure))
+    .headers({ ...ANSWER_HEADERS, 'x-request-id': request.id, ...errorHeaders(failure) })
     .header('content-type', 'application/json; charset=utf-8')
     .serializer((body: unknown) => JSON.stringify(body))
     .send(errorBody(failure, request.id));

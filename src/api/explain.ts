@@ -201,17 +201,9 @@ function valueAt(value: unknown, path: readonly string[]): unknown {
   );
 }
 
-/** Follows a schema path; a key may itself hold slashes (a pattern does), so the longest way that exists is taken. */
+/** The node of a schema that a path leads to; an empty one where it leads nowhere. */
 function nodeAt(schema: object, schemaPath: string): Node {
-  let node: unknown = schema;
-  let rest = schemaPath.split('/').slice(1);
-  while (rest.length > 0 && isNode(node)) {
-    const here = node;
-    let taken = rest.length;
-    while (taken > 1 && !Object.hasOwn(here, rest.slice(0, taken).join('/'))) taken--;
-    node = here[rest.slice(0, taken).join('/')];
-    rest = rest.slice(taken);
-  }
+  const node = valueAt(schema, segments(schemaPath));
   return isNode(node) ? node : {};
 }
 

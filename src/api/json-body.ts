@@ -50,9 +50,9 @@ function malformed(text: string, error: Error): Failure {
       const before = text.slice(0, position).split('\n');
       details['line'] = before.length;
       details['column'] = (before.at(-1)?.length ?? 0) + 1;
-      at = ` at line ${details['line']}, column ${details['column']}`;
+      at = `: it is broken at line ${details['line']}, column ${details['column']}`;
     }
-    return new Failure('invalid_request', `The body is not JSON: it is broken${at}.`, {
+    return new Failure('invalid_request', `The body is not JSON${at}.`, {
       details,
       cause: error,
     });

@@ -4,7 +4,7 @@ import type { Clock } from '../base/clock.ts';
 import type { Logger } from '../base/logger.ts';
 import { Failure } from '../model/failure.ts';
 import type { App } from './app.ts';
-import { sendFailure } from './errors.ts';
+import { ANSWER_HEADERS, sendFailure } from './errors.ts';
 
 /** How long answers under way have after the server was told to close, in milliseconds. */
 const GRACE_MS = 600;
@@ -24,11 +24,7 @@ export function accompanyRequests(
   app.decorateRequest('cameAt', 0);
   app.addHook('onRequest', async (request, reply) => {
     request.cameAt = clock.now();
-    reply.headers({
-      'x-request-id': request.id,
-      'x-content-type-options': 'nosniff',
-      'cache-control': 'no-store',
-    });
+    reply.headers({ ...ANSWER_HEADERS, 'x-request-id': request.id });
   });
   app.addHook('onResponse', async (request, reply) => {
     log.info(

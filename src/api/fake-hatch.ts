@@ -1,0 +1,388 @@
+import { createHash, randomBytes } from 'node:crypto';
+import type { Clock } from '../base/clock.ts';
+import { newId, parseImageId, parseTemplateId, type AccountId } from '../base/ids.ts';
+import { mergeCreate, mergeIdle } from '../model/create-request.ts';
+import { Failure, invalid, notFound } from '../model/failure.ts';
+import type { Account, ApiKey, HatchEvent, Image, Quotas, Scope, Template } from '../model/records.ts';
+import { checkUserData } from '../model/user-data.ts';
+import type { Vm } from '../model/vm.ts';
+import type { Caller, Hatch, TemplateFields } from '../ops/hatch.ts';
+
+type ExecCommand = Parameters<Hatch['vms']['exec']>[2];
+
+/** What a test may look at and change behind the API's back. */
+export interface FakeHatch extends Hatch {
+  readonly vmRows: Map<string, Vm & { readonly userData: string | null }>;
+  readonly commands: ExecCommand[];
+  /** What `GET /readyz` finds missing. */
+  problems: Awaited<ReturnType<Hatch['readiness']>>;
+  /** A guest writes to its console. */
+  writeConsole(text: string): void;
+  /** Resolves with every operation from now on held back until it is called. */
+  hold(): () => void;
+  /** A key with these scopes, in this account (the first one when left out). */
+  makeKey(scopes: readonly Scope[], accountId?: AccountId): string;
+  readonly accountRows: Account[];
+}
+
+/**
+ * A Hatch that keeps everything in memory and has no guests: enough to test the API room with. It honours accounts, names,
+ * pages and the states of VMs.
+ */
+export function fakeHatch(clock: Clock): FakeHatch {
+  const accounts: Account[] = [];
+  const keys: (ApiKey & { readonly hash: string })[] = [];
+  const vms: FakeHatch['vmRows'] = new Map();
+  const images: Image[] = [];
+  const templates: Template[] = [];
+  const events: HatchEvent[] = [];
+  const commands: ExecCommand[] = [];
+  const lines: string[] = [];
+  let news = Promise.withResolvers<void>();
+  let gate: Promise<void> = Promise.resolve();
+
+  const hash = (secret: string): string => createHash('sha256').update(secret).digest('hex');
+  const newAccount = (name: string, quotas: Partial<Quotas>): Account => {
+    const account = {
+      id: newId('acct'),
+      name,
+      quotas: { vms: null, vcpus: null, memMib: null, ...quotas },
+      createdAt: clock.now(),
+    };
+    accounts.push(account);
+    return account;
+  };
+  const newKey = (accountId: AccountId, name: string, scopes: readonly Scope[], expiresAt: number | null) => {
+    const secret = `hatch_${randomBytes(32).toString('base64url')}`;
+    const key = {
+      id: newId('key'),
+      accountId,
+      name,
+      scopes,
+      prefix: secret.slice(0, 10),
+      expiresAt,
+      revokedAt: null,
+      lastUsedAt: null,
+      createdAt: clock.now(),
+    };
+    keys.push({ ...key, hash: hash(secret) });
+    return { key, secret };
+  };
+  const own = (caller: Caller, idOrName: string): Vm & { readonly userData: string | null } => {
+    const found = [...vms.values()].find(
+      (vm) => vm.accountId === caller.accountId && (vm.id === idOrName || vm.name === idOrName),
+    );
+    if (!found) throw notFound('vm', idOrName);
+    return found;
+  };
+  const change = (vm: Vm & { readonly userData: string | null }, to: Partial<Vm>): Vm => {
+    const changed = { ...vm, ...to, updatedAt: clock.now() };
+    vms.set(vm.id, changed);
+    return changed;
+  };
+  const tell = (vm: Vm, kind: string): void => {
+    events.push({
+      id: newId('evt'),
+      seq: events.length,
+      accountId: vm.accountId,
+      vmId: vm.id,
+      kind,
+      message: `The VM is ${vm.state}.`,
+      data: { state: vm.state },
+      at: clock.now(),
+    });
+  };
+  const pageOf = <T extends { readonly id: string }>(
+    rows: readonly T[],
+    page: { readonly limit: number; readonly after?: string | undefined },
+  ): readonly T[] => {
+    const newest = rows.toReversed();
+    const start = page.after === undefined ? 0 : newest.findIndex(({ id }) => id === page.after) + 1;
+    if (page.after !== undefined && start === 0)
+      throw invalid('after', `There is no "${page.after}" to go on after.`);
+    return newest.slice(start, start + page.limit);
+  };
+  const templateFields = (
+    from: Omit<Template, 'accountId' | 'id' | 'createdAt' | 'updatedAt'>,
+    to: TemplateFields,
+  ) => ({
+    description: to.description === undefined ? from.description : to.description,
+    imageId: to.imageId === undefined ? from.imageId : (parseImageId(to.imageId ?? '') ?? null),
+    vcpuCount: to.vcpuCount === undefined ? from.vcpuCount : to.vcpuCount,
+    memMib: to.memMib === undefined ? from.memMib : to.memMib,
+    diskMib: to.diskMib === undefined ? from.diskMib : to.diskMib,
+    userData: to.userData === undefined ? from.userData : to.userData,
+    bootArgs: to.bootArgs === undefined ? from.bootArgs : to.bootArgs,
+    idle: to.idle === undefined ? from.idle : to.idle && mergeIdle(from.idle, to.idle),
+    labels: to.labels ?? from.labels,
+  });
+  const nothing = {
+    description: null,
+    imageId: null,
+    vcpuCount: null,
+    memMib: null,
+    diskMib: null,
+    userData: null,
+    bootArgs: null,
+    idle: null,
+    labels: {},
+  };
+  const ownTemplate = (caller: Caller, id: string): Template => {
+    const found = templates.find((each) => each.accountId === caller.accountId && each.id === id);
+    if (!found) throw notFound('template', id);
+    return found;
+  };
+  const imageOf = (id: string): Image => {
+    const found = images.find((each) => each.id === id);
+    if (!found) throw notFound('image', id);
+    return found;
+  };
+  const addImage = (accountId: AccountId, name: string, kernelPath: string, rootfsPath: string): Image => {
+    const id = parseImageId(`img-${name}`);
+    if (!id) throw new Error(`not a name: ${name}`);
+    if (images.some((image) => image.id === id))
+      throw new Failure('already_exists', `There is an image "${id}" already.`, {
+        details: { field: 'name' },
+      });
+    const image: Image = {
+      accountId,
+      id,
+      kernelPath,
+      vmlinuxPath: null,
+      initrdPath: null,
+      rootfsPath,
+      rootfsFormat: 'raw',
+      bootArgs: null,
+      defaultUser: 'hatch',
+      agent: true,
+      sizeBytes: 1024,
+      sha256: null,
+      createdAt: clock.now(),
+    };
+    images.push(image);
+    return image;
+  };
+
+  const first = newAccount('default', {});
+  addImage(first.id, 'default', '/secret/host/vmlinuz', '/secret/host/rootfs');
+
+  const hatch: FakeHatch = {
+    vmRows: vms,
+    accountRows: accounts,
+    commands,
+    problems: [],
+    writeConsole: (text) => {
+      lines.push(text);
+      news.resolve();
+      news = Promise.withResolvers();
+    },
+    hold: () => {
+      const { promise, resolve } = Promise.withResolvers<void>();
+      gate = promise;
+      return resolve;
+    },
+    makeKey: (scopes, accountId = first.id) => newKey(accountId, 'test', scopes, null).secret,
+    vms: {
+      create: async (caller, request) => {
+        await gate;
+        const template = request.templateId === undefined ? null : ownTemplate(caller, request.templateId);
+        const merged = mergeCreate(request, template, { imageId: 'img-default', vcpuCount: 1, memMib: 512 });
+        if (merged.userData !== null) checkUserData(merged.userData);
+        if (merged.name !== null && [...vms.values()].some((vm) => vm.name === merged.name))
+          throw new Failure('already_exists', 'The name is taken.', { details: { field: 'name' } });
+        const at = vms.size + 10;
+        const vm = {
+          id: newId('vm'),
+          accountId: caller.accountId,
+          hostId: 'host-1',
+          epoch: 1,
+          name: merged.name,
+          imageId: imageOf(merged.imageId).id,
+          templateId: template?.id ?? null,
+          parentSnapshotId: null,
+          state: 'running',
+          stateReason: null,
+          stoppedBy: null,
+          vcpuCount: merged.vcpuCount,
+          memMib: merged.memMib,
+          diskMib: merged.diskMib,
+          bootArgs: merged.bootArgs,
+          network: merged.enableNetwork
+            ? {
+                ip: merged.guestIp ?? `192.168.241.${at}`,
+                mac: merged.guestMac ?? `02:fc:00:00:00:${at.toString(16).padStart(2, '0')}`,
+                sshPort: 2190 + at,
+              }
+            : null,
+          sshAuthorizedKeys: merged.sshAuthorizedKeys,
+          idle: merged.idle,
+          autostart: false,
+          labels: merged.labels,
+          readyAt: null,
+          lastActiveAt: null,
+          vmm: 'fake',
+          accel: 'none',
+          process: { pid: 4711, startTime: '1', bootId: 'b' },
+          layerId: newId('layer'),
+          operation: null,
+          createdAt: clock.now(),
+          updatedAt: clock.now(),
+          userData: merged.userData,
+        } as const;
+        vms.set(vm.id, vm);
+        tell(vm, 'vm.created');
+        return vm;
+      },
+      get: async (caller, id, wait) => {
+        const vm = own(caller, id);
+        if (wait?.until === 'ready' && vm.readyAt === null)
+          throw new Failure('timeout', `The guest did not answer within ${wait.timeoutMs / 1000} s.`);
+        return vm;
+      },
+      list: async (caller, filter, page) =>
+        pageOf(
+          [...vms.values()].filter(
+            (vm) =>
+              (filter.everyone === true || vm.accountId === caller.accountId) &&
+              (filter.state === undefined || vm.state === filter.state) &&
+              Object.entries(filter.labels ?? {}).every(([key, value]) => vm.labels[key] === value),
+          ),
+          page,
+        ),
+      patch: async (caller, id, { idle, ...patch }) =>
+        change(own(caller, id), {
+          ...Object.fromEntries(Object.entries(patch).filter(([, value]) => value !== undefined)),
+          ...(idle === undefined ? {} : { idle: idle && mergeIdle(null, idle) }),
+        }),
+      userData: async (caller, id) => own(caller, id).userData,
+      start: async (caller, id) => {
+        await gate;
+        const vm = own(caller, id);
+        if (vm.state !== 'stopped')
+          throw new Failure('wrong_state', `The VM is ${vm.state}; it can be started when stopped.`, {
+            details: { state: vm.state, allowed: ['stop', 'reboot', 'delete'] },
+          });
+        return change(vm, { state: 'running' });
+      },
+      stop: async (caller, id, { graceSeconds }) => {
+        const at = clock.now();
+        const forced = { code: 'forced_stop', message: 'The guest did not shut down; it was killed.', at };
+        return change(own(caller, id), { state: 'stopped', stateReason: graceSeconds === 0 ? forced : null });
+      },
+      reboot: async (caller, id) => own(caller, id),
+      delete: async (caller, id) => {
+        vms.delete(own(caller, id).id);
+      },
+      exec: async (caller, id, command) => {
+        own(caller, id);
+        commands.push(command);
+        return { exitCode: 0, stdout: 'out', stderr: '', truncated: false, timedOut: false };
+      },
+      console: async (caller, id, tailBytes) => {
+        own(caller, id);
+        return { text: tailBytes === 0 ? '' : lines.join('').slice(-tailBytes), offset: lines.length };
+      },
+      followConsole: async function* (caller, id, offset, signal) {
+        own(caller, id);
+        const aborted = new Promise<void>((resolve) => signal.addEventListener('abort', () => resolve()));
+        for (let at = offset; !signal.aborted; at++) {
+          while (at >= lines.length) {
+            await Promise.race([news.promise, aborted]);
+            if (signal.aborted) return;
+          }
+          yield lines[at] ?? '';
+        }
+      },
+    },
+    images: {
+      create: async (caller, request) =>
+        addImage(caller.accountId, request.name, request.kernelPath, request.rootfsPath),
+      get: async (_caller, id) => imageOf(id),
+      list: async (_caller, page) => pageOf(images, page),
+      delete: async (_caller, id) => {
+        const users = [...vms.values()].filter((vm) => vm.imageId === id).map((vm) => vm.id);
+        if (users.length > 0) throw new Failure('in_use', 'VMs use this image.', { details: { vms: users } });
+        images.splice(images.indexOf(imageOf(id)), 1);
+      },
+    },
+    templates: {
+      create: async (caller, name, fields) => {
+        const id = parseTemplateId(`tpl-${name}`);
+        if (!id) throw new Error(`not a name: ${name}`);
+        const times = { createdAt: clock.now(), updatedAt: clock.now() };
+        const template = { accountId: caller.accountId, id, ...templateFields(nothing, fields), ...times };
+        templates.push(template);
+        return template;
+      },
+      get: async (caller, id) => ownTemplate(caller, id),
+      list: async (_caller, page) => pageOf(templates, page),
+      patch: async (caller, id, fields) => {
+        const old = ownTemplate(caller, id);
+        const patched = { ...old, ...templateFields(old, fields), updatedAt: clock.now() };
+        templates.splice(templates.indexOf(old), 1, patched);
+        return patched;
+      },
+      delete: async (caller, id) => {
+        templates.splice(templates.indexOf(ownTemplate(caller, id)), 1);
+      },
+    },
+    accounts: {
+      authenticate: async (secret) => {
+        const key = keys.find((each) => each.hash === hash(secret) && each.revokedAt === null);
+        if (!key || (key.expiresAt !== null && key.expiresAt <= clock.now())) return undefined;
+        return { accountId: key.accountId, keyId: key.id, scopes: new Set(key.scopes) };
+      },
+      own: async (caller) => {
+        const account = accounts.find(({ id }) => id === caller.accountId) ?? first;
+        const mine = [...vms.values()].filter((vm) => vm.accountId === caller.accountId);
+        const sum = (of: (vm: Vm) => number): number => mine.reduce((total, vm) => total + of(vm), 0);
+        const use = { vms: mine.length, vcpus: sum((vm) => vm.vcpuCount), memMib: sum((vm) => vm.memMib) };
+        return { account, limits: { ...account.quotas, vms: account.quotas.vms ?? 50 }, use };
+      },
+      create: async (_caller, { name, quotas }) => newAccount(name, quotas),
+      list: async (_caller, page) => pageOf(accounts, page),
+      patch: async (_caller, id, { name, quotas }) => {
+        const at = accounts.findIndex((each) => each.id === id);
+        const old = accounts[at];
+        if (!old) throw notFound('account', id);
+        const patched = { ...old, name: name ?? old.name, quotas: { ...old.quotas, ...quotas } };
+        accounts.splice(at, 1, patched);
+        return patched;
+      },
+    },
+    keys: {
+      create: async (caller, { name, scopes, expiresAt, accountId }) => {
+        const account = accounts.find(({ id }) => id === (accountId ?? caller.accountId));
+        if (!account) throw notFound('account', accountId ?? '');
+        return newKey(account.id, name, scopes, expiresAt ?? null);
+      },
+      list: async (caller, page) =>
+        pageOf(
+          keys.filter((key) => key.accountId === caller.accountId),
+          page,
+        ),
+      revoke: async (caller, id) => {
+        const at = keys.findIndex((key) => key.id === id && key.accountId === caller.accountId);
+        const key = keys[at];
+        if (!key) throw notFound('key', id);
+        keys.splice(at, 1, { ...key, revokedAt: clock.now() });
+      },
+    },
+    events: {
+      list: async (caller, { vm, kind, everyone }, page) => {
+        const id = vm === undefined ? undefined : own(caller, vm).id;
+        return pageOf(
+          events.filter(
+            (event) =>
+              (everyone === true || event.accountId === caller.accountId) &&
+              (id === undefined || event.vmId === id) &&
+              (kind === undefined || event.kind === kind),
+          ),
+          page,
+        );
+      },
+    },
+    readiness: async () => hatch.problems,
+  };
+  return hatch;
+}
