@@ -1,0 +1,137 @@
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { SCHEMAS } from '../contract/schemas.ts';
+import { field, fields, testApi } from './test-client.ts';
+
+/** Every value inside a JSON document, with the way to it. */
+function* walk(
+  value: unknown,
+  path: readonly string[] = [],
+): Generator<readonly [readonly string[], unknown]> {
+  yield [path, value];
+  if (typeof value !== 'object' || value === null) return;
+  for (const [key, inner] of Object.entries(value)) yield* walk(inner, [...path, key]);
+}
+
+async function description(): Promise<unknown> {
+  const api = await testApi();
+  const answer = await api.call('GET', '/openapi.json');
+  assert.equal(answer.status, 200);
+  return answer.body;
+}
+
+test('the description is OpenAPI 3.1 for this very server', async () => {
+  const doc = await description();
+  assert.match(String(field(doc, 'openapi')), /^3\.1\./);
+  assert.deepEqual([field(doc, 'info', 'title'), field(doc, 'info', 'version')], ['Hatch', '1.2.3']);
+  assert.equal(field(doc, 'servers', 0, 'url'), '/');
+  assert.deepEqual(Object.keys(fields(field(doc, 'components', 'securitySchemes'))), ['bearer', 'apiKey']);
+});
+
+test('every call has its own operation id, a tag, a summary, and answers that are described', async () => {
+  const doc = await description();
+  const known = new Set<unknown>();
+  const tags = (Array.isArray(field(doc, 'tags')) ? Object.values(fields(field(doc, 'tags'))) : []).map(
+    (tag) => field(tag, 'name'),
+  );
+  for (const [url, methods] of Object.entries(fields(field(doc, 'paths'))))
+    for (const [method, call] of Object.entries(fields(methods))) {
+      const name = `${method} ${url}`;
+      const id = field(call, 'operationId');
+      assert.ok(typeof id === 'string' && !known.has(id), `${name}: ${String(id)}`);
+      known.add(id);
+      assert.ok(tags.includes(field(call, 'tags', 0)), name);
+      assert.ok(typeof field(call, 'summary') === 'string', name);
+      const answers = fields(field(call, 'responses'));
+      assert.ok(
+        Object.keys(answers).some((status) => status.startsWith('2')),
+        name,
+      );
+      for (const [status, answer] of Object.entries(answers)) {
+        assert.ok(String(field(answer, 'description')).length > 0, `${name} ${status}`);
+        if (!status.startsWith('2'))
+          assert.equal(
+            field(answer, 'content', 'application/json', 'schema', '$ref'),
+            '#/components/schemas/Error',
+            `${name} ${status}`,
+          );
+      }
+      assert.ok(Object.hasOwn(answers, '500') && Object.hasOwn(answers, '400'), name);
+      const open = ['/healthz', '/readyz'].includes(url);
+      assert.equal(Object.hasOwn(answers, '401'), !open, name);
+      for (const parameter of [...url.matchAll(/\{(\w+)\}/g)].map((match) => match[1]))
+        assert.ok(
+          Object.values(fields(field(call, 'parameters'))).some(
+            (each) => field(each, 'in') === 'path' && field(each, 'name') === parameter,
+          ),
+          name,
+        );
+    }
+});
+
+test('schemas go by their names, every reference leads somewhere, and no private keyword is left', async () => {
+  const doc = await description();
+  const named = fields(field(doc, 'components', 'schemas'));
+  assert.deepEqual(Object.keys(named).sort(), SCHEMAS.map((schema) => String(field(schema, '$id'))).sort());
+  let references = 0;
+  for (const [path, value] of walk(doc)) {
+    const key = path.at(-1) ?? '';
+    if (key === '$ref') {
+      references++;
+      assert.ok(Object.hasOwn(named, String(value).replace('#/components/schemas/', '')), String(value));
+    }
+    assert.ok(!key.startsWith('~') && key !== '$id', path.join('/'));
+  }
+  assert.ok(references > 100);
+  assert.equal(
+    field(doc, 'paths', '/vms', 'post', 'requestBody', 'content', 'application/json', 'schema', '$ref'),
+    '#/components/schemas/CreateVm',
+  );
+  assert.equal(
+    field(
+      doc,
+      'paths',
+      '/vms',
+      'get',
+      'responses',
+      '200',
+      'content',
+      'application/json',
+      'schema',
+      'items',
+      '$ref',
+    ),
+    '#/components/schemas/Vm',
+  );
+  assert.equal(field(named['CreateVm'], 'properties', 'vcpu_count', 'maximum'), 32);
+});
+
+test('text answers are described as text', async () => {
+  const doc = await description();
+  for (const url of ['/vms/{id}/console', '/vms/{id}/user-data'])
+    assert.deepEqual(Object.keys(fields(field(doc, 'paths', url, 'get', 'responses', '200', 'content'))), [
+      'text/plain',
+    ]);
+});
+
+test('the page, its scripts and its styles come from this server alone', async () => {
+  const api = await testApi();
+  const page = await api.app.inject({ url: '/docs/' });
+  assert.equal(page.statusCode, 200);
+  assert.match(String(page.headers['content-type']), /^text\/html/);
+  const policy = String(page.headers['content-security-policy']);
+  assert.match(policy, /default-src 'none'/);
+  assert.doesNotMatch(policy, /https?:|unsafe-eval|upgrade-insecure|validator/);
+  assert.doesNotMatch(page.body, /(?:src|href)="(?:https?:)?\/\//);
+  assert.doesNotMatch(page.body, /<script>[^<]/, 'no inline script, which the policy would stop');
+  const parts = [...page.body.matchAll(/(?:src|href)="([^"]+)"/g)].map((match) => match[1] ?? '');
+  assert.ok(parts.length >= 4);
+  for (const part of parts) {
+    const url = new URL(part, 'http://hatch/docs/').pathname;
+    const answer = await api.app.inject({ url });
+    assert.equal(answer.statusCode, 200, url);
+  }
+  const start = await api.app.inject({ url: '/docs/static/swagger-initializer.js' });
+  assert.match(start.body, /validatorUrl: null/);
+  assert.equal((await api.app.inject({ url: '/docs/json' })).statusCode, 200);
+});
