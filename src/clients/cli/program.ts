@@ -1,0 +1,62 @@
+import { Command, CommanderError } from 'commander';
+import { acting } from './context.ts';
+import { describeFailure, EXIT, exitCodeOf, failureJson } from './failure.ts';
+import type { Io } from './io.ts';
+import { imageCommands, keyCommands, templateCommands } from './resources.ts';
+import { accountCommands, hatchdCommands, statusCommands } from './server.ts';
+import { DEFAULT_URL } from './settings.ts';
+import { insideCommands } from './vm-inside.ts';
+import { vmCommands } from './vm.ts';
+
+const EPILOGUE = `
+Exit codes: 0 done, 1 failed, 2 wrong use or a field refused, 3 not found, 4 conflict or wrong state,
+5 no server answers, 6 no key or not allowed. "vm exec" ends with the guest command's own.
+
+The server is --url, else HATCH_URL, else ${DEFAULT_URL}. The key is --api-key, else HATCH_API_KEY,
+else, for a server on this machine, the admin key in HATCH_DATA_DIR or ./data.`;
+
+/** Runs \`hatch\` with these words (without the program's own name) and gives the exit code. */
+export async function runCli(words: readonly string[], io: Io): Promise<number> {
+  let exitCode = 0;
+  const program = build(io, (code) => {
+    exitCode = code;
+  });
+  try {
+    await program.parseAsync([...words], { from: 'user' });
+    return exitCode;
+  } catch (error) {
+    // commander has said by then what is wrong, or has shown the help that was asked for.
+    if (error instanceof CommanderError) return error.exitCode === 0 ? 0 : EXIT.usage;
+    const json = program.opts<{ json?: true }>().json === true;
+    io.err(json ? `${failureJson(error)}\n` : `hatch: ${describeFailure(error)}\n`);
+    return exitCodeOf(error);
+  }
+}
+
+function build(io: Io, end: (code: number) => void): Command {
+  const program = new Command('hatch')
+    .description('Make and use microVMs on a Hatch server.')
+    .option('--url <url>', 'the server')
+    .option('--api-key <key>', 'the key to use')
+    .option('--json', "print the API's own JSON")
+    .addHelpText('after', EPILOGUE)
+    .configureHelp({ showGlobalOptions: true })
+    .configureOutput({ writeOut: io.out, writeErr: io.err })
+    .showHelpAfterError('("hatch --help" and "hatch <command> --help" say more)')
+    .exitOverride();
+  const act = acting(program, io, end);
+  const group = (name: string, description: string): Command =>
+    program.command(name).description(description).exitOverride();
+
+  const vm = group('vm', 'VMs: make, see, start, stop, enter, remove');
+  vmCommands(vm, act);
+  insideCommands(vm, act);
+  const image = group('image', 'images VMs boot from');
+  imageCommands(image, act);
+  templateCommands(group('template', 'settings for VMs made from them'), act);
+  keyCommands(group('key', 'API keys'), act);
+  accountCommands(group('account', 'accounts and their limits'), act);
+  statusCommands(program, act);
+  hatchdCommands(program, image, io, () => program.opts<{ json?: true }>().json === true);
+  return program;
+}

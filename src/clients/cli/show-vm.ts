@@ -1,0 +1,66 @@
+import type { Vm } from '../../contract/vm.ts';
+import { formatFields, formatTable } from './table.ts';
+import { age, formatMib, formatPairs } from './words.ts';
+
+/** The VMs as a table, or what to do when there are none. `now` in milliseconds. */
+export function showVms(vms: readonly Vm[], now: number): string {
+  if (vms.length === 0) return 'No VMs yet. Make one: hatch vm create';
+  return formatTable(
+    ['NAME', 'ID', 'STATE', 'CPUS', 'MEMORY', 'IP', 'SSH PORT', 'IMAGE', 'AGE'],
+    vms.map((vm) => [
+      vm.name,
+      vm.id,
+      stateOf(vm),
+      vm.vcpu_count,
+      formatMib(vm.mem_mib),
+      vm.guest_ip,
+      vm.ssh_port,
+      vm.image_id,
+      age(vm.created_at, now),
+    ]),
+  );
+}
+
+/** All that is known of one VM, a line each. */
+export function showVm(vm: Vm, now: number): string {
+  const { idle } = vm;
+  return formatFields({
+    Name: vm.name,
+    Id: vm.id,
+    State: stateOf(vm),
+    Reason:
+      vm.state_reason &&
+      `${vm.state_reason.message} (${vm.state_reason.code}, ${age(vm.state_reason.at, now)} ago)`,
+    Image: vm.image_id,
+    Template: vm.template_id,
+    CPUs: vm.vcpu_count,
+    Memory: formatMib(vm.mem_mib),
+    Disk: vm.disk_mib === undefined ? undefined : formatMib(vm.disk_mib),
+    IP: vm.guest_ip ?? (vm.enable_network ? undefined : 'no network'),
+    MAC: vm.guest_mac,
+    'SSH port': vm.ssh_port,
+    Labels: formatPairs(vm.labels),
+    Idle: idle && `${idle.action} after ${idle.timeout_seconds} s${idle.pinned ? ', pinned' : ''}`,
+    'Boot args': vm.boot_args,
+    Hypervisor: vm.vmm && (vm.accel ? `${vm.vmm} (${vm.accel})` : vm.vmm),
+    Host: vm.host,
+    Made: `${age(vm.created_at, now)} ago`,
+    Ready: vm.ready_at && `${age(vm.ready_at, now)} ago`,
+  });
+}
+
+/** What became of a VM, in a sentence, and how to go in. */
+export function showOutcome(vm: Vm): string {
+  const name = vm.name ?? vm.id;
+  const where = vm.guest_ip ? ` at ${vm.guest_ip}` : '';
+  const how = vm.state === 'running' && vm.ssh_port !== undefined ? `\nGo in: hatch vm ssh ${name}` : '';
+  const who = vm.name ? `${vm.name} (${vm.id})` : vm.id;
+  const forced = vm.state === 'stopped' && vm.state_reason ? ` ${vm.state_reason.message}` : '';
+  return `VM ${who} is ${vm.ready && vm.state === 'running' ? 'ready' : vm.state}${where}.${forced}${how}`;
+}
+
+/** The state, with what is under way, and whether a running guest has not answered yet. */
+function stateOf(vm: Vm): string {
+  if (vm.operation !== undefined) return `${vm.state} (${vm.operation})`;
+  return vm.state === 'running' && !vm.ready ? 'running (booting)' : vm.state;
+}
