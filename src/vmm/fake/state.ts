@@ -49,8 +49,9 @@ export async function runningGuests(
   const found = [];
   for (const name of names) {
     const vmId = parseId('vm', name);
+    if (vmId === undefined) continue;
     const folder = join(root, name);
-    const guest = vmId && (await readGuest(folder));
+    const guest = await readGuest(folder);
     if (guest?.exit === null) found.push({ vmId, guest, folder });
   }
   return found;

@@ -1,0 +1,239 @@
+import { readFile, stat } from 'node:fs/promises';
+import { join } from 'node:path';
+import type { Duplex } from 'node:stream';
+import { systemClock } from '../../base/clock.ts';
+import { deadline } from '../../base/deadline.ts';
+import type { VmId } from '../../base/ids.ts';
+import { until } from '../../base/until.ts';
+import { isErrno, readIfThere, tail, writeFileAtomic } from '../../host/files.ts';
+import { connectUnix } from '../../host/json-lines.ts';
+import { isAlive, signalProcess, type Detached } from '../../host/process.ts';
+import type { VmmProcess } from '../../model/vm.ts';
+import {
+  CONSOLE_FILE,
+  VmmError,
+  type Machine,
+  type MachineCounters,
+  type MachineExit,
+  type SavedMachine,
+} from '../driver.ts';
+import { AGENT_SOCKET, QMP_SOCKET } from './command-line.ts';
+import { exitReason } from './exit-reason.ts';
+import type { Qmp, QmpEvent } from './qmp.ts';
+import { receiveState } from './state-stream.ts';
+
+/** QEMU's own output, in the VM's folder. */
+export const LOG_FILE = 'vmm.log';
+/** Where the console stood when this QEMU was started: what is before was said by one before it. */
+const OFFSET_FILE = 'console.offset';
+const CONSOLE_BYTES = 16 * 1024;
+const CLOCK_TICKS = 100;
+
+/** What a machine is besides its process. */
+export interface MachineFacts {
+  readonly vmId: VmId;
+  readonly folder: string;
+  readonly process: VmmProcess;
+  readonly machineType: string;
+  readonly version: string;
+  readonly accel: 'kvm' | 'tcg';
+  readonly vcpuCount: number;
+  readonly memMib: number;
+  /** Absolute path of the file that holds the memory; null when the memory is QEMU's own. */
+  readonly ramFile: string | null;
+}
+
+/**
+ * A socket's path that is short whatever the folder's: a unix socket's address holds 108 bytes (unix(7)), and /proc/PID/cwd is
+ * the VM's folder.
+ */
+export function socketPath(process: VmmProcess, name: string): string {
+  return `/proc/${process.pid}/cwd/${name}`;
+}
+
+/** Notes where the console stands before a machine is started in the folder. */
+export async function markConsole(folder: string): Promise<void> {
+  await writeFileAtomic(join(folder, OFFSET_FILE), String(await sizeOf(join(folder, CONSOLE_FILE))));
+}
+
+async function sizeOf(path: string): Promise<number> {
+  try {
+    return (await stat(path)).size;
+  } catch (error) {
+    if (isErrno(error, 'ENOENT')) return 0;
+    throw error;
+  }
+}
+
+/** A guest in a QEMU process, watched through its QMP socket. */
+export class QemuMachine implements Machine {
+  readonly vmId: VmId;
+  readonly process: VmmProcess;
+  readonly machineType: string;
+  readonly ramFile: string | null;
+  readonly exited: Promise<MachineExit>;
+  readonly #facts: MachineFacts;
+  readonly #qmp: Qmp;
+  readonly #released = new AbortController();
+  readonly #child: Detached['exited'] | undefined;
+  #shutdown: string | null = null;
+  #killed = false;
+
+  constructor(facts: MachineFacts, qmp: Qmp, child?: Detached['exited']) {
+    this.#facts = facts;
+    this.vmId = facts.vmId;
+    this.process = facts.process;
+    this.machineType = facts.machineType;
+    this.ramFile = facts.ramFile;
+    this.#qmp = qmp;
+    this.#child = child;
+    const { promise, resolve } = Promise.withResolvers<MachineExit>();
+    this.exited = promise;
+    this.#watch().then(resolve, () => undefined);
+  }
+
+  /** Hears QMP's events; the driver hands them on, since they come from the connection's first moment. */
+  hear(event: QmpEvent): void {
+    if (event.event === 'SHUTDOWN' && typeof event.data['reason'] === 'string')
+      this.#shutdown = event.data['reason'];
+    if (event.event === 'GUEST_PANICKED') this.#shutdown = 'guest-panic';
+  }
+
+  async #watch(): Promise<MachineExit> {
+    await this.#qmp.closed;
+    if (this.#released.signal.aborted) throw new Error('released');
+    // The socket closes a moment before the process is gone; a QEMU that closes it and lives on is ended.
+    const { signal } = this.#released;
+    await deadline('the end of QEMU', 5000, (within) => this.#gone(within), signal).catch(
+      async (error: unknown) => {
+        if (signal.aborted) throw error;
+        await signalProcess(this.process, 'SIGKILL');
+      },
+    );
+    const ended =
+      this.#child && (await Promise.race([this.#child, systemClock.sleep(1000).then(() => undefined)]));
+    return exitReason({
+      killed: this.#killed,
+      shutdown: this.#shutdown,
+      exitCode: ended?.code ?? null,
+      signal: ended?.signal ?? null,
+      console: await this.#consoleSinceLaunch(),
+      output: await tail(join(this.#facts.folder, LOG_FILE), 2000).catch(() => ''),
+    });
+  }
+
+  async #gone(signal: AbortSignal): Promise<true> {
+    return until(
+      { clock: systemClock, signal },
+      async () => ((await isAlive(this.process)) ? undefined : true),
+      { firstMs: 2, mostMs: 100 },
+    );
+  }
+
+  async #consoleSinceLaunch(): Promise<string> {
+    const path = join(this.#facts.folder, CONSOLE_FILE);
+    try {
+      const from = Number((await readIfThere(join(this.#facts.folder, OFFSET_FILE))) ?? 0);
+      const size = await sizeOf(path);
+      // Shorter than it was at launch: it has been cut since, and all of it is this machine's.
+      const mine = from > size ? size : size - from;
+      return await tail(path, Math.min(CONSOLE_BYTES, mine));
+    } catch {
+      // The folder is gone: a deletion does not wait for the last words.
+      return '';
+    }
+  }
+
+  async #execute(command: string, args: Readonly<Record<string, unknown>> = {}): Promise<unknown> {
+    return this.#qmp.execute(command, args);
+  }
+
+  async pause(): Promise<void> {
+    if ((await this.status()) === 'running') await this.#execute('stop');
+  }
+
+  async resume(): Promise<void> {
+    if ((await this.status()) === 'paused') await this.#execute('cont');
+  }
+
+  async status(): Promise<'running' | 'paused'> {
+    const { running } = (await this.#execute('query-status')) as { readonly running: boolean };
+    return running ? 'running' : 'paused';
+  }
+
+  async save({
+    statePath,
+  }: {
+    readonly statePath: string;
+    readonly memoryPath: string;
+  }): Promise<SavedMachine> {
+    if ((await this.status()) === 'running') throw new VmmError('only a paused guest can be saved');
+    const { folder, machineType, version, accel, vcpuCount, memMib, ramFile } = this.#facts;
+    // A shared memory file holds the memory already; a private map's is nowhere else, and goes into the state.
+    await this.#execute('migrate-set-capabilities', {
+      capabilities: [{ capability: 'x-ignore-shared', state: ramFile !== null }],
+    });
+    await this.#execute('migrate-set-parameters', { 'max-bandwidth': 2 ** 40 });
+    await receiveState({ folder, statePath }, async (socket) => {
+      await this.#execute('migrate', { uri: `unix:${socket}` });
+      await deadline('saving the machine', 600_000, (signal) =>
+        until({ clock: systemClock, signal }, async () => {
+          const { status, 'error-desc': why } = (await this.#execute('query-migrate')) as {
+            readonly status?: string;
+            readonly 'error-desc'?: string;
+          };
+          if (status === 'failed' || status === 'cancelled')
+            throw new VmmError(`the machine could not be saved: ${why ?? status}`);
+          return status === 'completed' ? true : undefined;
+        }),
+      );
+    });
+    return { driver: 'qemu', version, machineType, accel, vcpuCount, memMib, statePath, memoryPath: ramFile };
+  }
+
+  async dirtyPages(): Promise<never> {
+    throw new VmmError('QEMU does not tell which pages were written');
+  }
+
+  async agent(signal: AbortSignal): Promise<Duplex> {
+    return connectUnix(socketPath(this.process, AGENT_SOCKET), signal);
+  }
+
+  async counters(): Promise<MachineCounters> {
+    const stat = await readFile(`/proc/${this.process.pid}/stat`, 'utf8');
+    const fields = stat
+      .slice(stat.lastIndexOf(')') + 2)
+      .split(' ')
+      .map(Number);
+    const [user = 0, system = 0, pages = 0] = [fields[11], fields[12], fields[21]];
+    const blocks = (await this.#execute('query-blockstats')) as readonly {
+      readonly stats: { readonly rd_bytes: number; readonly wr_bytes: number };
+    }[];
+    return {
+      cpuSeconds: (user + system) / CLOCK_TICKS,
+      rssBytes: pages * 4096,
+      blockReadBytes: blocks.reduce((sum, { stats }) => sum + stats.rd_bytes, 0),
+      blockWriteBytes: blocks.reduce((sum, { stats }) => sum + stats.wr_bytes, 0),
+    };
+  }
+
+  async powerButton(): Promise<void> {
+    await this.#execute('system_powerdown');
+  }
+
+  async kill(): Promise<void> {
+    this.#killed = true;
+    if (!(await signalProcess(this.process, 'SIGKILL'))) return;
+    await deadline('the end of QEMU', 10_000, (signal) => this.#gone(signal));
+  }
+
+  async release(): Promise<void> {
+    this.#released.abort(new Error('released'));
+    this.#qmp.close();
+  }
+}
+
+/** The path of the QMP socket of a process. */
+export function qmpPath(process: VmmProcess): string {
+  return socketPath(process, QMP_SOCKET);
+}

@@ -1,0 +1,41 @@
+import { readlink } from 'node:fs/promises';
+import { join } from 'node:path';
+import { systemClock } from '../../base/clock.ts';
+import { deadline } from '../../base/deadline.ts';
+import { parseId, type VmId } from '../../base/ids.ts';
+import { until } from '../../base/until.ts';
+import { commandLine as argvOf, isAlive, signalProcess } from '../../host/process.ts';
+import type { VmmProcess } from '../../model/vm.ts';
+import { nameOf } from './command-line.ts';
+
+/** The VM whose QEMU a process is: by its name, and by the folder it runs in, which lies in `folder`. */
+export async function vmOfQemu(folder: string, pid: number): Promise<VmId | undefined> {
+  const argv = await argvOf(pid);
+  const name = argv && /qemu/.test(argv[0] ?? '') ? valueAfter(argv, '-name') : '';
+  const vmId = name.startsWith('hatch-') ? parseId('vm', name.slice('hatch-'.length)) : undefined;
+  if (vmId === undefined || name !== nameOf(vmId)) return undefined;
+  try {
+    // A folder that was removed under it is shown with this after its name.
+    const cwd = (await readlink(`/proc/${pid}/cwd`)).replace(/ \(deleted\)$/, '');
+    return cwd === join(folder, vmId) ? vmId : undefined;
+  } catch {
+    return undefined;
+  }
+}
+
+/** Kills a QEMU and resolves when it is gone. No failure when it is already. */
+export async function endQemu(process: VmmProcess): Promise<void> {
+  if (!(await signalProcess(process, 'SIGKILL'))) return;
+  await deadline('the end of QEMU', 10_000, (signal) =>
+    until({ clock: systemClock, signal }, async () => ((await isAlive(process)) ? undefined : true), {
+      firstMs: 2,
+      mostMs: 100,
+    }),
+  );
+}
+
+/** The argument after a flag; empty when the flag is not there. */
+export function valueAfter(argv: readonly string[], flag: string): string {
+  const at = argv.indexOf(flag);
+  return at === -1 ? '' : (argv[at + 1] ?? '');
+}
