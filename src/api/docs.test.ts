@@ -106,6 +106,13 @@ test('schemas go by their names, every reference leads somewhere, and no private
   assert.equal(field(named['CreateVm'], 'properties', 'vcpu_count', 'maximum'), 32);
 });
 
+test('a body that may be left out is described so', async () => {
+  const doc = await description();
+  const required = (url: string): unknown => field(doc, 'paths', url, 'post', 'requestBody', 'required');
+  assert.deepEqual(['/vms', '/vms/{id}/stop', '/vms/{id}/start'].map(required), [false, false, false]);
+  assert.deepEqual(['/vms/{id}/exec', '/keys', '/images'].map(required), [true, true, true]);
+});
+
 test('text answers are described as text', async () => {
   const doc = await description();
   for (const url of ['/vms/{id}/console', '/vms/{id}/user-data'])
@@ -116,6 +123,7 @@ test('text answers are described as text', async () => {
 
 test('the page, its scripts and its styles come from this server alone', async () => {
   const api = await testApi();
+  assert.match((await api.app.inject({ url: '/docs' })).body, /src="\/docs\/static/);
   const page = await api.app.inject({ url: '/docs/' });
   assert.equal(page.statusCode, 200);
   assert.match(String(page.headers['content-type']), /^text\/html/);

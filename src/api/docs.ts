@@ -1,7 +1,7 @@
 import swagger from '@fastify/swagger';
 import swaggerUi from '@fastify/swagger-ui';
 import type { App } from './app.ts';
-import { describeRoute, nameSchemas, schemaName } from './openapi.ts';
+import { describeRoute, nameSchemas, relaxBodies, schemaName } from './openapi.ts';
 
 const ABOUT = `Hatch makes, runs and removes microVMs: real Linux guests in real virtual machines.
 
@@ -43,6 +43,7 @@ export async function describeRoutes(app: App, version: string): Promise<void> {
       },
     },
     transform: describeRoute,
+    transformObject: relaxBodies,
     refResolver: { buildLocalReference: (json, _base, _fragment, index) => schemaName(json, index) },
   });
 }

@@ -18,8 +18,8 @@ export interface FakeHatch extends Hatch {
   problems: Awaited<ReturnType<Hatch['readiness']>>;
   /** A guest writes to its console. */
   writeConsole(text: string): void;
-  /** Resolves with every operation from now on held back until it is called. */
-  hold(): () => void;
+  /** Holds back whoever makes or starts a VM from now on; `reached` resolves when the first of them is there. */
+  hold(): { readonly reached: Promise<void>; readonly letGo: () => void };
   /** A key with these scopes, in this account (the first one when left out). */
   makeKey(scopes: readonly Scope[], accountId?: AccountId): string;
   readonly accountRows: Account[];
@@ -39,7 +39,7 @@ export function fakeHatch(clock: Clock): FakeHatch {
   const commands: ExecCommand[] = [];
   const lines: string[] = [];
   let news = Promise.withResolvers<void>();
-  let gate: Promise<void> = Promise.resolve();
+  let gate = (): Promise<void> => Promise.resolve();
 
   const hash = (secret: string): string => createHash('sha256').update(secret).digest('hex');
   const newAccount = (name: string, quotas: Partial<Quotas>): Account => {
@@ -177,14 +177,18 @@ export function fakeHatch(clock: Clock): FakeHatch {
       news = Promise.withResolvers();
     },
     hold: () => {
-      const { promise, resolve } = Promise.withResolvers<void>();
-      gate = promise;
-      return resolve;
+      const held = Promise.withResolvers<void>();
+      const reached = Promise.withResolvers<void>();
+      gate = () => {
+        reached.resolve();
+        return held.promise;
+      };
+      return { reached: reached.promise, letGo: held.resolve };
     },
     makeKey: (scopes, accountId = first.id) => newKey(accountId, 'test', scopes, null).secret,
     vms: {
       create: async (caller, request) => {
-        await gate;
+        await gate();
         const template = request.templateId === undefined ? null : ownTemplate(caller, request.templateId);
         const merged = mergeCreate(request, template, { imageId: 'img-default', vcpuCount: 1, memMib: 512 });
         if (merged.userData !== null) checkUserData(merged.userData);
@@ -256,7 +260,7 @@ export function fakeHatch(clock: Clock): FakeHatch {
         }),
       userData: async (caller, id) => own(caller, id).userData,
       start: async (caller, id) => {
-        await gate;
+        await gate();
         const vm = own(caller, id);
         if (vm.state !== 'stopped')
           throw new Failure('wrong_state', `The VM is ${vm.state}; it can be started when stopped.`, {

@@ -1,4 +1,4 @@
-import type { SwaggerTransform } from '@fastify/swagger';
+import type { SwaggerTransform, SwaggerTransformObject } from '@fastify/swagger';
 import type { FastifyContextConfig } from 'fastify';
 import type { TSchema } from 'typebox';
 import { ERRORS, type ErrorCode } from '../contract/errors.ts';
@@ -36,6 +36,24 @@ export const describeRoute: SwaggerTransform = ({ schema, url, route }) => {
       response: { ...successes(schema?.response, config), ...failures(errorsOf(parts, config)) },
     },
   };
+};
+
+/** Says of each body without a required field that it may be left out; the generator takes every body for required. */
+export const relaxBodies: SwaggerTransformObject = (document) => {
+  if (!('openapiObject' in document)) return document.swaggerObject;
+  const { openapiObject } = document;
+  const optional = new Set(
+    SCHEMAS.filter((schema) => asJson(schema)['required'] === undefined).map(
+      (schema, index) => `#/components/schemas/${schemaName(schema, index)}`,
+    ),
+  );
+  for (const path of Object.values(openapiObject.paths ?? {}))
+    for (const call of [path?.post, path?.patch]) {
+      const body = call?.requestBody;
+      const schema = body && 'content' in body ? asJson(body.content['application/json']?.schema) : {};
+      if (body && 'content' in body && optional.has(String(schema['$ref']))) body.required = false;
+    }
+  return openapiObject;
 };
 
 function whoMay({ access }: FastifyContextConfig): string {

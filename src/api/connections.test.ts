@@ -1,0 +1,148 @@
+import assert from 'node:assert/strict';
+import { once } from 'node:events';
+import { Agent, request, type IncomingMessage } from 'node:http';
+import { connect } from 'node:net';
+import { test } from 'node:test';
+import { text } from 'node:stream/consumers';
+import { systemClock } from '../base/clock.ts';
+import { until } from '../base/until.ts';
+import { field, testApi, type TestApi } from './test-client.ts';
+
+const patience = { clock: systemClock, signal: AbortSignal.timeout(10_000) };
+
+/** The API on a port of loopback. */
+async function listening(): Promise<TestApi & { readonly port: number }> {
+  const api = await testApi(systemClock);
+  await api.app.listen({ host: '127.0.0.1', port: 0 });
+  const address = api.app.server.address();
+  assert.ok(typeof address === 'object' && address !== null);
+  return { ...api, port: address.port };
+}
+
+function ask(
+  api: { readonly port: number; readonly key: string },
+  method: string,
+  path: string,
+  agent?: Agent,
+): { readonly sent: ReturnType<typeof request>; readonly answer: Promise<IncomingMessage> } {
+  const sent = request({
+    host: '127.0.0.1',
+    port: api.port,
+    method,
+    path,
+    ...(agent ? { agent } : {}),
+    headers: { authorization: `Bearer ${api.key}`, host: 'any.name.example:1234' },
+  });
+  const answer = once(sent, 'response').then(([message]: unknown[]) => message as IncomingMessage);
+  answer.catch(() => undefined);
+  sent.on('error', () => undefined);
+  sent.end();
+  return { sent, answer };
+}
+
+test('the console is followed as it is written, and close ends it within a second', async () => {
+  const api = await listening();
+  await api.call('POST', '/vms', { name: 'web' });
+  api.hatch.writeConsole('booting\n');
+  const answer = await ask(api, 'GET', '/vms/web/console?follow=true').answer;
+  assert.equal(answer.statusCode, 200);
+  assert.equal(answer.headers['content-type'], 'text/plain; charset=utf-8');
+  assert.equal(answer.headers['transfer-encoding'], 'chunked');
+  let seen = '';
+  answer.setEncoding('utf8').on('data', (more: string) => (seen += more));
+  await until(patience, () => (seen === 'booting\n' ? true : undefined));
+  api.hatch.writeConsole('login: ');
+  await until(patience, () => (seen === 'booting\nlogin: ' ? true : undefined));
+
+  const from = performance.now();
+  const ended = once(answer, 'end');
+  await api.app.close();
+  await ended;
+  assert.ok(performance.now() - from < 1000);
+});
+
+test('a silent console answers its head at once, and hanging up ends the following', async () => {
+  const api = await listening();
+  await api.call('POST', '/vms', { name: 'web' });
+  const signals: AbortSignal[] = [];
+  const { vms } = api.hatch;
+  const follow: typeof vms.followConsole = vms.followConsole.bind(vms);
+  Object.assign(api.hatch.vms, {
+    followConsole: (...given: Parameters<typeof follow>) => {
+      signals.push(given[3]);
+      return follow(...given);
+    },
+  });
+  const { sent, answer } = ask(api, 'GET', '/vms/web/console?follow=true&tail=0');
+  assert.equal((await answer).statusCode, 200);
+  const signal = await until(patience, () => signals[0]);
+  sent.destroy();
+  await until(patience, () => signal.aborted || undefined);
+  await api.app.close();
+});
+
+test('a caller who hangs up cancels nothing: its VM is made', async () => {
+  const api = await listening();
+  const { reached, letGo } = api.hatch.hold();
+  const { sent } = ask(api, 'POST', '/vms');
+  await reached;
+  const gone = new Promise((resolve) => sent.once('close', resolve));
+  sent.destroy();
+  await gone;
+  letGo();
+  await until(patience, () => (api.hatch.vmRows.size === 1 ? true : undefined));
+  await api.app.close();
+  assert.doesNotMatch(JSON.stringify(api.logged), /"level":"error"/);
+});
+
+test('close answers what still waits with 503 and ends within a second, while the work goes on', async () => {
+  const api = await listening();
+  const { reached, letGo } = api.hatch.hold();
+  const agent = new Agent({ keepAlive: true });
+  const idle = await ask(api, 'GET', '/healthz', agent).answer;
+  await text(idle);
+  const { answer } = ask(api, 'POST', '/vms');
+  await reached;
+  const from = performance.now();
+  await api.app.close();
+  assert.ok(performance.now() - from < 1000);
+  const refused = await answer;
+  assert.equal(refused.statusCode, 503);
+  assert.equal(refused.headers['retry-after'], '1');
+  const body: unknown = JSON.parse(await text(refused));
+  assert.equal(field(body, 'code'), 'unavailable');
+  letGo();
+  await until(patience, () => (api.hatch.vmRows.size === 1 ? true : undefined));
+  agent.destroy();
+});
+
+test('a connection is kept and used again', async () => {
+  const api = await listening();
+  const agent = new Agent({ keepAlive: true, maxSockets: 1 });
+  const ports = new Set<unknown>();
+  for (let i = 0; i < 3; i++) {
+    const { sent, answer } = ask(api, 'GET', '/vms', agent);
+    await text(await answer);
+    ports.add(sent.reusedSocket || i === 0);
+  }
+  assert.deepEqual([...ports], [true]);
+  agent.destroy();
+  await api.app.close();
+});
+
+test('what is not HTTP is refused in the shape of every other error', async () => {
+  const api = await listening();
+  const say = async (bytes: string): Promise<string> => {
+    const socket = connect(api.port, '127.0.0.1');
+    socket.end(bytes);
+    return text(socket);
+  };
+  const nonsense = await say('HELLO\r\n\r\n');
+  assert.match(nonsense, /^HTTP\/1\.1 400 /);
+  assert.match(nonsense, /"code":"invalid_request".*"request_id":"req-/);
+  assert.match(
+    await say(`GET / HTTP/1.1\r\nhost: x\r\nx: ${'y'.repeat(40_000)}\r\n\r\n`),
+    /"code":"too_large"/,
+  );
+  await api.app.close();
+});
