@@ -1,0 +1,46 @@
+import { runCli } from '../../src/clients/cli/program.ts';
+import type { Io } from '../../src/clients/cli/io.ts';
+
+export interface Ran {
+  readonly code: number;
+  readonly out: string;
+  readonly err: string;
+  /** The program it became, with its arguments. */
+  readonly became: readonly string[] | undefined;
+}
+
+/** Runs `hatch` in a world that is only told of: 2026-03-06 11:30 UTC, no terminal, no home unless given. */
+export async function hatch(
+  words: readonly string[],
+  world: {
+    readonly env?: Io['env'];
+    readonly cwd?: string;
+    readonly home?: string;
+    readonly stdin?: string;
+    /** What a person at the terminal answers; without it there is no terminal. */
+    readonly answer?: string;
+  } = {},
+): Promise<Ran> {
+  const ran = { out: '', err: '' };
+  let became: readonly string[] | undefined;
+  const atTerminal = world.answer !== undefined;
+  const code = await runCli(words, {
+    out: (text) => (ran.out += text),
+    err: (text) => (ran.err += text),
+    terminal: { stdin: atTerminal, stdout: atTerminal, stderr: false },
+    env: world.env ?? {},
+    cwd: world.cwd ?? '/nonexistent',
+    home: world.home ?? '/nonexistent',
+    root: '/nonexistent/hatch',
+    now: () => Date.UTC(2026, 2, 6, 11, 30),
+    readStdin: async () => world.stdin ?? '',
+    ask: async (question) => {
+      ran.out += question;
+      return world.answer ?? '';
+    },
+    become: (program, args) => {
+      became = [program, ...args];
+    },
+  });
+  return { code, ...ran, became };
+}
