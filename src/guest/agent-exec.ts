@@ -37,9 +37,10 @@ export function execArguments(command: ExecCommand, nonce: string): string {
     path: '/bin/sh',
     arg: [
       ...['-c', RUNNER, 'hatch-exec', nonce, seconds.toFixed(3), String(Math.ceil(seconds))],
+      // Never `-`, which is the folder before.
+      cwd.startsWith('/') ? cwd : `./${cwd}`,
+      String(env.length),
       ...env,
-      // The program's own shell, so that `cd` and a program that is not there speak on the program's stderr.
-      ...['/bin/sh', '-c', 'cd -- "$0" || exit 126; exec "$@"', cwd.startsWith('/') ? cwd : `./${cwd}`],
       ...argv.map((arg) => arg.toWellFormed()),
     ],
     'capture-output': true,
@@ -56,7 +57,7 @@ export function execResult(status: unknown, nonce: string): ExecResult | undefin
   };
   const stderr = bytes('err-data');
   const at = stderr.lastIndexOf(`\n${nonce} `);
-  const [, exitCode, timedOut, outCut, errCut] =
+  const [, exitCode, timedOut] =
     at === -1
       ? []
       : stderr
@@ -64,18 +65,19 @@ export function execResult(status: unknown, nonce: string): ExecResult | undefin
           .toString('latin1')
           .trim()
           .split(' ');
-  if (exitCode === undefined || errCut === undefined) {
+  if (exitCode === undefined || timedOut === undefined) {
     const said = stderr.subarray(-200).toString('utf8').trim();
     throw new AgentRefused(
       `The guest did not finish running the command${said ? `: ${said}` : ''}.`,
       'GenericError',
     );
   }
+  const [out, err] = [kept(bytes('out-data')), kept(stderr.subarray(0, at))];
   return {
     exitCode: timedOut === '1' ? null : Number(exitCode),
-    stdout: text(bytes('out-data'), outCut === '1'),
-    stderr: text(stderr.subarray(0, at), errCut === '1'),
-    truncated: outCut === '1' || errCut === '1',
+    stdout: out.text,
+    stderr: err.text,
+    truncated: out.cut || err.cut,
     timedOut: timedOut === '1',
   };
 }
@@ -92,18 +94,22 @@ function checkText(field: string, value: string): void {
 }
 
 /** What is no UTF-8 becomes U+FFFD; a character cut in two at the limit is left out. */
-function text(bytes: Buffer, cut: boolean): string {
-  return new TextDecoder('utf-8', { ignoreBOM: true }).decode(bytes, { stream: cut });
+function kept(bytes: Buffer): { readonly text: string; readonly cut: boolean } {
+  const cut = bytes.length > MOST_OUTPUT_BYTES;
+  const decoder = new TextDecoder('utf-8', { ignoreBOM: true });
+  return { text: decoder.decode(bytes.subarray(0, MOST_OUTPUT_BYTES), { stream: cut }), cut };
 }
 
 /**
- * Runs in the guest, in any POSIX sh: `hatch-exec NONCE SECONDS WHOLE_SECONDS [K=V...] PROGRAM ARG...`.
+ * Runs in the guest, in any POSIX sh: `hatch-exec NONCE SECONDS WHOLE_SECONDS CWD COUNT [K=V...] PROGRAM ARG...`.
  *
  * The agent reports an exit only when nobody holds the outputs it captures any more, and gives no time limit. So the
- * program writes into pipes of the runner's: a reader keeps the first MiB of each and swallows the rest for as long as
+ * program writes into pipes of the runner's: a reader keeps a little over 1 MiB of each and swallows the rest for as long as
  * anyone holds the pipe. When the program itself has ended, the runner waits until the readers have taken what is there (a
- * reader that sleeps has emptied its pipe), prints what was kept and then, on stderr, a line with the nonce, the exit code,
- * and whether the time was over, stdout and stderr were cut.
+ * reader that sleeps has emptied its pipe), prints what was kept and then, on stderr, a line with the nonce, the exit code
+ * and whether the time was over.
+ *
+ * Every program started costs an emulated guest some 50 ms, so there are few of them.
  *
  * At the end of its time everything in the program's control group dies (cgroup v2, cgroup.kill, Linux 5.14), and everything
  * in its session: that is all there is without such a group.
@@ -114,17 +120,17 @@ shift 3
 exec 3<&0 5>&2 </dev/null 2>/dev/null
 unset INVOCATION_ID JOURNAL_STREAM NOTIFY_SOCKET SYSTEMD_EXEC_PID
 export HOME="\${HOME:-/root}" PATH="\${PATH:-/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin}"
-for top in /dev/shm /run /tmp; do
-  d=$(mktemp -d "$top/hatch-exec.XXXXXX") && break
-done
-[ "$d" ] && mkfifo "$d/out.pipe" "$d/err.pipe" || { echo 'no folder to keep the output in' >&5; exit 1; }
-cg=
+groups=/sys/fs/cgroup/hatch-exec cg=
 if [ -f /sys/fs/cgroup/cgroup.controllers ]; then
-  groups=/sys/fs/cgroup/hatch-exec
-  rmdir "$groups"/*
-  mkdir -p "$groups/$nonce" && [ -w "$groups/$nonce/cgroup.kill" ] && cg=$groups/$nonce
+  for old in "$groups"/*/; do [ -d "$old" ] && rmdir "$old"; done
+  cg=$groups/$nonce
 fi
-setsid=$(command -v setsid)
+for top in /dev/shm /run /tmp; do
+  d=$top/hatch-exec.$nonce
+  mkdir -m 700 "$d" && break
+done
+mkfifo "$d/out.pipe" "$d/err.pipe" || { echo 'no folder to keep the output in' >&5; exit 1; }
+hatch_setsid=$(command -v setsid)
 
 keep() {
   exec 4<"$d/$1.pipe"
@@ -150,8 +156,6 @@ settle() {
     sleep 0.01 || sleep 1
   done
 }
-size() { wc -c <"$d/$1"; }
-cut_off() { [ "$(size "$1")" -gt ${MOST_OUTPUT_BYTES} ] && echo 1 || echo 0; }
 kill_all() {
   [ "$cg" ] && echo 1 >"$cg/cgroup.kill"
   kill -KILL "$main"
@@ -184,11 +188,19 @@ watch() {
 (keep out) 3<&- 5>&- >/dev/null 2>&1 &
 (keep err) 3<&- 5>&- >/dev/null 2>&1 &
 (
-  # Another runner may have tidied the group away before anyone was in it.
+  # Again, if another runner tidied the group away before anyone was in it.
   for try in 1 2 3; do
     [ "$cg" ] && mkdir -p "$cg" && echo 0 >"$cg/cgroup.procs" && break
   done 2>/dev/null
-  exec $setsid env -- "$@"
+  cd "$1" || exit 126
+  hatch_left=$2
+  shift 2
+  while [ $hatch_left -gt 0 ]; do
+    export "$1"
+    shift
+    hatch_left=$((hatch_left - 1))
+  done
+  exec $hatch_setsid "$@"
 ) <&3 3<&- 5>&- >"$d/out.pipe" 2>"$d/err.pipe" &
 main=$!
 exec 3<&-
@@ -202,9 +214,9 @@ settle out
 settle err
 over=0
 [ -e "$d/over" ] && over=1
-head -c ${MOST_OUTPUT_BYTES} "$d/out"
-head -c ${MOST_OUTPUT_BYTES} "$d/err" >&5
-printf '\\n%s %s %s %s %s\\n' "$nonce" "$code" "$over" "$(cut_off out)" "$(cut_off err)" >&5
+[ -s "$d/out" ] && cat "$d/out"
+[ -s "$d/err" ] && cat "$d/err" >&5
+printf '\\n%s %s %s\\n' "$nonce" "$code" "$over" >&5
 [ "$cg" ] && rmdir "$cg"
 rm -rf "$d"
 `;

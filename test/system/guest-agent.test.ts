@@ -1,0 +1,96 @@
+import assert from 'node:assert/strict';
+import { after, test } from 'node:test';
+import { systemClock } from '../../src/base/clock.ts';
+import { raceAbort } from '../../src/base/deadline.ts';
+import { silent } from '../../src/base/logger.ts';
+import type { ExecResult, GuestAgent } from '../../src/guest/agent.ts';
+import { openAgent } from '../../src/guest/agent-client.ts';
+import { agentSuite } from '../../src/guest/agent-suite.ts';
+import { waitReady } from '../../src/guest/readiness.ts';
+import { bootRawGuest } from '../support/raw-guest.ts';
+
+const KEYS = [
+  'ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIEXAMPLEEXAMPLE me@here',
+  `ssh-rsa AAAAB3NzaOdd it's "quoted" $(touch /pwned)`,
+];
+// A list of users without `default`: the kind of user-data that leaves the image's own user out.
+const USER_DATA =
+  '#cloud-config\nusers:\n  - name: alice\nwrite_files:\n  - {path: /marker, content: "é"}\n# no end of line';
+
+const guest = await bootRawGuest({ userData: USER_DATA, sshAuthorizedKeys: KEYS });
+after(() => guest.remove());
+const open = (): GuestAgent =>
+  openAgent({ connect: (signal) => guest.agent(signal), clock: systemClock, log: silent });
+
+const exec = (agent: GuestAgent, command: string, timeoutMs = 60_000): Promise<ExecResult> =>
+  agent.exec(
+    { command, cwd: null, env: {}, stdin: null, timeoutMs },
+    AbortSignal.timeout(timeoutMs + 30_000),
+  );
+
+test('the agent is waited for from the first moment and answers when the guest is up', async (t) => {
+  const agent = open();
+  const start = performance.now();
+  const signal = AbortSignal.timeout(240_000);
+  try {
+    assert.equal(await waitReady({ agent, clock: systemClock }, signal), 'agent');
+  } catch (error) {
+    throw new Error(`the guest did not answer; its console ends:\n${await guest.console()}`, {
+      cause: error,
+    });
+  }
+  t.diagnostic(`agent answered after ${((performance.now() - start) / 1000).toFixed(1)} s`);
+  agent.close();
+});
+
+test('the seed did what it is for, under a user-data that leaves out the default user', async () => {
+  const agent = open();
+  const status = await exec(agent, 'cloud-init status --wait --long', 240_000);
+  assert.match(status.stdout, /^status: done$/m, status.stdout + status.stderr);
+  const user = guest.image.manifest.default_user;
+  const seen = await exec(
+    agent,
+    `cat ~${user}/.ssh/authorized_keys; ls /pwned; stat -c '%a %U' ~${user}/.ssh/authorized_keys`,
+  );
+  assert.equal(seen.stdout, `${KEYS.join('\n')}\n600 ${user}\n`);
+  assert.equal((await exec(agent, `su ${user} -c 'sudo -n id -u'`)).stdout, '0\n');
+  assert.equal((await exec(agent, 'cat /var/lib/cloud/instance/user-data.txt')).stdout, USER_DATA);
+  assert.equal((await exec(agent, 'cat /marker; hostname; id -un alice')).stdout, 'éraw\nalice\n');
+  agent.close();
+});
+
+agentSuite('on a real guest', { open, mostMs: 60_000 });
+
+test('a guest that stood still answers late, and its late answer is not taken for another', async () => {
+  const agent = open();
+  await agent.ping(AbortSignal.timeout(30_000));
+  await guest.stand(true);
+  await assert.rejects(agent.info(AbortSignal.timeout(1500)), { name: 'TimeoutError' });
+  await guest.stand(false);
+  assert.equal((await exec(agent, 'echo here')).stdout, 'here\n');
+  agent.close();
+});
+
+test('a channel that was cut is opened again, and an agent has no owner left over', async () => {
+  for (let i = 0; i < 3; i++) {
+    const agent = open();
+    assert.equal((await exec(agent, `echo ${i}`)).stdout, `${i}\n`);
+    agent.close();
+  }
+});
+
+test('the guest gets the clock of the host', async () => {
+  const agent = open();
+  await exec(agent, "date -s '2001-02-03 04:05:06'");
+  await agent.setTime(AbortSignal.timeout(30_000));
+  const { stdout } = await exec(agent, 'date +%s');
+  assert(Math.abs(Number(stdout) - Date.now() / 1000) < 10, stdout);
+  agent.close();
+});
+
+test('a guest that is asked to goes down', async () => {
+  const agent = open();
+  await agent.shutdown('powerdown', AbortSignal.timeout(30_000));
+  agent.close();
+  await raceAbort(guest.ended, AbortSignal.timeout(120_000));
+});
