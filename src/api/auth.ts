@@ -17,9 +17,10 @@ export const ANY_KEY: readonly Scope[] = ['read', 'write', 'admin', 'operator'];
 
 /**
  * Guards every route by its `access`, before a body is read: 401 without a good key, 403 without the scope. A route that
- * does not say who may use it keeps the server from coming up, so none is open by forgetting.
+ * does not say who may use it keeps the server from coming up, so none is open by forgetting. `countRequest` is told each request's
+ * key and throws when it sends too many.
  */
-export function guardRoutes(app: App, hatch: Hatch): void {
+export function guardRoutes(app: App, hatch: Hatch, countRequest: (key: string) => void): void {
   app.decorateRequest('caller', null);
   app.addHook('onRoute', (route: RouteOptions) => {
     // The pages of the description come out of a package and know nothing of keys.
@@ -34,6 +35,7 @@ export function guardRoutes(app: App, hatch: Hatch): void {
     const caller = await hatch.accounts.authenticate(keyOf(request));
     if (!caller) throw new Failure('unauthorized', 'This API key is unknown, expired or revoked.');
     request.caller = caller;
+    countRequest(caller.keyId);
     if (!access.some((scope) => caller.scopes.has(scope))) throw lacking(access[0] ?? 'operator', access);
   });
 }

@@ -85,7 +85,8 @@ function successes(response: unknown, config: FastifyContextConfig): Record<stri
 /** The codes a route may answer with: those of its kind and its own. */
 function errorsOf(schema: { body?: unknown; params?: unknown }, config: FastifyContextConfig): ErrorCode[] {
   const codes = new Set<ErrorCode>(['invalid_request', 'internal', ...(config.errors ?? [])]);
-  if (config.access !== 'open') for (const code of ['unauthorized', 'forbidden'] as const) codes.add(code);
+  if (config.access !== 'open')
+    for (const code of ['unauthorized', 'forbidden', 'rate_limited'] as const) codes.add(code);
   if (schema.params !== undefined) codes.add('not_found');
   if (schema.body !== undefined)
     for (const code of ['too_large', 'unsupported_media_type'] as const) codes.add(code);

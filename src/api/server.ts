@@ -19,6 +19,7 @@ import { keyRoutes } from './keys.ts';
 import { accompanyRequests, closeInTime, newRequestId } from './lifecycle.ts';
 import { answerUnknownPaths } from './paths.ts';
 import { templateRoutes } from './templates.ts';
+import { rateLimiter, type RateLimit } from './rate-limit.ts';
 import { serializerCompiler, validatorCompiler } from './validation.ts';
 import { vmRoutes } from './vms.ts';
 
@@ -26,6 +27,8 @@ import { vmRoutes } from './vms.ts';
 export interface ApiOptions {
   /** PEM texts; plain HTTP without. */
   readonly tls?: { readonly cert: string; readonly key: string } | undefined;
+  /** Per key; none without. */
+  readonly rateLimit?: RateLimit | undefined;
 }
 
 /** A whole request, body included, must have come within this, in milliseconds. */
@@ -37,7 +40,10 @@ const KEEP_ALIVE_MS = 72_000;
  * Builds the API over a Hatch. Nothing listens yet: call `listen({ host, port })`; `close()` ends within a second, whatever
  * is under way. Tests call `inject` without a port.
  */
-export async function createApi(deps: ApiDeps, { tls }: ApiOptions = {}): Promise<App> {
+export async function createApi(
+  deps: ApiDeps,
+  { tls, rateLimit = { perSecond: 0, burst: 0 } }: ApiOptions = {},
+): Promise<App> {
   const { hatch, log, clock, version } = deps;
   const app: App = fastify({
     bodyLimit: BODY_BYTES,
@@ -62,7 +68,7 @@ export async function createApi(deps: ApiDeps, { tls }: ApiOptions = {}): Promis
   takeJsonOnly(app);
   accompanyRequests(app, { log, clock });
   const streams = closeInTime(app, clock);
-  guardRoutes(app, hatch);
+  guardRoutes(app, hatch, rateLimiter(clock, rateLimit));
   answerUnknownPaths(app);
   await describeRoutes(app, version);
 
