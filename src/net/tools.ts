@@ -1,0 +1,149 @@
+import { CommandFailed, type Argv, type Run } from '../host/run.ts';
+import { NetError } from './network.ts';
+
+/** The programs the network is made with (iproute2, nftables, dnsmasq), their JSON read, their failures as sentences. */
+
+/** Each program, the Debian package it is in, and a harmless call that shows it is there. */
+const PROGRAMS: readonly { readonly probe: Argv; readonly package: string }[] = [
+  { probe: ['ip', '-V'], package: 'iproute2' },
+  { probe: ['nft', '--version'], package: 'nftables' },
+  { probe: ['dnsmasq', '--version'], package: 'dnsmasq-base' },
+  { probe: ['dhcp_release'], package: 'dnsmasq-utils' },
+];
+
+/** Throws NetError `missing` naming program and package when one is not installed. */
+export async function checkTools(run: Run): Promise<void> {
+  for (const { probe } of PROGRAMS) await command(run, probe, { okExitCodes: [0, 1] });
+}
+
+/** Runs a command; its failure is a NetError. Gives what it printed. */
+export async function command(
+  run: Run,
+  argv: Argv,
+  options: { readonly input?: string; readonly okExitCodes?: readonly number[] } = {},
+): Promise<string> {
+  try {
+    return (await run(argv, { timeoutMs: 15_000, ...options })).stdout;
+  } catch (error) {
+    throw asNetError(error);
+  }
+}
+
+/** Several `ip` commands in one process, in order; the first that fails ends it. */
+export async function ipBatch(run: Run, lines: readonly string[]): Promise<void> {
+  if (lines.length > 0) await command(run, ['ip', '-batch', '-'], { input: lines.join('\n') + '\n' });
+}
+
+/** Applies nftables text in one transaction: all of it or nothing. */
+export async function nftApply(run: Run, text: string): Promise<void> {
+  if (text !== '') await command(run, ['nft', '-f', '-'], { input: text });
+}
+
+/** One object of `nft -j`: a table, set, chain, rule, each under its own key. */
+export type NftObject = Readonly<Record<string, Readonly<Record<string, unknown>> | undefined>>;
+
+/** What `nft -j list ...` shows; undefined when there is no such thing. */
+export async function nftList(
+  run: Run,
+  ...what: readonly string[]
+): Promise<readonly NftObject[] | undefined> {
+  try {
+    const { stdout } = await run(['nft', '-j', 'list', ...what]);
+    return (JSON.parse(stdout) as { nftables: readonly NftObject[] }).nftables;
+  } catch (error) {
+    if (error instanceof CommandFailed && /No such file or directory/.test(error.stderrTail))
+      return undefined;
+    throw asNetError(error);
+  }
+}
+
+/** A link as `ip -json -details address show` has it. */
+export interface Link {
+  readonly ifname: string;
+  readonly ifindex: number;
+  readonly flags: readonly string[];
+  readonly mtu: number;
+  readonly master?: string;
+  readonly ifalias?: string;
+  readonly linkinfo?: {
+    readonly info_kind?: string;
+    readonly info_slave_data?: { readonly isolated?: boolean };
+  };
+  readonly addr_info: readonly {
+    readonly family: string;
+    readonly local?: string;
+    readonly prefixlen: number;
+  }[];
+}
+
+/** All links with their addresses, or the one named; empty when that is not there. */
+export async function listLinks(run: Run, name?: string): Promise<readonly Link[]> {
+  try {
+    const { stdout } = await run([
+      'ip',
+      '-json',
+      '-details',
+      'address',
+      'show',
+      ...(name ? ['dev', name] : []),
+    ]);
+    return (JSON.parse(stdout || '[]') as readonly (Link | Record<string, never>)[]).filter(
+      (link): link is Link => 'ifname' in link,
+    );
+  } catch (error) {
+    if (error instanceof CommandFailed && /does not exist/.test(error.stderrTail)) return [];
+    throw asNetError(error);
+  }
+}
+
+export interface Route {
+  /** `default` or a network; a single address has no prefix. */
+  readonly dst: string;
+  readonly dev?: string;
+  readonly type?: string;
+}
+
+/** The IPv4 routes of all tables but the one of local addresses. */
+export async function listRoutes(run: Run): Promise<readonly Route[]> {
+  const shown = await command(run, ['ip', '-4', '-json', 'route', 'show', 'table', 'all']);
+  const routes = JSON.parse(shown || '[]') as readonly (Route & { readonly table?: string })[];
+  return routes.filter((route) => route.table !== 'local');
+}
+
+/** A failure of the machine as a NetError; what is one already stays. */
+export function asNetError(error: unknown): unknown {
+  if (error instanceof NetError) return error;
+  if (error instanceof CommandFailed) {
+    const [program] = error.argv;
+    if (error.missing) {
+      const found = PROGRAMS.find(({ probe }) => probe[0] === program)?.package;
+      const hint = found === undefined ? 'install it' : `install the package ${found}`;
+      return new NetError(`the program ${program} is not installed; ${hint}`, {
+        kind: 'missing',
+        cause: error,
+      });
+    }
+    if (/not permitted|permission denied|must be root/i.test(error.stderrTail)) {
+      return new NetError('the host does not let us change its network; run hatchd as root', {
+        kind: 'no_permission',
+        cause: error,
+      });
+    }
+    if (/no space left/i.test(error.stderrTail)) {
+      return new NetError('the disk is full', { kind: 'no_space', cause: error });
+    }
+    return new NetError(error.message, { cause: error });
+  }
+  if (error instanceof Error && 'code' in error) {
+    if (error.code === 'ENOSPC' || error.code === 'EDQUOT') {
+      return new NetError('the disk is full', { kind: 'no_space', cause: error });
+    }
+    if (error.code === 'EACCES' || error.code === 'EPERM') {
+      return new NetError('a file of the network could not be written; run hatchd as root', {
+        kind: 'no_permission',
+        cause: error,
+      });
+    }
+  }
+  return error;
+}
