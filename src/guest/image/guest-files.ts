@@ -1,13 +1,5 @@
-/**
- * What the default image says in its own files, beyond what Debian's packages put there. Systemd units, udev rules and
- * networkd settings as their manuals have them; why each is there stands beside it.
- */
-export interface GuestFile {
-  readonly path: string;
-  readonly content: string;
-  /** Runs as a program. */
-  readonly executable?: true;
-}
+import { CLOUD_INIT_FILES } from './guest-cloud-init.ts';
+import type { GuestFile } from './guest-file.ts';
 
 /** First line of the resolv.conf we own: whoever writes another one there owns the file. */
 const RESOLV_MARK =
@@ -188,56 +180,6 @@ blacklist serio_raw
   },
 ];
 
-const NOT_DISABLED = `ConditionKernelCommandLine=!cloud-init=disabled
-ConditionPathExists=!/etc/cloud/cloud-init.disabled
-`;
-
-const cloudInit: readonly GuestFile[] = [
-  {
-    // ssh_genkeytypes: an RSA key is seconds of emulated processor. locale: false: it is set, nothing is to be generated.
-    path: '/etc/cloud/cloud.cfg.d/90_hatch.cfg',
-    content: `datasource_list: [NoCloud, None]
-network: {config: disabled}
-manage_etc_hosts: true
-locale: false
-ssh_genkeytypes: [ed25519]
-ssh_deletekeys: true
-disable_root: true
-growpart: {mode: "off"}
-resize_rootfs: false
-cloud_init_modules: [seed_random, bootcmd, write-files, disk_setup, mounts, set_hostname, update_hostname, update_etc_hosts, ca-certs, users-groups, ssh]
-cloud_config_modules: [ssh-import-id, keyboard, locale, set-passwords, apt-pipelining, apt-configure, ntp, timezone, runcmd]
-cloud_final_modules: [package-update-upgrade-install, write-files-deferred, puppet, chef, ansible, salt-minion, scripts-vendor, scripts-per-once, scripts-per-boot, scripts-per-instance, scripts-user, phone-home, final-message, power-state-change]
-`,
-  },
-  {
-    path: '/etc/systemd/system/cloud-init-local.service',
-    content: `# As the package has it, but without its place before the network: the network here is not cloud-init's to configure,
-# so the lease is asked for while cloud-init starts.
-[Unit]
-Description=Initial cloud-init job (pre-networking)
-${NOT_DISABLED}DefaultDependencies=no
-After=systemd-remount-fs.service
-Before=shutdown.target
-Before=sysinit.target
-Conflicts=shutdown.target
-RequiresMountsFor=/var/lib/cloud
-
-[Service]
-Type=oneshot
-ExecStart=/usr/bin/cloud-init init --local
-RemainAfterExit=yes
-TimeoutSec=0
-StandardOutput=journal+console
-`,
-  },
-  // The generator that enables cloud-init costs more than it finds out here: the target is simply wanted.
-  ...['cloud-init', 'cloud-config', 'cloud-final'].map((unit) => ({
-    path: `/etc/systemd/system/${unit}.service.d/hatch.conf`,
-    content: `[Unit]\n${NOT_DISABLED}${unit === 'cloud-config' ? '# SSH first: it is what people wait for.\nAfter=ssh.service\n' : ''}`,
-  })),
-];
-
 const system: readonly GuestFile[] = [
   { path: '/etc/hostname', content: 'hatch\n' },
   { path: '/etc/hosts', content: '127.0.0.1 localhost\n127.0.1.1 hatch\n' },
@@ -257,12 +199,15 @@ Acquire::Languages "none";
   },
 ];
 
-/** Every file the recipe adds or replaces. */
+/**
+ * Every file the recipe adds to what Debian's packages bring, or puts in its place: systemd units, udev rules, networkd
+ * settings, as their manuals have them.
+ */
 export const GUEST_FILES: readonly GuestFile[] = [
   ...system,
   ...network,
   ...agent,
   ...power,
   ...boot,
-  ...cloudInit,
+  ...CLOUD_INIT_FILES,
 ];

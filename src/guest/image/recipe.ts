@@ -1,5 +1,6 @@
 import { createHash } from 'node:crypto';
-import { GUEST_FILES, type GuestFile } from './guest-files.ts';
+import type { GuestFile } from './guest-file.ts';
+import { GUEST_FILES } from './guest-files.ts';
 import { INITRD_INIT } from './initrd-init.ts';
 
 /** All that decides what is in the image. Nothing of the machine that builds it belongs here. */
