@@ -176,9 +176,7 @@ export interface Vms {
   /** Removes the row with its operations and journal; its events stay. */
   remove(id: VmId, owner: Owner): Promise<boolean>;
   /** What is taken on this host, for choosing what is not: IPs, MACs, SSH ports. */
-  taken(
-    hostId: string,
-  ): Promise<{
+  taken(hostId: string): Promise<{
     readonly ips: ReadonlySet<string>;
     readonly macs: ReadonlySet<string>;
     readonly sshPorts: ReadonlySet<number>;

@@ -1,0 +1,73 @@
+import type { Selectable, Transaction } from 'kysely';
+import { newId, parseId } from '../../base/ids.ts';
+import type { HatchEvent } from '../../model/records.ts';
+import type { Events, NewEvent } from '../store.ts';
+import { fromJson, toJson, toText } from './columns.ts';
+import { transact, type Engine } from './engine.ts';
+import { pageStart } from './page.ts';
+import type { EventsTable, Tables } from './tables.ts';
+
+/** The events' table behind its interface. */
+export function events(engine: Engine): Events {
+  const { db } = engine;
+  return {
+    add: (event) => transact(engine, (trx) => addEvent(engine, trx, event)),
+    async list({ accountId, vmId, kind }, page) {
+      let query = db.selectFrom('events').selectAll();
+      if (accountId !== undefined) query = query.where('account_id', '=', accountId);
+      const visible = query;
+      const start = await pageStart(page, async (after) => {
+        const id = parseId('evt', after);
+        return id && visible.where('id', '=', id).executeTakeFirst();
+      });
+      if (vmId !== undefined) query = query.where('vm_id', '=', vmId);
+      if (kind !== undefined) query = query.where('kind', '=', kind);
+      const rows = await query.where('seq', '<', start).orderBy('seq', 'desc').limit(page.limit).execute();
+      return rows.map(toEvent);
+    },
+    async get(id) {
+      const row = await db.selectFrom('events').selectAll().where('id', '=', id).executeTakeFirst();
+      return row ? toEvent(row) : null;
+    },
+    async prune(before) {
+      const { numDeletedRows } = await db.deleteFrom('events').where('at', '<', before).executeTakeFirst();
+      return Number(numDeletedRows);
+    },
+  };
+}
+
+/** Writes an event in a transaction, best as its last row: others with events wait until it ends. */
+export async function addEvent(
+  { clock, lineUpEvents }: Pick<Engine, 'clock' | 'lineUpEvents'>,
+  trx: Transaction<Tables>,
+  { accountId, vmId, kind, message, data = {} }: NewEvent,
+): Promise<HatchEvent> {
+  await lineUpEvents(trx);
+  const row = await trx
+    .insertInto('events')
+    .values({
+      id: newId('evt'),
+      account_id: accountId,
+      vm_id: vmId,
+      kind,
+      message: toText(message),
+      data: toJson(data),
+      at: clock.now(),
+    })
+    .returningAll()
+    .executeTakeFirstOrThrow();
+  return toEvent(row);
+}
+
+function toEvent(row: Selectable<EventsTable>): HatchEvent {
+  return {
+    id: row.id,
+    seq: row.seq,
+    accountId: row.account_id,
+    vmId: row.vm_id,
+    kind: row.kind,
+    message: row.message,
+    data: fromJson(row.data),
+    at: row.at,
+  };
+}

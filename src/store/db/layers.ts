@@ -1,0 +1,98 @@
+import type { Selectable } from 'kysely';
+import type { LayerId } from '../../base/ids.ts';
+import type { Layer } from '../../model/records.ts';
+import type { Layers } from '../store.ts';
+import { toFlag } from './columns.ts';
+import { orTaken, type Engine } from './engine.ts';
+import type { LayersTable } from './tables.ts';
+import { Violation } from './violation.ts';
+
+/** The layers' table behind its interface. */
+export function layers({ db, clock }: Engine): Layers {
+  const get = async (id: LayerId): Promise<Layer | null> => {
+    const row = await db.selectFrom('layers').selectAll().where('id', '=', id).executeTakeFirst();
+    return row ? toLayer(row) : null;
+  };
+  return {
+    create: (layer) =>
+      orTaken({ layers_id: 'id' }, async () =>
+        toLayer(
+          await db
+            .insertInto('layers')
+            .values({
+              id: layer.id,
+              host_id: layer.hostId,
+              kind: layer.kind,
+              path: layer.path,
+              format: layer.format,
+              parent_id: layer.parentId,
+              image_account_id: layer.imageAccountId,
+              image_id: layer.imageId,
+              frozen: toFlag(layer.frozen),
+              created_at: clock.now(),
+            })
+            .returningAll()
+            .executeTakeFirstOrThrow(),
+        ),
+      ),
+    get,
+    async chain(id) {
+      // A layer's parent was there before it, so there is an end.
+      const chain: Layer[] = [];
+      for (let next = await get(id); next; next = next.parentId === null ? null : await get(next.parentId)) {
+        chain.push(next);
+      }
+      return chain;
+    },
+    async freeze(id) {
+      await db.updateTable('layers').set({ frozen: 1 }).where('id', '=', id).execute();
+    },
+    async removeIfUnused(id) {
+      try {
+        await db
+          .deleteFrom('layers')
+          .where('id', '=', id)
+          .where((eb) =>
+            eb.not(eb.exists(eb.selectFrom('vms').select('vms.id').where('vms.layer_id', '=', id))),
+          )
+          .where((eb) =>
+            eb.not(
+              eb.exists(
+                eb.selectFrom('layers as above').select('above.id').where('above.parent_id', '=', id),
+              ),
+            ),
+          )
+          .execute();
+      } catch (error) {
+        // Somebody began to use it in this very moment.
+        if (error instanceof Violation && error.kind === 'foreign') return false;
+        throw error;
+      }
+      return (await get(id)) === null;
+    },
+    async ofHost(hostId) {
+      const rows = await db
+        .selectFrom('layers')
+        .selectAll()
+        .where('host_id', '=', hostId)
+        .orderBy('seq', 'desc')
+        .execute();
+      return rows.map(toLayer);
+    },
+  };
+}
+
+function toLayer(row: Selectable<LayersTable>): Layer {
+  return {
+    id: row.id,
+    hostId: row.host_id,
+    kind: row.kind,
+    path: row.path,
+    format: row.format,
+    parentId: row.parent_id,
+    imageAccountId: row.image_account_id,
+    imageId: row.image_id,
+    frozen: row.frozen === 1,
+    createdAt: row.created_at,
+  };
+}

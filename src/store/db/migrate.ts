@@ -1,0 +1,54 @@
+import { Migrator, type Migration, type MigrationProvider } from 'kysely/migration';
+import { Failure } from '../../model/failure.ts';
+import type { Engine } from './engine.ts';
+import { first } from './migrations/001-first.ts';
+
+const TABLE = 'hatch_migrations';
+
+/** The migrations in their order. They only go forward, and one that was released is never changed. */
+export function migrations(engine: Engine['name']): Record<string, Migration> {
+  return { '001-first': first(engine) };
+}
+
+/**
+ * Brings the schema up to date: what is missing is done in one transaction, while nobody else migrates. Throws
+ * `unavailable` when the database is of a newer Hatch.
+ */
+export async function migrate(
+  { db }: Pick<Engine, 'db'>,
+  known: Readonly<Record<string, Migration>>,
+): Promise<readonly string[]> {
+  const provider: MigrationProvider = { getMigrations: async () => ({ ...known }) };
+  const migrator = new Migrator({
+    db,
+    provider,
+    migrationTableName: TABLE,
+    migrationLockTableName: `${TABLE}_lock`,
+  });
+  const { error, results } = await migrator.migrateToLatest();
+  if (error === undefined) return (results ?? []).map((result) => result.migrationName);
+  const newer = (await executed(db)).filter((name) => !Object.hasOwn(known, name));
+  if (newer.length > 0) {
+    throw new Failure(
+      'unavailable',
+      `The database was made by a newer Hatch (it has ${newer.join(', ')}, which this one does not know). Use that version again, or give this one another DATABASE_URL.`,
+      { cause: error },
+    );
+  }
+  throw error instanceof Error
+    ? error
+    : new Error('the schema could not be brought up to date', { cause: error });
+}
+
+async function executed(db: Engine['db']): Promise<readonly string[]> {
+  try {
+    const rows = await db
+      .withTables<{ hatch_migrations: { name: string } }>()
+      .selectFrom(TABLE)
+      .select('name')
+      .execute();
+    return rows.map((row) => row.name);
+  } catch {
+    return [];
+  }
+}

@@ -1,0 +1,65 @@
+import type { Clock } from '../../base/clock.ts';
+import type { Logger } from '../../base/logger.ts';
+import { Failure } from '../../model/failure.ts';
+import { sql } from 'kysely';
+import type { Store } from '../store.ts';
+import { accounts } from './accounts.ts';
+import type { Engine } from './engine.ts';
+import { events } from './events.ts';
+import { hosts } from './hosts.ts';
+import { images } from './images.ts';
+import { keys } from './keys.ts';
+import { layers } from './layers.ts';
+import { migrate, migrations } from './migrate.ts';
+import { operations } from './operations.ts';
+import { openPostgres } from './postgres.ts';
+import { openSqlite } from './sqlite.ts';
+import { templates } from './templates.ts';
+import { vms } from './vms.ts';
+
+/**
+ * Opens the store at `sqlite:<path>` or `postgres://...`, and brings its schema up to date. Throws a Failure in a sentence
+ * for the operator: `invalid_request` for a URL that is none, else `unavailable` or `no_space`.
+ */
+export async function openStore(
+  url: string,
+  { clock, log }: { readonly clock: Clock; readonly log: Logger },
+): Promise<Store> {
+  const engine: Engine = { ...(await openEngine(url, log)), clock };
+  try {
+    const done = await migrate(engine, migrations(engine.name));
+    if (done.length > 0) log.info({ engine: engine.name, migrations: done }, 'schema brought up to date');
+  } catch (error) {
+    await engine.db.destroy();
+    throw error;
+  }
+  return {
+    hosts: hosts(engine),
+    accounts: accounts(engine),
+    keys: keys(engine),
+    images: images(engine),
+    templates: templates(engine),
+    vms: vms(engine),
+    operations: operations(engine),
+    layers: layers(engine),
+    events: events(engine),
+    ping: async () => {
+      await sql`select 1`.execute(engine.db);
+    },
+    close: () => engine.db.destroy(),
+  };
+}
+
+/** Opens the database of a URL. A URL is never quoted: it may hold a password. */
+async function openEngine(url: string, log: Logger): Promise<Omit<Engine, 'clock'>> {
+  if (/^postgres(ql)?:\/\//.test(url)) return openPostgres(url, log);
+  const path = /^sqlite:(.+)$/s.exec(url)?.[1];
+  if (path === undefined || path === ':memory:') {
+    throw new Failure(
+      'invalid_request',
+      'DATABASE_URL must be "sqlite:<path of a file>" or "postgres://user:password@host:port/database".',
+      { details: { field: 'DATABASE_URL' } },
+    );
+  }
+  return openSqlite(path);
+}

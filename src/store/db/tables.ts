@@ -1,0 +1,198 @@
+import type { GeneratedAlways } from 'kysely';
+import type {
+  AccountId,
+  EventId,
+  ImageId,
+  KeyId,
+  LayerId,
+  OperationId,
+  SnapshotId,
+  TemplateId,
+  VmId,
+} from '../../base/ids.ts';
+import type { OperationOutcome, Operation, Quotas, Scope, StepPhase } from '../../model/records.ts';
+import type { IdlePolicy, StateReason, Verb, VmmProcess, VmState } from '../../model/vm.ts';
+import type { Flag, Json } from './columns.ts';
+
+/**
+ * The tables, the same on both engines. Times are milliseconds since 1970. `seq` is the database's own count of inserted
+ * rows: lists are in its order, so that two rows of one millisecond have one too.
+ */
+export interface Tables {
+  hosts: HostsTable;
+  accounts: AccountsTable;
+  api_keys: KeysTable;
+  images: ImagesTable;
+  templates: TemplatesTable;
+  layers: LayersTable;
+  vms: VmsTable;
+  vm_labels: VmLabelsTable;
+  operations: OperationsTable;
+  operation_steps: OperationStepsTable;
+  events: EventsTable;
+}
+
+export interface HostsTable {
+  id: string;
+  boot_id: string;
+  seen_at: number;
+}
+
+export interface AccountsTable {
+  seq: GeneratedAlways<number>;
+  id: AccountId;
+  name: string;
+  quotas: Json<Quotas>;
+  created_at: number;
+}
+
+export interface KeysTable {
+  seq: GeneratedAlways<number>;
+  id: KeyId;
+  account_id: AccountId;
+  name: string;
+  scopes: Json<readonly Scope[]>;
+  prefix: string;
+  hash: string;
+  expires_at: number | null;
+  revoked_at: number | null;
+  last_used_at: number | null;
+  created_at: number;
+}
+
+export interface ImagesTable {
+  seq: GeneratedAlways<number>;
+  account_id: AccountId;
+  id: ImageId;
+  kernel_path: string;
+  vmlinux_path: string | null;
+  initrd_path: string | null;
+  rootfs_path: string;
+  rootfs_format: 'raw' | 'qcow2';
+  boot_args: string | null;
+  default_user: string;
+  agent: Flag | null;
+  size_bytes: number;
+  sha256: string | null;
+  created_at: number;
+}
+
+export interface TemplatesTable {
+  seq: GeneratedAlways<number>;
+  account_id: AccountId;
+  id: TemplateId;
+  description: string | null;
+  /** Both or neither: an image is known by its account and id. */
+  image_account_id: AccountId | null;
+  image_id: ImageId | null;
+  vcpu_count: number | null;
+  mem_mib: number | null;
+  disk_mib: number | null;
+  boot_args: string | null;
+  idle: Json<IdlePolicy> | null;
+  labels: Json<Readonly<Record<string, string>>>;
+  created_at: number;
+  updated_at: number;
+  user_data: Json<string> | null;
+}
+
+export interface LayersTable {
+  seq: GeneratedAlways<number>;
+  id: LayerId;
+  host_id: string;
+  kind: 'disk' | 'memory';
+  path: string;
+  format: 'raw' | 'qcow2';
+  parent_id: LayerId | null;
+  image_account_id: AccountId | null;
+  image_id: ImageId | null;
+  frozen: Flag;
+  created_at: number;
+}
+
+export interface VmsTable {
+  seq: GeneratedAlways<number>;
+  id: VmId;
+  account_id: AccountId;
+  /** Its owner, together with `epoch`; null while it sleeps with a durable snapshot. */
+  host_id: string | null;
+  epoch: number;
+  name: string | null;
+  image_account_id: AccountId;
+  image_id: ImageId;
+  template_account_id: AccountId | null;
+  template_id: TemplateId | null;
+  parent_snapshot_id: SnapshotId | null;
+  state: VmState;
+  state_reason: Json<StateReason> | null;
+  stopped_by: 'person' | 'policy' | 'guest' | null;
+  vcpu_count: number;
+  mem_mib: number;
+  disk_mib: number | null;
+  boot_args: string | null;
+  /** The network its address and MAC are unique in; kept while it has no owner. null: no network. */
+  network_id: string | null;
+  guest_ip: string | null;
+  guest_mac: string | null;
+  /** The gateway its SSH port is unique on. */
+  gateway_id: string | null;
+  ssh_port: number | null;
+  ssh_authorized_keys: Json<readonly string[]>;
+  idle: Json<IdlePolicy> | null;
+  autostart: Flag;
+  labels: Json<Readonly<Record<string, string>>>;
+  ready_at: number | null;
+  last_active_at: number | null;
+  vmm: string | null;
+  accel: string | null;
+  process: Json<VmmProcess> | null;
+  layer_id: LayerId | null;
+  created_at: number;
+  updated_at: number;
+  /** The last column, read by itself: large, and full of secrets. */
+  user_data: Json<string> | null;
+}
+
+/** The labels of `vms.labels` again, one a row, to find VMs by. */
+export interface VmLabelsTable {
+  vm_id: VmId;
+  /** Key and value as one JSON array, so that equality is exact whatever characters they hold. */
+  label: Json<readonly [string, string]>;
+}
+
+export interface OperationsTable {
+  seq: GeneratedAlways<number>;
+  id: OperationId;
+  vm_id: VmId;
+  account_id: AccountId;
+  host_id: string;
+  epoch: number;
+  verb: Verb;
+  args: Json<Readonly<Record<string, unknown>>>;
+  outcome: OperationOutcome;
+  error: Json<NonNullable<Operation['error']>> | null;
+  /** Until when its host is trusted to be at it, by the database's clock. */
+  lease_until: number;
+  created_at: number;
+  finished_at: number | null;
+}
+
+export interface OperationStepsTable {
+  operation_id: OperationId;
+  seq: number;
+  step: string;
+  phase: StepPhase;
+  at: number;
+}
+
+/** No foreign keys: events outlive what they tell of. */
+export interface EventsTable {
+  seq: GeneratedAlways<number>;
+  id: EventId;
+  account_id: AccountId;
+  vm_id: VmId | null;
+  kind: string;
+  message: string;
+  data: Json<Readonly<Record<string, unknown>>>;
+  at: number;
+}
