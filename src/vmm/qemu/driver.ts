@@ -33,7 +33,7 @@ import {
 } from './command-line.ts';
 import { kvmVerdict } from './kvm-probe.ts';
 import { endQemu, valueAfter, vmOfQemu } from './processes.ts';
-import { LOG_FILE, markConsole, qmpPath, QemuMachine } from './machine.ts';
+import { LOG_FILE, markConsole, qmpPath, QemuMachine, socketPath } from './machine.ts';
 import { Qmp, type QmpEvent } from './qmp.ts';
 import { sendState } from './state-stream.ts';
 
@@ -52,6 +52,7 @@ export interface QemuOptions {
 /** The name in a VM's folder of another machine's memory. */
 const LOADED_RAM = 'loaded.bin';
 const LAUNCH_MS = 60_000;
+const LOAD_MS = 600_000;
 /** Kernel arguments every image of ours boots with; `panic=-1 reboot=t` makes a panic an end, not a hang. */
 const BOOT_ARGS = 'console=ttyS0 reboot=t panic=-1 root=/dev/vda rw rootfstype=ext4 net.ifnames=0';
 
@@ -147,27 +148,22 @@ class QemuDriver implements Driver {
         : mapping === 'shared'
           ? saved.memoryPath
           : null;
-    return this.#start(spec, memory, saved.machineType, ramFile, signal, async (qmp) => {
+    return this.#start(spec, memory, saved.machineType, ramFile, signal, async (qmp, process) => {
       await qmp.execute('migrate-set-capabilities', {
         capabilities: [{ capability: 'x-ignore-shared', state: memory.kind === 'loaded' }],
       });
-      await sendState({ folder: spec.folder, statePath: saved.statePath }, async (socket) => {
+      const connectTo = (socket: string): string => socketPath(process, socket);
+      await sendState({ statePath: saved.statePath, connectTo, signal }, async (socket) => {
         await qmp.execute('migrate-incoming', { uri: `unix:${socket}` });
-        await deadline(
-          'loading the machine',
-          600_000,
-          (within) =>
-            until(
-              { clock: systemClock, signal: within },
-              async () => {
-                const { status } = (await qmp.execute('query-status')) as { readonly status: string };
-                return status === 'inmigrate' ? undefined : true;
-              },
-              { firstMs: 1, mostMs: 50 },
-            ),
-          signal,
-        );
       });
+      await deadline(
+        'loading the machine',
+        LOAD_MS,
+        (within) =>
+          until({ clock: systemClock, signal: within }, () => loaded(qmp), { firstMs: 1, mostMs: 50 }),
+        signal,
+      );
+      await remove(join(spec.folder, 'state.sock'));
       if (resume) await qmp.execute('cont');
     });
   }
@@ -215,7 +211,7 @@ class QemuDriver implements Driver {
     machineType: string,
     ramFile: string | null,
     signal: AbortSignal,
-    prepare: (qmp: Qmp) => Promise<void> = async () => undefined,
+    prepare: (qmp: Qmp, process: VmmProcess) => Promise<void> = async () => undefined,
   ): Promise<Machine> {
     signal.throwIfAborted();
     for (const name of [QMP_SOCKET, AGENT_SOCKET]) await remove(join(spec.folder, name));
@@ -241,7 +237,7 @@ class QemuDriver implements Driver {
         signal,
       );
       qmp = connected;
-      await prepare(connected);
+      await prepare(connected, identity);
       const machine = new QemuMachine(
         {
           vmId: spec.vmId,
@@ -338,6 +334,11 @@ class QemuDriver implements Driver {
   reap(process: VmmProcess): Promise<void> {
     return endQemu(process);
   }
+}
+
+async function loaded(qmp: Qmp): Promise<true | undefined> {
+  const { status } = (await qmp.execute('query-status')) as { readonly status: string };
+  return status === 'inmigrate' ? undefined : true;
 }
 
 function endedAtOnce(): never {

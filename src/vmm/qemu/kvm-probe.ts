@@ -9,7 +9,8 @@ import { CommandFailed, type Run } from '../../host/run.ts';
 /** Whether guests can run under KVM here, and why (not). */
 export interface KvmVerdict {
   readonly usable: boolean;
-  readonly reason: 'runs code' | 'no /dev/kvm' | 'no right to /dev/kvm' | 'opens but runs nothing';
+  readonly reason:
+    'runs code' | 'no /dev/kvm' | 'no right to /dev/kvm' | 'opens but runs nothing' | 'refused by QEMU';
 }
 
 interface Deps {
@@ -56,7 +57,7 @@ async function probe({ run, qemuBin, machineType }: Deps): Promise<KvmVerdict> {
   }
   const folder = await mkdtemp(join(tmpdir(), 'hatch-kvm-'));
   try {
-    await writeFile(join(folder, 'count.img'), bootSector());
+    await writeFile(join(folder, 'count.img'), probeDisk());
     await run(
       [
         qemuBin,
@@ -77,7 +78,7 @@ async function probe({ run, qemuBin, machineType }: Deps): Promise<KvmVerdict> {
         ],
         ...[
           '-drive',
-          'file=count.img,format=raw,if=ide,readonly=on,snapshot=on',
+          'file=count.img,format=raw,if=ide,snapshot=on',
           '-device',
           'isa-debug-exit,iobase=0xf4,iosize=0x04',
         ],
@@ -86,16 +87,20 @@ async function probe({ run, qemuBin, machineType }: Deps): Promise<KvmVerdict> {
     );
     return { usable: true, reason: 'runs code' };
   } catch (error) {
-    if (error instanceof CommandFailed) return { usable: false, reason: 'opens but runs nothing' };
-    throw error;
+    if (!(error instanceof CommandFailed)) throw error;
+    // Killed at the deadline: it was still counting. Ended by itself: QEMU could not begin.
+    return {
+      usable: false,
+      reason: error.exitCode === undefined ? 'opens but runs nothing' : 'refused by QEMU',
+    };
   } finally {
     await rm(folder, { recursive: true, force: true });
   }
 }
 
-/** A boot sector (16-bit real mode) that counts to COUNT and then writes 0x21 to port 0xf4. */
-export function bootSector(): Buffer {
-  const sector = Buffer.alloc(512);
+/** A disk of 1 MiB (the firmware passes over smaller ones) whose boot sector, in 16-bit real mode, counts to COUNT and then writes 0x21 to port 0xf4. */
+export function probeDisk(): Buffer {
+  const disk = Buffer.alloc(1024 * 1024);
   const count = Buffer.alloc(4);
   count.writeUInt32LE(COUNT);
   const code = Buffer.concat([
@@ -108,7 +113,7 @@ export function bootSector(): Buffer {
     Buffer.from([0xe6, 0xf4]), // out 0xf4, al
     Buffer.from([0xf4, 0xeb, 0xfd]), // hlt, for ever
   ]);
-  code.copy(sector);
-  sector.writeUInt16LE(0xaa55, 510);
-  return sector;
+  code.copy(disk);
+  disk.writeUInt16LE(0xaa55, 510);
+  return disk;
 }

@@ -3,6 +3,7 @@ import { open, rm } from 'node:fs/promises';
 import { createServer, type Server, type Socket } from 'node:net';
 import { join } from 'node:path';
 import { pipeline } from 'node:stream/promises';
+import { connectUnix } from '../../host/json-lines.ts';
 import { VmmError } from '../driver.ts';
 
 /**
@@ -36,17 +37,25 @@ export async function receiveState(
   });
 }
 
-/** Feeds a state from `statePath` to a QEMU that `receive` has read it from the socket it is given. */
+/**
+ * Feeds a state from `statePath` to a QEMU in the folder. `listen` has it listen on the socket it is given (relative to the folder);
+ * `connectTo` is that socket's path for us.
+ */
 export async function sendState(
-  { folder, statePath }: { readonly folder: string; readonly statePath: string },
-  receive: (socket: string) => Promise<void>,
+  {
+    statePath,
+    connectTo,
+    signal,
+  }: {
+    readonly statePath: string;
+    readonly connectTo: (socket: string) => string;
+    readonly signal: AbortSignal;
+  },
+  listen: (socket: string) => Promise<void>,
 ): Promise<void> {
-  await withSocket(folder, async (connection) => {
-    const fed = connection.then((socket) => pipeline(createReadStream(statePath), socket));
-    fed.catch(() => undefined);
-    await receive(SOCKET);
-    await fed;
-  });
+  await listen(SOCKET);
+  const socket = await connectUnix(connectTo(SOCKET), signal);
+  await pipeline(createReadStream(statePath), socket, { signal });
 }
 
 async function withSocket(
@@ -58,7 +67,7 @@ async function withSocket(
   const server = createServer({ allowHalfOpen: true });
   const connection = new Promise<Socket>((resolve) => server.once('connection', resolve));
   try {
-    await listen(server, folder);
+    await listenIn(server, folder);
     await work(connection);
   } finally {
     server.close();
@@ -67,7 +76,7 @@ async function withSocket(
 }
 
 /** Listens in the folder by a short path, whatever the folder's is: an address holds 108 bytes (unix(7)). */
-async function listen(server: Server, folder: string): Promise<void> {
+async function listenIn(server: Server, folder: string): Promise<void> {
   const handle = await open(folder, 'r');
   try {
     await new Promise<void>((resolve, reject) => {
