@@ -103,6 +103,7 @@ async function partitionsOf(
     signal,
   );
   const content = diskContent(await startOf(head));
+  if (content.kind !== 'partitions') await remove(head);
   if (content.kind === 'ext4') return [{ offsetBytes: 0, sizeBytes: source.sizeBytes, type: '83' }];
   if (content.kind === 'other') {
     throw invalid(
@@ -139,8 +140,8 @@ async function copyOut(
     throw invalid('rootfs_path', `The root file system in rootfs_path must be ext4; it is ${name}.`);
   }
   progress?.('check', 0);
-  // 1: mended, which is what an image taken from a machine that ran needs.
-  const check = await run(['e2fsck', '-f', '-y', file], {
+  // 1: mended, as an image of a machine that ran needs it; -p mends nothing that could lose a file.
+  const check = await run(['e2fsck', '-f', '-p', file], {
     signal,
     timeoutMs: LONG_MS,
     okExitCodes: [0, 1, 4, 8],

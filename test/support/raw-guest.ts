@@ -4,6 +4,8 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { Duplex } from 'node:stream';
 import { once } from 'node:events';
+import { systemClock } from '../../src/base/clock.ts';
+import { until } from '../../src/base/until.ts';
 import { makeDisk } from '../../src/guest/disk.ts';
 import { findBuiltImage, type BuiltImage } from '../../src/guest/image/build-image.ts';
 import { makeSeed } from '../../src/guest/seed.ts';
@@ -89,7 +91,7 @@ export async function bootRawGuest(seed: {
     stand: async (still) => void (await signalProcess(identity, still ? 'SIGSTOP' : 'SIGCONT')),
     console: () => tail(join(folder, 'console.log'), 4000),
     remove: async () => {
-      await end(identity, exited);
+      await end(identity);
       await rm(folder, { recursive: true });
     },
   };
@@ -101,8 +103,8 @@ async function openSocket(path: string): Promise<Duplex> {
   return socket;
 }
 
-async function end(identity: ProcessIdentity, exited: Promise<unknown>): Promise<void> {
-  if (!(await isAlive(identity))) return;
+async function end(identity: ProcessIdentity): Promise<void> {
   await signalProcess(identity, 'SIGKILL');
-  await exited;
+  const wait = { clock: systemClock, signal: AbortSignal.timeout(10_000) };
+  await until(wait, async () => ((await isAlive(identity)) ? undefined : 'gone'));
 }
