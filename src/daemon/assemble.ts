@@ -30,7 +30,7 @@ import type { Values } from './config.ts';
 import { claimDataFolder, dataFolder, makeDataFolder, type DataFolder } from './data-folder.ts';
 import { putDefaultImage } from './default-image.ts';
 import { chooseDriver } from './driver.ts';
-import { imageRegistry } from './image-registry.ts';
+import { imageRegistry, pretendedRegistry } from './image-registry.ts';
 import { Shutdown } from './shutdown.ts';
 
 /** How often what is is compared with what should be. */
@@ -91,17 +91,22 @@ async function assemble(
   };
   const hatch = openHatch(
     world,
-    imageRegistry(world.settings, { run, log, pretend: values.HATCH_VMM === 'fake' }),
+    values.HATCH_VMM === 'fake' ? pretendedRegistry() : imageRegistry(world.settings, { run }),
     () => readiness(world, late, problems),
   );
 
-  const api = await createApi({
-    hatch,
-    log: log.child({ room: 'api' }),
-    clock,
-    version,
-    tls: await tlsOf(values),
-  });
+  const api = await createApi(
+    {
+      hatch,
+      log: log.child({ room: 'api' }),
+      clock,
+      version,
+    },
+    {
+      tls: await tlsOf(values),
+      rateLimit: { perSecond: values.HATCH_RATE_LIMIT, burst: values.HATCH_RATE_BURST },
+    },
+  );
   const { host, port } = values.HATCH_HTTP_ADDR;
   const url = await api.listen({ host, port }).catch((error: unknown) => {
     throw new Error(
@@ -266,11 +271,11 @@ async function readiness(
   return found;
 }
 
-async function tlsOf(values: Values): Promise<{ readonly cert: Buffer; readonly key: Buffer } | undefined> {
+async function tlsOf(values: Values): Promise<{ readonly cert: string; readonly key: string } | undefined> {
   const { HATCH_HTTP_TLS_CERT: cert, HATCH_HTTP_TLS_KEY: key } = values;
   return cert === undefined || key === undefined
     ? undefined
-    : { cert: await readFile(cert), key: await readFile(key) };
+    : { cert: await readFile(cert, 'utf8'), key: await readFile(key, 'utf8') };
 }
 
 async function every(world: World, signal: AbortSignal): Promise<void> {

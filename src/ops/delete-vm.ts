@@ -1,11 +1,9 @@
 import type { Caller } from './hatch.ts';
-import { errorFields } from '../base/logger.ts';
 import { remove } from '../host/files.ts';
 import type { Operation } from '../model/records.ts';
 import { dropDisk, endVmm, ownerOf } from './host-steps.ts';
-import { TryAgain } from './flights.ts';
 import { depsOf } from './start-vm.ts';
-import { Closing, runForward } from './steps.ts';
+import { runForward } from './steps.ts';
 import { findVm } from './vms.ts';
 import { vmFolder, type World } from './world.ts';
 
@@ -35,7 +33,7 @@ export async function deleteVm(world: World, caller: Caller, idOrName: string): 
 
 /** Carries a deletion to its end, as often as it takes: every step is done or was already. */
 export async function carryOutDelete(world: World, operation: Operation, signal: AbortSignal): Promise<void> {
-  const { store, ports, net, settings, fleet, log } = world;
+  const { store, ports, net, settings, fleet } = world;
   const vm = await store.vms.get(operation.vmId);
   if (!vm) return;
   const steps = [
@@ -59,11 +57,5 @@ export async function carryOutDelete(world: World, operation: Operation, signal:
       },
     },
   ];
-  try {
-    await runForward(depsOf(world), operation, steps, signal);
-  } catch (error) {
-    if (error instanceof Closing || signal.reason instanceof Closing) throw new Closing();
-    log.error({ vm: vm.id, ...errorFields(error) }, 'a deletion did not come to its end; it is tried again');
-    throw new TryAgain('the deletion is not done yet', { cause: error });
-  }
+  await runForward(depsOf(world), operation, steps, signal);
 }

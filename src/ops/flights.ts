@@ -5,18 +5,13 @@ import { Failure } from '../model/failure.ts';
 import type { Operation } from '../model/records.ts';
 import { OPERATION_NAMES, type Verb } from '../model/vm.ts';
 import { Busy, type Operations } from '../store/store.ts';
-import { Closing, Stuck } from './steps.ts';
+import { Closing, Stuck, TryAgain } from './steps.ts';
 import { translate } from './translate.ts';
 
 interface Flight {
   readonly verb: Verb;
   readonly ended: Promise<void>;
   readonly abort: AbortController;
-}
-
-/** An operation that stays unfinished when it fails, to be tried again until it works: a deletion. */
-export class TryAgain extends Error {
-  override readonly name = 'TryAgain';
 }
 
 /**
@@ -100,7 +95,13 @@ export class Flights {
       await this.#operations.finish(operation.id, 'done');
     } catch (error) {
       if (error instanceof Closing) throw translate(error);
-      if (error instanceof TryAgain) throw translate(error.cause);
+      if (error instanceof TryAgain) {
+        this.#log.error(
+          { operation: operation.id, verb: operation.verb, vm: operation.vmId, ...errorFields(error) },
+          'an operation is tried again later',
+        );
+        throw translate(error.cause);
+      }
       const failure = translate(error);
       this.#log.warn(
         { operation: operation.id, verb: operation.verb, vm: operation.vmId, ...errorFields(error) },

@@ -9,18 +9,21 @@ import { visibleAccounts, type World } from './world.ts';
 /** What a registered image's files turned out to be. */
 export type FoundImage = Pick<
   Image,
-  'kernelPath' | 'vmlinuxPath' | 'initrdPath' | 'rootfsPath' | 'rootfsFormat' | 'sizeBytes' | 'sha256'
+  'kernelPath' | 'vmlinuxPath' | 'initrdPath' | 'rootfsPath' | 'rootfsFormat' | 'sizeBytes'
 >;
 
 /** Looks at image files on the host, converts what has to be, and takes converted files away again. */
 export interface ImageRegistry {
   /** Throws `invalid_request` naming the field for a file that will not do. */
-  register(
-    id: ImageId,
-    files: { readonly kernelPath: string; readonly rootfsPath: string; readonly initrdPath: string | null },
-  ): Promise<FoundImage>;
+  register(files: {
+    readonly kernelPath: string;
+    readonly rootfsPath: string;
+    readonly initrdPath: string | null;
+  }): Promise<FoundImage>;
   /** Removes what `register` made for it; the operator's own files stay. */
-  forget(id: ImageId): Promise<void>;
+  forget(image: Image): Promise<void>;
+  /** The SHA-256 of a file, hex; null where nothing is to be read. */
+  sha256(path: string): Promise<string | null>;
 }
 
 /** The images part of Hatch. */
@@ -33,6 +36,15 @@ export function images(
     if (!parsed) throw notFound('image', id);
     return parsed;
   };
+  /** Counts an image's hash while it is already in use: gigabytes take seconds. */
+  const count = async (image: Image): Promise<void> => {
+    try {
+      const sha256 = await registry.sha256(image.rootfsPath);
+      if (sha256 !== null) await store.images.setSha256(image.accountId, image.id, sha256);
+    } catch (error) {
+      log.warn({ image: image.id, ...errorFields(error) }, 'could not count the hash of an image');
+    }
+  };
   return {
     async create(caller, { name, kernelPath, rootfsPath, initrdPath, bootArgs, defaultUser }) {
       const id = parseImageId(`img-${name}`);
@@ -40,9 +52,10 @@ export function images(
       if (id === 'img-default')
         throw invalid('name', '"default" is the server\'s own image; choose another name.');
       if (await store.images.get([caller.accountId], id)) throw exists(name);
-      const found = await registry.register(id, { kernelPath, rootfsPath, initrdPath: initrdPath ?? null });
+      const found = await registry.register({ kernelPath, rootfsPath, initrdPath: initrdPath ?? null });
       try {
-        return await store.images.create({
+        const image = await store.images.create({
+          sha256: null,
           ...found,
           accountId: caller.accountId,
           id,
@@ -50,7 +63,19 @@ export function images(
           defaultUser: defaultUser ?? 'root',
           agent: null,
         });
+        void count(image);
+        return image;
       } catch (error) {
+        await registry.forget({
+          ...found,
+          accountId: caller.accountId,
+          id,
+          bootArgs: null,
+          defaultUser: '',
+          agent: null,
+          sha256: null,
+          createdAt: 0,
+        });
         throw error instanceof Taken ? exists(name) : error;
       }
     },
@@ -62,7 +87,8 @@ export function images(
     list: (caller, page) => store.images.list(visibleAccounts(settings, caller.accountId), page),
     async delete(caller, id) {
       const parsed = idOf(id);
-      if (!(await store.images.get([caller.accountId], parsed))) throw notFound('image', id);
+      const image = await store.images.get([caller.accountId], parsed);
+      if (!image) throw notFound('image', id);
       const { removed, vms, templates } = await store.images.remove(caller.accountId, parsed);
       if (!removed) {
         const users = [...vms, ...templates];
@@ -75,7 +101,7 @@ export function images(
         );
       }
       await registry
-        .forget(parsed)
+        .forget(image)
         .catch((error: unknown) =>
           log.warn({ image: parsed, ...errorFields(error) }, 'could not remove converted files'),
         );

@@ -4,9 +4,9 @@ import type { Operation } from '../model/records.ts';
 import { refuse } from '../model/states.ts';
 import type { Vm } from '../model/vm.ts';
 import type { Caller, Wait } from './hatch.ts';
-import { diskOf, endVmm, imageOf, ownerOf, specOf } from './host-steps.ts';
+import { diskOf, endVmm, imageOf, ownerOf, portOf, specOf } from './host-steps.ts';
 import { depsOf, mustGet } from './start-vm.ts';
-import { Closing, runForward } from './steps.ts';
+import { Closing, runForward, TryAgain } from './steps.ts';
 import { askToPowerOff, exitReason } from './stop-vm.ts';
 import { translate } from './translate.ts';
 import { findVm, waitFor } from './vms.ts';
@@ -61,6 +61,15 @@ export async function carryOutReboot(world: World, operation: Operation, signal:
     },
     { name: 'end', run: () => endVmm(world, vm) },
     {
+      // It never left; but a daemon that takes this up after a crash found no guest to give its place back to.
+      name: 'ways-in',
+      run: async () => {
+        if (vm.network === null) return;
+        await world.net.attach(portOf(vm, vm.network));
+        await world.ports.open({ vmId: vm.id, port: vm.network.sshPort, ip: vm.network.ip });
+      },
+    },
+    {
       name: 'vmm',
       run: async (stepSignal: AbortSignal) => {
         const image = await imageOf(world, vm);
@@ -97,11 +106,11 @@ export async function carryOutReboot(world: World, operation: Operation, signal:
   try {
     await runForward(depsOf(world), operation, steps, signal);
   } catch (error) {
-    if (error instanceof Closing || signal.reason instanceof Closing) throw new Closing();
+    if (error instanceof Closing) throw error;
     await endVmm(world, vm);
     await world.ports.close(vm.id);
     if (vm.network !== null) await world.net.detach(vm.id);
-    const failure = translate(error);
+    const failure = translate(error instanceof TryAgain ? error.cause : error);
     const reason = {
       ...exitReason({ kind: 'reboot' }, clock.now()),
       message: `The guest rebooted and could not be started again: ${failure.message}`,

@@ -25,18 +25,19 @@ export async function recover(world: World, signal: AbortSignal): Promise<void> 
   for (const operation of unfinished) {
     if (operation.verb === 'create' || operation.verb === 'start') await unwind(world, operation);
   }
-  const deleting = new Set(
-    unfinished.filter((operation) => operation.verb === 'delete').map((operation) => operation.vmId),
-  );
+  const settling = new Map(unfinished.map((operation) => [operation.vmId, operation.verb]));
   for (const vm of await store.vms.ofHost(settings.hostId)) {
     signal.throwIfAborted();
     if (
-      deleting.has(vm.id) ||
+      settling.get(vm.id) === 'delete' ||
       !(vm.state === 'running' || vm.state === 'starting' || vm.state === 'stopping')
     )
       continue;
     try {
-      await adopt(world, vm, signal);
+      const found = await adopt(world, vm, signal);
+      // A stop or reboot that goes on knows what to do with a guest that is gone.
+      if (!found && !settling.has(vm.id))
+        await lose(world, vm, "The server was restarted, and the guest's process no longer exists.");
     } catch (error) {
       log.error({ vm: vm.id, ...errorFields(error) }, 'could not take up a guest that was running');
       await lose(world, vm, `The server could not find the guest again: ${translate(error).message}`);
@@ -79,18 +80,20 @@ async function unwind(world: World, operation: Operation): Promise<void> {
   }
 }
 
-async function adopt(world: World, vm: Vm, signal: AbortSignal): Promise<void> {
+/** Takes up the guest of a VM that was running; false when it is gone. */
+async function adopt(world: World, vm: Vm, signal: AbortSignal): Promise<boolean> {
   const { driver, fleet, ports, net, log } = world;
-  if (vm.process === null) return lose(world, vm, 'The server stopped before the guest was started.');
+  if (vm.process === null) return false;
   const image = await imageOf(world, vm);
   const machine = await driver.adopt(specOf(world, vm, image, await diskOf(world, vm)), vm.process, signal);
-  if (!machine) return lose(world, vm, "The server was restarted, and the guest's process no longer exists.");
+  if (!machine) return false;
   fleet.add(vm, machine, { ready: vm.readyAt !== null });
   if (vm.network !== null) {
     await net.attach(portOf(vm, vm.network));
     await ports.open({ vmId: vm.id, port: vm.network.sshPort, ip: vm.network.ip });
   }
   log.info({ vm: vm.id, pid: machine.process.pid }, 'took up a guest that ran on');
+  return true;
 }
 
 /** A VM whose process is gone: released from the host, its disk kept, and marked, as the contract has it. */

@@ -1,4 +1,4 @@
-import type { Clock } from '../base/clock.ts';
+import { abortReason, type Clock } from '../base/clock.ts';
 import { errorFields, type Logger } from '../base/logger.ts';
 import type { Operation, StepPhase } from '../model/records.ts';
 import type { Operations } from '../store/store.ts';
@@ -81,16 +81,29 @@ export async function undoSteps(
   }
 }
 
-/** Runs the steps in order with no way back: each again until all are done, which is for whoever calls again. */
+/** An operation that failed on its way and has no way back: it stays unfinished, to be tried again until it works. */
+export class TryAgain extends Error {
+  override readonly name = 'TryAgain';
+}
+
+/**
+ * Runs the steps of an operation that has no way back. Throws TryAgain when one fails, Closing when the daemon ends, and the
+ * signal's reason when it is overtaken.
+ */
 export async function runForward(
   deps: Deps,
   operation: Operation,
   steps: readonly Omit<Step, 'undo'>[],
   signal: AbortSignal,
 ): Promise<void> {
-  for (const step of steps) {
-    signal.throwIfAborted();
-    await journalled(deps, operation, step, 'begun', () => step.run(signal));
+  try {
+    for (const step of steps) {
+      signal.throwIfAborted();
+      await journalled(deps, operation, step, 'begun', () => step.run(signal));
+    }
+  } catch (cause) {
+    if (signal.aborted) throw abortReason(signal);
+    throw new TryAgain(`${operation.verb} is not done yet`, { cause });
   }
 }
 
@@ -98,7 +111,7 @@ async function journalled(
   { operations, clock, log }: Deps,
   operation: Operation,
   step: { readonly name: string },
-  phase: StepPhase,
+  phase: Extract<StepPhase, 'begun' | 'undoing'>,
   work: () => Promise<void>,
 ): Promise<void> {
   const from = clock.now();
@@ -112,6 +125,7 @@ async function journalled(
   try {
     await operations.record(operation.id, step.name, phase);
     await work();
+    await operations.record(operation.id, step.name, phase === 'begun' ? 'done' : 'undone');
     log.info({ ...fields, ms: clock.now() - from }, 'step done');
   } catch (error) {
     log.warn({ ...fields, ms: clock.now() - from, ...errorFields(error) }, 'step failed');

@@ -7,7 +7,7 @@ import type { MachineExit } from '../vmm/driver.ts';
 import type { Live } from './fleet.ts';
 import { endVmm, ownerOf } from './host-steps.ts';
 import { depsOf, mustGet } from './start-vm.ts';
-import { Closing, runForward, type Step } from './steps.ts';
+import { runForward, type Step } from './steps.ts';
 import { findVm, waitFor } from './vms.ts';
 import type { World } from './world.ts';
 
@@ -200,7 +200,7 @@ export async function askToPowerOff(
     );
     return true;
   } catch (error) {
-    if (signal.aborted) throw signal.reason instanceof Closing ? new Closing() : error;
+    if (signal.aborted) throw error;
     return live.exit !== undefined;
   }
 }

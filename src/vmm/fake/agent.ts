@@ -114,10 +114,10 @@ function runFake(args: Record<string, unknown>): { readonly status: Status; read
   const given = Array.isArray(args['arg']) ? args['arg'].map(String) : [];
   const stdin =
     typeof args['input-data'] === 'string' ? Buffer.from(args['input-data'], 'base64').toString('utf8') : '';
-  // Commands come wrapped (guest/agent-exec.ts): -c RUNNER hatch-exec NONCE SECONDS WHOLE [K=V...] /bin/sh -c CD CWD PROGRAM ARG...
+  // Commands come wrapped (guest/agent-exec.ts): -c RUNNER hatch-exec NONCE SECONDS WHOLE CWD COUNT [K=V...] PROGRAM ARG...
   const wrapped = given[2] === 'hatch-exec';
   const nonce = given[3] ?? '';
-  const program = wrapped ? given.slice(given.indexOf('/bin/sh', 6) + 4) : [String(args['path']), ...given];
+  const program = wrapped ? given.slice(8 + Number(given[7])) : [String(args['path']), ...given];
   const did = interpret(program, stdin);
   const limitMs = wrapped ? Number(given[4]) * 1000 : Infinity;
   const timedOut = did.forMs >= limitMs;

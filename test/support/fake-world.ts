@@ -1,0 +1,202 @@
+import { mkdtemp, readdir, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import assert from 'node:assert/strict';
+import { systemClock } from '../../src/base/clock.ts';
+import { parseImageId, type VmId } from '../../src/base/ids.ts';
+import { silent } from '../../src/base/logger.ts';
+import { openAgent } from '../../src/guest/agent-client.ts';
+import { fakeGuestFiles, type FailingFile } from '../../src/guest/fake-files.ts';
+import { waitReady } from '../../src/guest/readiness.ts';
+import { planAddresses } from '../../src/model/cidr.ts';
+import { SCOPES } from '../../src/model/records.ts';
+import { openFakeNetwork, type FakeFailures } from '../../src/net/fake.ts';
+import { addKey, ensureDefaultAccount } from '../../src/ops/accounts.ts';
+import { Fleet } from '../../src/ops/fleet.ts';
+import { Flights } from '../../src/ops/flights.ts';
+import type { Caller, Hatch, SshPorts } from '../../src/ops/hatch.ts';
+import { openHatch } from '../../src/ops/open-hatch.ts';
+import { reconcile } from '../../src/ops/reconcile.ts';
+import { recover, settle } from '../../src/ops/recover.ts';
+import type { World } from '../../src/ops/world.ts';
+import { openStore } from '../../src/store/db/open.ts';
+import type { Store } from '../../src/store/store.ts';
+import { openFake } from '../../src/vmm/fake/driver.ts';
+
+/** A host of its own in a folder, with fakes that keep their state there: a world that dies leaves what it made. */
+export interface FakeHostFolder {
+  readonly root: string;
+  readonly vms: string;
+  readonly net: string;
+  remove(): Promise<void>;
+}
+
+export async function makeHostFolder(): Promise<FakeHostFolder> {
+  const root = await mkdtemp(join(tmpdir(), 'hatch-ops-'));
+  return {
+    root,
+    vms: join(root, 'vms'),
+    net: join(root, 'net'),
+    remove: () => rm(root, { recursive: true, force: true }),
+  };
+}
+
+export interface WorldOptions {
+  readonly wrapStore?: (store: Store) => Store;
+  readonly net?: FakeFailures;
+  readonly files?: FailingFile;
+  readonly limits?: World['settings']['limits'];
+  readonly cidr?: string;
+}
+
+/** A daemon's world without a daemon: everything real but hypervisor, network and guest files. */
+export interface FakeWorld {
+  readonly world: World;
+  readonly hatch: Hatch;
+  readonly caller: Caller;
+  readonly openPorts: ReadonlyMap<VmId, number>;
+  close(): Promise<void>;
+}
+
+/** Opens a world over a host folder, recovers what an earlier one left, and lets operations begin. */
+export async function openFakeWorld(host: FakeHostFolder, options: WorldOptions = {}): Promise<FakeWorld> {
+  const wrap = options.wrapStore ?? ((store: Store) => store);
+  const store = wrap(
+    await openStore(`sqlite:${join(host.root, 'hatch.db')}`, { clock: systemClock, log: silent }),
+  );
+  await store.hosts.register({ id: 'test-host', bootId: 'test-boot' });
+  const { account } = await ensureDefaultAccount({ store });
+  const { key } = await addKey({ store }, account.id, 'test', SCOPES);
+  const driver = openFake({ folder: host.vms });
+  const net = openFakeNetwork({ folder: host.net }, { fail: options.net ?? {} });
+  const ports = memoryPorts();
+  const fleet = new Fleet({
+    clock: systemClock,
+    log: silent,
+    openAgent: (machine) =>
+      openAgent({ connect: (signal) => machine.agent(signal), clock: systemClock, log: silent }),
+    waitReady: (_vm, agent, signal) => waitReady({ agent, clock: systemClock }, signal),
+  });
+  const world: World = {
+    store,
+    driver,
+    net,
+    ports,
+    files: fakeGuestFiles(options.files),
+    fleet,
+    flights: new Flights({ operations: store.operations, log: silent }),
+    clock: systemClock,
+    log: silent,
+    settings: {
+      hostId: 'test-host',
+      vmsFolder: host.vms,
+      imagesFolder: join(host.root, 'images'),
+      imageDirs: [],
+      plan: planAddresses(options.cidr ?? '192.168.241.1/24'),
+      sshPortMin: 2200,
+      sshPortMax: 2209,
+      defaultVcpuCount: 1,
+      defaultMemMib: 512,
+      defaultBootArgs: null,
+      limits: options.limits ?? { vms: 50, vcpus: null, memMib: null },
+      sharedAccountId: account.id,
+    },
+  };
+  const id = parseImageId('img-default');
+  assert.ok(id);
+  await store.images.put({
+    accountId: account.id,
+    id,
+    kernelPath: '/images/kernel',
+    vmlinuxPath: null,
+    initrdPath: null,
+    rootfsPath: '/images/rootfs',
+    rootfsFormat: 'raw',
+    bootArgs: null,
+    defaultUser: 'debian',
+    agent: true,
+    sizeBytes: 2 * 1024 ** 3,
+    sha256: null,
+  });
+  const registry = {
+    register: async () => assert.fail('not in these tests'),
+    forget: async () => undefined,
+    sha256: async () => null,
+  };
+  const hatch = openHatch(world, registry, async () => []);
+  await recover(world, new AbortController().signal);
+  world.flights.open();
+  await settle(world);
+  await reconcile(world);
+  return {
+    world,
+    hatch,
+    caller: { accountId: account.id, keyId: key.id, scopes: new Set(SCOPES) },
+    openPorts: ports.opened,
+    async close() {
+      await world.flights.close();
+      await fleet.releaseAll();
+      await net.release();
+      await store.close();
+    },
+  };
+}
+
+/** SSH ports without sockets. */
+function memoryPorts(): SshPorts & { readonly opened: Map<VmId, number> } {
+  const opened = new Map<VmId, number>();
+  return {
+    opened,
+    open: async ({ vmId, port }) => void opened.set(vmId, port),
+    close: async (vmId) => void opened.delete(vmId),
+    isFree: async () => true,
+  };
+}
+
+/**
+ * Compares everything on the fake host with what the rows say: a running VM has one of each, a stopped one only its folder
+ * and disk, and nothing else is there. Fails naming what is too much or missing.
+ */
+export async function assertNothingLeft({ world, openPorts }: FakeWorld): Promise<void> {
+  const { store, driver, net, settings } = world;
+  const vms = await store.vms.ofHost(settings.hostId);
+  const running = vms.filter((vm) => vm.state === 'running').map((vm) => vm.id);
+  const networked = vms.filter((vm) => vm.state === 'running' && vm.network !== null).map((vm) => vm.id);
+  const withDisk = vms.filter((vm) => vm.layerId !== null).map((vm) => vm.id);
+  const sorted = (ids: Iterable<string>): string[] => [...ids].sort();
+  assert.deepEqual(
+    sorted((await driver.observe()).map((one) => one.vmId)),
+    sorted(running),
+    'hypervisor processes',
+  );
+  assert.deepEqual(sorted(await net.observe()), sorted(networked), 'network ports');
+  assert.deepEqual(sorted(openPorts.keys()), sorted(networked), 'SSH ports');
+  const folders = await readdir(settings.vmsFolder).catch(() => []);
+  assert.deepEqual(sorted(folders), sorted(withDisk), 'folders');
+  assert.deepEqual(
+    sorted((await store.layers.ofHost(settings.hostId)).map((layer) => layer.id)),
+    sorted(vms.flatMap((vm) => (vm.layerId === null ? [] : [vm.layerId]))),
+    'layers',
+  );
+  assert.deepEqual(await store.operations.unfinished(settings.hostId), [], 'unfinished operations');
+  for (const vm of vms) {
+    assert.ok(['running', 'stopped', 'error'].includes(vm.state), `${vm.id} is ${vm.state}`);
+    assert.equal(
+      vm.process !== null,
+      vm.state === 'running',
+      `${vm.id} is ${vm.state} and its process is ${JSON.stringify(vm.process)}`,
+    );
+    assert.equal(vm.operation, null);
+  }
+}
+
+/** An object that answers some calls differently and hands the rest on, whatever class it is of. */
+export function over<T extends object>(target: T, instead: Partial<T>): T {
+  return new Proxy(target, {
+    get(from, name): unknown {
+      if (Object.hasOwn(instead, name)) return Reflect.get(instead, name);
+      const value: unknown = Reflect.get(from, name, from);
+      return typeof value === 'function' ? value.bind(from) : value;
+    },
+  });
+}
