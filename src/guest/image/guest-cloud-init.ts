@@ -182,12 +182,12 @@ ExecStart=/usr/lib/hatch/cloud-init-stage ${asks}
 /** cloud-init's settings and units. The generator that enables it costs more than it finds out here: its target is simply wanted. */
 export const CLOUD_INIT_FILES: readonly GuestFile[] = [
   {
-    // ssh_genkeytypes: an RSA key is seconds of emulated processor. locale: false: it is set, nothing is to be generated.
+    // ssh_genkeytypes: an RSA key is seconds of emulated processor. locale: the one that is set already, so that nothing is to be made.
     path: '/etc/cloud/cloud.cfg.d/90_hatch.cfg',
     content: `datasource_list: [NoCloud, None]
 network: {config: disabled}
 manage_etc_hosts: true
-locale: false
+locale: C.UTF-8
 ssh_genkeytypes: [ed25519]
 ssh_deletekeys: true
 disable_root: true
