@@ -113,10 +113,15 @@ function report(
   ];
   if (!options.once)
     lines.push(
-      `Go in          ${inside(options, shellWords(said.argv))}`,
+      ...(options.netns === undefined
+        ? []
+        : [`All of it lives in the network namespace ${options.netns}.`, '']),
+      `Go in          ${inside(options, `bin/hatch vm ssh ${NAME}`)}`,
+      `  or           ${inside(options, shellWords(said.argv))}`,
       `SSH key        ${said.keyFile}`,
-      `API            ${daemon.url}   (docs: ${daemon.url}/docs, key: ${join(options.data, 'admin-key')})`,
-      `More           ${inside(options, 'bin/hatch vm ls')}`,
+      `API            ${daemon.url} with the key in ${join(options.data, 'admin-key')}`,
+      `Documentation  ${daemon.url}/docs`,
+      `All VMs        ${inside(options, 'bin/hatch vm ls')}`,
       `Remove the VM  ${inside(options, `bin/hatch vm rm ${NAME}`)}`,
       `Stop all       ${inside(options, 'bin/hatchd down')}`,
     );

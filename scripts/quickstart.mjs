@@ -31,7 +31,7 @@ await main(async () => {
         if (hash) built = String(hash).slice(0, 12);
       },
     });
-    return built;
+    return `img-default, ${built}`;
   });
   const madeNamespace = options.netns !== undefined && (await makeNamespace(options.netns));
   try {

@@ -263,6 +263,8 @@ test('vm ssh becomes ssh with the port, the image’s user and the command, once
     '-o',
     'StrictHostKeyChecking=accept-new',
     '-o',
+    'LogLevel=ERROR',
+    '-o',
     `UserKnownHostsFile=${join(home, '.ssh/known_hosts_hatch')}`,
     '-p',
     '2200',

@@ -139,6 +139,8 @@ function sshArguments(
     ...(key === undefined ? [] : ['-i', key]),
     ...['-o', `HostKeyAlias=${vm.id}`],
     ...['-o', 'StrictHostKeyChecking=accept-new'],
+    // Otherwise ssh says at the first visit that it noted the host's key.
+    ...['-o', 'LogLevel=ERROR'],
     ...['-o', `UserKnownHostsFile=${join(io.home, '.ssh', 'known_hosts_hatch')}`],
     ...['-p', String(vm.ssh_port)],
     ...['-l', user],
