@@ -38,10 +38,10 @@ export function agentSuite(
 
   test(`${name}: variables are added to the guest's own, whatever is in them`, async () => {
     const odd = `it's "$(id)" \\ é\n`;
-    const result = await exec('printf %s "$ODD"; command -v ls >&2', {
-      env: { ODD: odd },
-    });
-    assert.equal(result.stdout, odd);
+    // Names the runner has for itself, too.
+    const env = { ODD: odd, d: '/', nonce: 'x', main: '1', cg: '/' };
+    const result = await exec('printf %s "$ODD$d$nonce$main$cg"; command -v ls >&2', { env });
+    assert.equal(result.stdout, `${odd}/x1/`);
     assert.match(result.stderr, /\/ls\n$/);
     assert.equal(
       (await exec(['printenv', 'PATH'], { env: { PATH: '/usr/bin:/bin' } })).stdout,
