@@ -58,20 +58,24 @@ export function renderConf(
   ].join('\n');
 }
 
-/** One reservation a line; the tag is the VM's id. */
+/**
+ * One reservation a line, its VM in a comment. Not in a tag (`set:`): dnsmasq 2.90 frees a used reservation's tags twice when it
+ * reads the file again, and aborts. Seen with Debian 12's; a tag may come back once no supported release has that.
+ */
 export function renderHosts(ports: readonly Port[]): string {
   return ports
     .toSorted((a, b) => (a.vmId < b.vmId ? -1 : 1))
-    .map(({ vmId, mac, ip, hostname }) => `${mac},set:${vmId},${ip},${hostname}\n`)
+    .map(({ vmId, mac, ip, hostname }) => `${mac},${ip},${hostname} # ${vmId}\n`)
     .join('');
 }
 
 /** Reads what `renderHosts` wrote; lines that are not ours are passed over. */
 export function readHosts(text: string): readonly Port[] {
   return text.split('\n').flatMap((line) => {
-    const [mac = '', tag = '', ip = '', hostname = '', ...rest] = line.split(',');
-    const vmId = parseId('vm', tag.replace(/^set:/, ''));
-    return vmId !== undefined && rest.length === 0 && parseMac(mac) === mac && parseIp(ip) !== undefined
+    const [, mac = '', ip = '', hostname = '', owner = ''] =
+      /^([^,]+),([^,]+),(\S+) # (\S+)$/.exec(line) ?? [];
+    const vmId = parseId('vm', owner);
+    return vmId !== undefined && parseMac(mac) === mac && parseIp(ip) !== undefined
       ? [{ vmId, ip, mac, hostname }]
       : [];
   });

@@ -285,6 +285,7 @@ test('an address a VM gave up is leased at once to the next one with another MAC
   const guest = await world.guest(first);
   await guest.configure(first.mac, []);
   assert.notEqual(await guest.probe('dhcp', first.mac, ENOUGH), null);
+  const pid = await readFile(world.dhcpPidFile, 'utf8');
   await guest.end();
   await host.detach(first.vmId);
   const next = { ...first, vmId: newId('vm'), mac: '02:fc:00:00:99:99' };
@@ -293,6 +294,9 @@ test('an address a VM gave up is leased at once to the next one with another MAC
   await heir.configure(next.mac, []);
   const offer = await heir.probe('dhcp', next.mac, ENOUGH);
   assert.equal((offer as { ip: string } | null)?.ip, first.ip);
+  await host.detach(next.vmId);
+  assert.equal(await readFile(world.dhcpPidFile, 'utf8'), pid, 'the DHCP server did not outlive its changes');
+  assert.deepEqual(await host.health(), []);
   await host.release();
 });
 
