@@ -41,8 +41,8 @@ export function openPostgres(url: string, log: Logger): Omit<Engine, 'clock'> {
 
 function makePool(url: string): pg.Pool {
   try {
-    // Read here too: the pool reads it only when it makes its first connection.
-    new URL(url.replace(/^postgres(ql)?:\/\/(.*@)?(?=\/|\?|$)/, 'postgres://$2localhost'));
+    // Read here too, by the same parser: the pool reads it only when it makes its first connection.
+    new pg.Client({ connectionString: url });
     return new pg.Pool({
       connectionString: url,
       max: CONNECTIONS,
