@@ -5,7 +5,7 @@ import { KeyedLock } from '../base/keyed-lock.ts';
 import type { Logger } from '../base/logger.ts';
 import { makeFolder, readIfThere } from '../host/files.ts';
 import type { Run } from '../host/run.ts';
-import { planAddresses, type AddressPlan } from '../model/cidr.ts';
+import { parseCidr, parseIp, planAddresses, type AddressPlan } from '../model/cidr.ts';
 import {
   aliasOf,
   bridgeCommands,
@@ -51,6 +51,7 @@ class LinuxNetwork implements Network {
 
   constructor(deps: Deps, options: NetworkOptions) {
     checkBridgeName(options.bridge);
+    checkAddresses(options);
     this.#deps = deps;
     this.#options = options;
     try {
@@ -281,6 +282,19 @@ class LinuxNetwork implements Network {
         throw asNetError(error);
       }
     });
+  }
+}
+
+/** Throws NetError for what could not be written into rules and configuration as it is. */
+function checkAddresses({ dnsServers, egress }: NetworkOptions): void {
+  for (const server of dnsServers ?? []) {
+    if (parseIp(server) === undefined) {
+      throw new NetError(`"${server}" is no IPv4 address of a resolver (HATCH_DNS_SERVERS)`);
+    }
+  }
+  for (const network of typeof egress === 'string' ? [] : egress) {
+    if (!parseCidr(network))
+      throw new NetError(`"${network}" is no IPv4 network guests could go to (HATCH_EGRESS)`);
   }
 }
 

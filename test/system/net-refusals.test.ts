@@ -162,3 +162,10 @@ on('a changed address of the bridge replaces the old one', async ({ open, netns 
   assert.match(shown, /10\.77\.0\.1\/16/);
   assert.doesNotMatch(shown, /192\.168/);
 });
+
+on('options that could not stand in a rule or a configuration are refused by name', async ({ open }) => {
+  await assert.rejects(open({ dnsServers: ['1.1.1.1,port=53'] }), /HATCH_DNS_SERVERS/);
+  await assert.rejects(open({ egress: ['10.0.0.0/8', '10.0.0.0/33'] }), /10\.0\.0\.0\/33.*HATCH_EGRESS/);
+  await assert.rejects(open({ bridge: 'a b' }), /HATCH_BRIDGE_NAME/);
+  await assert.rejects(open({ cidr: '10.0.0.1/30' }), /between \/16 and \/29/);
+});
