@@ -221,7 +221,7 @@ function vmmStep(deps: Deps, vm: Vm, image: Image): Step {
 
 /** Ends whatever hypervisor runs this VM, known to us or not, and forgets it. Twice is as good as once. */
 export async function endVmm(
-  { store, driver, fleet }: Pick<Deps, 'store' | 'driver' | 'fleet'>,
+  { store, driver, fleet, settings }: Pick<Deps, 'store' | 'driver' | 'fleet' | 'settings'>,
   vm: Vm,
 ): Promise<void> {
   const live = fleet.get(vm.id);
@@ -232,6 +232,7 @@ export async function endVmm(
   for (const found of await driver.observe()) {
     if (found.vmId === vm.id) await driver.reap(found.process);
   }
+  for (const name of driver.scratchFiles) await remove(join(vmFolder(settings, vm.id), name));
   await store.vms.update(vm.id, ownerOf(vm), { process: null, readyAt: null });
 }
 

@@ -85,13 +85,12 @@ export function exitReason(exit: Exclude<MachineExit, { kind: 'poweroff' }>, at:
   }
 }
 
+/** The kernel's own word for it, and what it wrote last. */
 function lastLines(text: string): string {
-  return text
-    .split(/\r?\n/)
-    .filter((line) => line.trim() !== '')
-    .slice(-12)
-    .join('\n')
-    .slice(-2000);
+  const lines = text.split(/\r?\n/).filter((line) => line.trim() !== '');
+  const cause = lines.findLastIndex((line) => line.includes('Kernel panic'));
+  const last = lines.slice(Math.max(cause + 1, lines.length - 10));
+  return [...(cause === -1 ? [] : lines.slice(cause, cause + 1)), ...last].join('\n').slice(0, 2000);
 }
 
 /** Carries a stop to its end; also one that a crash cut off: there is no way back from it, only forward. */

@@ -17,6 +17,8 @@ export interface Driver {
   readonly capabilities: Capabilities;
   /** Kernel arguments for an image that brings none of its own. */
   readonly defaultBootArgs: string;
+  /** Files it makes in a VM's folder that are worth nothing once the machine has ended: its memory, its sockets. */
+  readonly scratchFiles: readonly string[];
   /** Which of an image's kernels it boots. */
   readonly kernel: 'compressed' | 'uncompressed';
 

@@ -84,6 +84,7 @@ export function openFake({
       powerButton: true,
     },
     defaultBootArgs: 'console=ttyS0',
+    scratchFiles: [],
     kernel: 'compressed',
     launch: (spec, signal) => begin('launch', spec, {}, false, signal),
     async adopt(spec, process, signal) {

@@ -112,6 +112,7 @@ class QemuDriver implements Driver {
     powerButton: true,
   } as const;
   readonly defaultBootArgs = BOOT_ARGS;
+  readonly scratchFiles = [RAM_FILE, LOADED_RAM, QMP_SOCKET, AGENT_SOCKET];
   readonly kernel = 'compressed';
   readonly #folder: string;
   readonly #choice: QemuChoice;
