@@ -4,7 +4,12 @@ import type { Logger } from '../base/logger.ts';
 
 /** The daemon's own log: JSON lines to standard error, readable ones where that is a terminal. */
 export function openLogger(level: 'debug' | 'info' | 'warn' | 'error', terminal: boolean): Logger {
-  const options = { level, base: null, timestamp: pino.stdTimeFunctions.isoTime, formatters: { level: (label: string) => ({ level: label }) } };
+  const options = {
+    level,
+    base: null,
+    timestamp: pino.stdTimeFunctions.isoTime,
+    formatters: { level: (label: string) => ({ level: label }) },
+  };
   // Written at once: what a daemon says last is what one wants to read.
   const log = terminal
     ? pino(

@@ -164,7 +164,7 @@ function diskStep({ store, driver, files, settings }: Deps, vm: Vm, image: Image
 /** Forgets a VM's disk: the row's name of it, and the layer if nobody else stands on it. Its file goes with the folder. */
 export async function dropDisk({ store }: Pick<Deps, 'store'>, vm: Vm): Promise<void> {
   const now = await store.vms.get(vm.id);
-  if (now?.layerId == null) return;
+  if (!now || now.layerId === null) return;
   await store.vms.update(vm.id, ownerOf(vm), { layerId: null });
   await store.layers.removeIfUnused(now.layerId);
 }

@@ -1,6 +1,5 @@
 import assert from 'node:assert/strict';
 import type { FakeClock } from '../../base/clock.ts';
-import type { ErrorCode } from '../../contract/errors.ts';
 import { Failure } from '../../model/failure.ts';
 import type { Vm } from '../../model/vm.ts';
 import { NO_LIMITS } from '../fixtures.ts';
@@ -27,7 +26,7 @@ export function ownerOf(vm: Vm): Owner {
 }
 
 /** Asserts that work fails with a Failure of the code, and gives it. */
-export async function fails(work: Promise<unknown>, code: ErrorCode): Promise<Failure> {
+export async function fails(work: Promise<unknown>, code: Failure['code']): Promise<Failure> {
   const error = await work.then(
     () => assert.fail('it did not fail'),
     (reason: unknown) => reason,
