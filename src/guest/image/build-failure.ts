@@ -20,9 +20,11 @@ export function explainBuild(error: unknown, mirror: string): unknown {
       cause: error,
     });
   if (!(error instanceof CommandFailed)) return error;
-  const program = error.argv[0];
-  if (error.missing) return missingProgram(program, error);
-  const notFound = /(?:^|\s)(\S+): (?:command )?not found/m.exec(said)?.[1];
+  const program = error.argv.find((word) => word === 'mmdebstrap') ?? error.argv[0];
+  if (error.missing) return missingProgram(error.argv[0], error);
+  const notFound =
+    /(?:^|\s)(\S+): (?:command )?not found/m.exec(said)?.[1] ??
+    /unshare: failed to execute (\S+): No such file/.exec(said)?.[1];
   if (notFound !== undefined) return missingProgram(notFound, error);
   if (/NO_PUBKEY|is not signed|couldn't be verified|EXPKEYSIG/.test(said))
     return new Failure(

@@ -44,9 +44,12 @@ class Programs {
   readonly broken = new Map<string, () => Promise<never>>();
 
   readonly run: Run = async (argv, options = {}) => {
-    this.calls.push(argv);
-    await this.broken.get(argv[0])?.();
-    if (argv[0] === 'mmdebstrap') await this.#mmdebstrap(argv, options);
+    // mmdebstrap is started in namespaces of its own.
+    const inner = argv.indexOf('mmdebstrap');
+    const program = inner > 0 ? 'mmdebstrap' : argv[0];
+    this.calls.push([program, ...argv.slice(Math.max(inner, 0) + 1)]);
+    await this.broken.get(program)?.();
+    if (program === 'mmdebstrap') await this.#mmdebstrap(argv, options);
     if (argv[0] === 'mke2fs') await writeFile(argv.at(-2) ?? '', 'a file system');
     if (argv[0] === 'rm') await rm(argv.at(-1) ?? '', { recursive: true, force: true });
     const stdout = argv[0] === 'apt-config' ? 'Acquire::http::Proxy "http://proxy.example/";\n' : '';
@@ -211,6 +214,12 @@ test('what failed is said so that one can act on it', async () => {
   const cases: readonly (readonly [string, { stderr?: string; missing?: boolean }, string, RegExp])[] = [
     ['mke2fs', { missing: true }, 'unavailable', /lacks the program mke2fs; install the package e2fsprogs/],
     ['mmdebstrap', { missing: true }, 'unavailable', /install the package mmdebstrap/],
+    [
+      'mmdebstrap',
+      { stderr: 'unshare: failed to execute mmdebstrap: No such file or directory' },
+      'unavailable',
+      /install the package mmdebstrap/,
+    ],
     [
       'mmdebstrap',
       { stderr: "E: Could not resolve 'deb.debian.org'" },

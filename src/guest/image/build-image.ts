@@ -252,7 +252,10 @@ async function removeLeft(run: Run, outputDir: string): Promise<void> {
 
 /** By rm, which can be told to stay on one file system: a build that was killed must never take a mounted /dev with it. */
 async function removeFolder(run: Run, path: string): Promise<void> {
-  await run(['rm', '-rf', '--one-file-system', '--', path], { timeoutMs: 120_000 });
+  const remove = (): Promise<unknown> =>
+    run(['rm', '-rf', '--one-file-system', '--', path], { timeoutMs: 120_000 });
+  // What was killed a moment ago may still write: rm then finds a folder that is not empty.
+  await remove().catch(remove).catch(remove);
 }
 
 async function folders(path: string): Promise<readonly string[]> {

@@ -15,6 +15,7 @@ export const hostPackages: readonly HostPackage[] = [
   { name: 'dpkg', binary: 'dpkg-deb', why: 'unpack the kernel', needs: 'build' },
   { name: 'e2fsprogs', binary: 'mke2fs', why: 'make the ext4 file system', needs: 'build' },
   { name: 'util-linux', binary: 'fallocate', why: 'keep the image sparse', needs: 'build' },
+  { name: 'util-linux', binary: 'unshare', why: 'build without leaving mounts', needs: 'build' },
   { name: 'xz-utils', binary: 'xz', why: 'unpack kernels', needs: 'build' },
   { name: 'qemu-system-x86', binary: 'qemu-system-x86_64', why: 'run guests', needs: 'run' },
   { name: 'qemu-utils', binary: 'qemu-img', why: "make guests' disks", needs: 'run' },

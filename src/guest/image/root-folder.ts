@@ -50,7 +50,10 @@ export async function makeRoot(
   const seen = new ProgressOfLines(step);
   await run(
     [
-      ...(['mmdebstrap', '--mode=root', '--variant=minbase', '--format=directory'] as const),
+      // mmdebstrap mounts /proc, /sys and /dev into the folder. In namespaces of its own these mounts, and whatever a
+      // package has started, are gone when it is, even when it is killed (unshare(1)).
+      ...(['unshare', '--mount', '--pid', '--fork', '--kill-child', '--mount-proc'] as const),
+      ...['mmdebstrap', '--mode=root', '--variant=minbase', '--format=directory'],
       `--architectures=${recipe.architecture}`,
       `--include=${recipe.packages.join(',')}`,
       '--aptopt=APT::Install-Recommends "false"',
