@@ -2,14 +2,16 @@ import { chmod, mkdtemp, readdir, readFile, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { systemClock } from '../src/base/clock.ts';
-import { run } from '../src/host/run.ts';
+import { CommandFailed, run } from '../src/host/run.ts';
 import { leaks, lookAtHost, type HostSnapshot } from '../test/support/leaks.ts';
+import { makeNetns, type Netns } from '../test/support/netns.ts';
 import { typescriptFiles } from './lib/arrows.ts';
-import { describeFile, runTestFiles, summarise, type FileResult } from './lib/test-run.ts';
+import { describeFile, FILE_MS, summarise, type FileResult } from './lib/test-run.ts';
 
 /**
  * `npm run test:system -- [part of a file's name...]`: real guests, bridges, rules and databases. One file at a time, each
- * with a temporary folder of its own; whatever a file leaves on the machine is a failure of it.
+ * in a network namespace and with a temporary folder of its own; whatever a file leaves in them or on the machine is a
+ * failure of it.
  */
 const root = join(import.meta.dirname, '..');
 const wanted = process.argv.slice(2);
@@ -37,36 +39,48 @@ async function runAlone(file: string): Promise<FileResult> {
   // Short, for the names of Unix sockets; open to enter, for PostgreSQL and QEMU, which do not run as root.
   const folder = await mkdtemp(join(tmpdir(), 'ht-'));
   await chmod(folder, 0o755);
-  const outer = process.env['TMPDIR'];
-  process.env['TMPDIR'] = folder;
+  const namespace = await makeNetns('hatch-test');
   try {
     const before = await lookAtHost(folder);
     const from = performance.now();
-    const [result] = await runTestFiles([join(root, file)], {
-      root,
-      concurrency: 1,
-      timeoutMs: 15 * 60_000,
-      onFile: () => undefined,
-    });
-    if (!result) throw new Error(`${file} has no result`);
-    const left = await whatStays(before, folder);
+    const result = await runInside(namespace, file, folder);
+    const left = await whatStays(before, folder, namespace);
     return {
       ...result,
       seconds: (performance.now() - from) / 1000,
       problems: [...result.problems, ...left.map((thing) => `left behind: ${thing}`)],
     };
   } finally {
-    if (outer === undefined) delete process.env['TMPDIR'];
-    else process.env['TMPDIR'] = outer;
+    await namespace.dispose();
     await rm(folder, { recursive: true, force: true });
   }
 }
 
+/** Runs one file in the namespace, as it would run anywhere else, and gives what came of it. */
+async function runInside(namespace: Netns, file: string, folder: string): Promise<FileResult> {
+  const own = Object.entries(process.env).filter(
+    (entry): entry is [string, string] => entry[1] !== undefined,
+  );
+  const one = join(root, 'scripts/test-one.ts');
+  try {
+    const { stdout } = await run(
+      namespace.enter([process.execPath, '--disable-warning=ExperimentalWarning', one, file]),
+      { cwd: root, env: { ...Object.fromEntries(own), TMPDIR: folder }, timeoutMs: FILE_MS + 60_000 },
+    );
+    // What test-one.ts prints.
+    return JSON.parse(stdout) as FileResult;
+  } catch (error) {
+    if (!(error instanceof CommandFailed)) throw error;
+    return { file, passed: 0, seconds: 0, problems: [`${error.message}\n${error.stderrTail}`] };
+  }
+}
+
 /** What the file left behind: what still is there some seconds later, since a killed process takes a moment to go. */
-async function whatStays(before: HostSnapshot, folder: string): Promise<readonly string[]> {
+async function whatStays(before: HostSnapshot, folder: string, namespace: Netns): Promise<readonly string[]> {
   for (let tries = 1; ; tries += 1) {
     const left = [
       ...leaks(before, await lookAtHost(folder)),
+      ...(await namespace.contents()),
       ...(await readdir(folder)).map((name) => `file ${join(folder, name)}`),
     ];
     if (left.length === 0 || tries === 6) return left;
