@@ -1,0 +1,158 @@
+import { mkdir, readFile, symlink } from 'node:fs/promises';
+import { basename, join } from 'node:path';
+import { systemClock } from '../../src/base/clock.ts';
+import { until } from '../../src/base/until.ts';
+import { HatchClient } from '../../src/clients/http.ts';
+import type { Event } from '../../src/contract/event.ts';
+import type { Vm } from '../../src/contract/vm.ts';
+import { isAlive, signalProcess, spawnDetached, type Detached } from '../../src/host/process.ts';
+import { run, type Argv, type RunResult } from '../../src/host/run.ts';
+import { builtImage } from './raw-guest.ts';
+
+const ROOT = join(import.meta.dirname, '../..');
+
+/** A hatchd of a test's own: the program itself, in the namespace the test runs in. */
+export interface Hatchd {
+  readonly data: string;
+  readonly url: string;
+  /** With the admin key. */
+  readonly client: HatchClient;
+  readonly key: string;
+  /** Ends the daemon with a signal and gives how long that took, in milliseconds; the guests run on. */
+  end(signal: 'SIGTERM' | 'SIGKILL'): Promise<number>;
+  /** Starts it again on the same folder; resolves when /readyz says so. */
+  start(env?: Readonly<Record<string, string>>): Promise<void>;
+  /** The `hatch` command with its arguments. */
+  hatch(...args: readonly string[]): Promise<RunResult>;
+  /** A command in the guest, over SSH by its port; throws when it fails. */
+  ssh(vm: Vm, user: string, command: string, options?: { readonly timeoutMs?: number }): Promise<string>;
+  /** The public half of the key `ssh` uses. */
+  readonly publicKey: string;
+  /** What it has logged. */
+  log(): Promise<string>;
+  /** `hatchd down`: ends all guests and removes bridge and rules. */
+  down(): Promise<void>;
+}
+
+/** Starts hatchd on a fresh data folder in `folder`, with the image that was built; resolves when it is ready. */
+export async function startHatchd(
+  folder: string,
+  env: Readonly<Record<string, string>> = {},
+): Promise<Hatchd> {
+  const data = join(folder, 'data');
+  const image = await builtImage();
+  await mkdir(join(data, 'images'), { recursive: true });
+  await symlink(image.dir, join(data, 'images', basename(image.dir)));
+  const url = 'http://127.0.0.1:8080';
+  const logFile = join(folder, 'hatchd.log');
+  const keyFile = join(folder, 'id_ed25519');
+  await run(['ssh-keygen', '-q', '-t', 'ed25519', '-N', '', '-f', keyFile]);
+  const settings: Record<string, string> = { HATCH_DATA_DIR: data, HATCH_RATE_LIMIT: '0', ...env };
+  let daemon: Detached | undefined;
+
+  const end = async (signal: 'SIGTERM' | 'SIGKILL'): Promise<number> => {
+    const from = performance.now();
+    if (!daemon || !(await signalProcess(daemon.identity, signal))) throw new Error('hatchd does not run');
+    await daemon.exited;
+    return performance.now() - from;
+  };
+  const start = async (more: Readonly<Record<string, string>> = {}): Promise<void> => {
+    const child = await spawnDetached([join(ROOT, 'bin/hatchd')], {
+      cwd: folder,
+      log: logFile,
+      env: { ...settings, ...more },
+    });
+    daemon = child;
+    const probe = new HatchClient({ url });
+    const signal = AbortSignal.timeout(60_000);
+    try {
+      await until({ clock: systemClock, signal }, async () => {
+        if (!(await isAlive(child.identity)))
+          throw new Error(`hatchd ended instead of serving:\n${await readFile(logFile, 'utf8')}`);
+        return probe.ready().then(
+          () => true,
+          () => undefined,
+        );
+      });
+    } finally {
+      await probe.close();
+    }
+  };
+
+  await start();
+  const key = (await readFile(join(data, 'admin-key'), 'utf8')).trim();
+  const ssh = async (
+    vm: Vm,
+    user: string,
+    command: string,
+    { timeoutMs = 60_000 }: { readonly timeoutMs?: number } = {},
+  ): Promise<string> => {
+    const options = [
+      'BatchMode=yes',
+      'ConnectTimeout=20',
+      'StrictHostKeyChecking=no',
+      'UserKnownHostsFile=/dev/null',
+      'LogLevel=ERROR',
+    ];
+    const argv: Argv = [
+      'ssh',
+      ...['-i', keyFile, '-p', String(vm.ssh_port)],
+      ...options.flatMap((option) => ['-o', option]),
+      `${user}@127.0.0.1`,
+      command,
+    ];
+    return (await run(argv, { timeoutMs })).stdout.trim();
+  };
+  const client = new HatchClient({ url, apiKey: key });
+  return {
+    data,
+    url,
+    client,
+    key,
+    end,
+    start,
+    ssh,
+    publicKey: (await readFile(`${keyFile}.pub`, 'utf8')).trim(),
+    hatch: (...args) =>
+      run([join(ROOT, 'bin/hatch'), ...args], {
+        env: { HATCH_URL: url, HATCH_API_KEY: key },
+        okExitCodes: [0, 1, 2, 3, 4, 5, 6],
+        timeoutMs: 300_000,
+      }),
+    log: () => readFile(logFile, 'utf8'),
+    down: async () => {
+      await client.close();
+      await run([join(ROOT, 'bin/hatchd'), 'down', '--grace', '0'], {
+        env: settings,
+        timeoutMs: 120_000,
+      });
+    },
+  };
+}
+
+/** Waits until a VM is as `wanted` says; throws with what it was last. */
+export async function untilVm(
+  { client }: Pick<Hatchd, 'client'>,
+  id: string,
+  wanted: (vm: Vm) => boolean,
+  timeoutMs = 120_000,
+): Promise<Vm> {
+  let last: Vm | undefined;
+  try {
+    return await until({ clock: systemClock, signal: AbortSignal.timeout(timeoutMs) }, async () => {
+      last = await client.vms.get(id);
+      return wanted(last) ? last : undefined;
+    });
+  } catch (cause) {
+    throw new Error(`the VM did not get there; it is ${JSON.stringify(last)}`, { cause });
+  }
+}
+
+/** A VM's events of a kind, newest first. */
+export async function eventsOf(
+  { client }: Pick<Hatchd, 'client'>,
+  id: string,
+  kind: string,
+): Promise<readonly Event[]> {
+  return client.vms.events(id, { kind });
+}
