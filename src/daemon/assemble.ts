@@ -173,7 +173,7 @@ export async function openWorld(
   if (secret !== undefined) await writeFileAtomic(data.adminKey, `${secret}\n`);
 
   const ports = openSshPorts(
-    { log: log.child({ room: 'ssh' }), connectTimeoutMs: 10_000 },
+    { log: log.child({ room: 'ssh' }), clock, connectTimeoutMs: 20_000 },
     { addr: values.HATCH_SSH_ADDR, allowedCidrs: values.HATCH_SSH_ALLOWED_CIDR },
   );
   shutdown.add('ssh ports', () => ports.closeAll());

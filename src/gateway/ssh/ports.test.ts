@@ -4,6 +4,7 @@ import { once } from 'node:events';
 import { connect, createServer, type AddressInfo, type Server, type Socket } from 'node:net';
 import { test } from 'node:test';
 import { Worker } from 'node:worker_threads';
+import { FakeClock, systemClock, type Clock } from '../../base/clock.ts';
 import { newId } from '../../base/ids.ts';
 import { silent } from '../../base/logger.ts';
 import { Failure } from '../../model/failure.ts';
@@ -22,6 +23,7 @@ interface Bench {
   readonly guest: (ip: string, port?: number) => Promise<Guest>;
   readonly ports: (options?: {
     allowed?: string[];
+    clock?: Clock;
     connectTimeoutMs?: number;
     guestPort?: number;
     most?: number;
@@ -54,9 +56,15 @@ function bench(name: string, body: (bench: Bench) => Promise<void>): void {
             next: async () => ((await once(server, 'connection')) as [Socket])[0],
           };
         },
-        ports: ({ allowed = ['127.0.0.0/8'], connectTimeoutMs = 5000, guestPort = 22, most = 100 } = {}) => {
+        ports: ({
+          allowed = ['127.0.0.0/8'],
+          clock = systemClock,
+          connectTimeoutMs = 5000,
+          guestPort = 22,
+          most = 100,
+        } = {}) => {
           const ports = openSshPorts(
-            { log: silent, connectTimeoutMs, guestPort, connectionsPerVm: most },
+            { log: silent, clock, connectTimeoutMs, guestPort, connectionsPerVm: most },
             { addr: '127.0.0.1', allowedCidrs: allowed },
           );
           ends.push(() => ports.closeAll());
@@ -107,10 +115,25 @@ function gone(socket: Socket): Promise<void> {
   });
 }
 
-async function oneByte(socket: Socket): Promise<string> {
+async function oneChunk(socket: Socket): Promise<string> {
   const [chunk] = (await once(socket, 'data')) as [Buffer];
   return chunk.toString();
 }
+
+bench('a guest that still boots is waited for', async ({ guest, ports, dial }) => {
+  const clock = new FakeClock();
+  const guestPort = await freePort();
+  const gateway = ports({ guestPort, clock });
+  const [vmId, port] = [newId('vm'), await freePort()];
+  await gateway.open({ vmId, port, ip: '127.0.0.3' });
+  const client = await dial(port);
+  client.write('early');
+  // It has been refused once it sleeps until the next try.
+  while (clock.sleepers === 0) await new Promise((resolve) => setImmediate(resolve));
+  const inside = await guest('127.0.0.3', guestPort);
+  const [server] = await Promise.all([inside.next(), clock.advance(1000)]);
+  assert.equal(await oneChunk(server), 'early');
+});
 
 bench(
   'bytes go both ways, and each side may end what it says and still listen',
@@ -124,7 +147,7 @@ bench(
     const client = await dial(port);
     const sshd = await arrival;
     client.write('SSH-2.0-client\r\n');
-    assert.equal(await oneByte(sshd), 'SSH-2.0-client\r\n');
+    assert.equal(await oneChunk(sshd), 'SSH-2.0-client\r\n');
     assert.equal(gateway.connections(vmId), 1);
     client.end('bye');
     assert.equal((await hear(sshd)).toString(), 'bye');
@@ -197,7 +220,7 @@ bench(
       const client = await dial(port);
       const sshd = await arrival;
       client.write('x');
-      await oneByte(sshd);
+      await oneChunk(sshd);
       const [aborts, hears] = who === 'client' ? [client, sshd] : [sshd, client];
       const gone = new Promise((resolve) => hears.once('close', resolve));
       hears.resume();
@@ -250,8 +273,8 @@ bench(
   },
 );
 
-bench('a guest that refuses ends the connection', async ({ ports, dial }) => {
-  const gateway = ports({ guestPort: await freePort() });
+bench('a guest that goes on refusing ends the connection', async ({ ports, dial }) => {
+  const gateway = ports({ guestPort: await freePort(), connectTimeoutMs: 150 });
   const vmId = newId('vm');
   const port = await freePort();
   await gateway.open({ vmId, port, ip: '127.0.0.3' });
@@ -307,7 +330,7 @@ bench(
     await arrival;
     await gateway.open({ vmId, port, ip: one.ip });
     first.write('x');
-    assert.equal(await oneByte(one.seen[0] ?? first), 'x');
+    assert.equal(await oneChunk(one.seen[0] ?? first), 'x');
     const ended = gone(first);
     await gateway.open({ vmId, port, ip: two.ip });
     await ended;
@@ -370,7 +393,7 @@ bench('a port that another program has is refused by its number', async ({ guest
 
 bench('an address the host does not have is named', async () => {
   const gateway = openSshPorts(
-    { log: silent, connectTimeoutMs: 100 },
+    { log: silent, clock: systemClock, connectTimeoutMs: 100 },
     { addr: '192.0.2.77', allowedCidrs: ['127.0.0.1/32'] },
   );
   await assert.rejects(gateway.isFree(2200), /no address 192\.0\.2\.77/);

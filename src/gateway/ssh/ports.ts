@@ -1,4 +1,5 @@
 import { createServer, type Server, type Socket } from 'node:net';
+import type { Clock } from '../../base/clock.ts';
 import type { VmId } from '../../base/ids.ts';
 import { KeyedLock } from '../../base/keyed-lock.ts';
 import { errorFields, type Logger } from '../../base/logger.ts';
@@ -9,7 +10,8 @@ import { allowSources, type SourceCheck } from './sources.ts';
 
 interface Deps {
   readonly log: Logger;
-  /** How long a guest may take to answer a connection; milliseconds. */
+  readonly clock: Clock;
+  /** How long a guest may take to answer a connection, refusing it meanwhile; milliseconds. */
   readonly connectTimeoutMs: number;
   /** 22 unless told. */
   readonly guestPort?: number;
@@ -128,7 +130,7 @@ class Ports implements OpenSshPorts {
     if (!this.#allowed(client.remoteAddress)) return refuse('source not allowed');
     if (entry.sockets.size >= connectionsPerVm) return refuse('too many connections');
     entry.sockets.add(client);
-    const failure = await relay(client, { ip, port: guestPort, connectTimeoutMs });
+    const failure = await relay(this.#deps, client, { ip, port: guestPort, connectTimeoutMs });
     entry.sockets.delete(client);
     if (failure) log.debug({ vm: vmId, ...errorFields(failure) }, 'an SSH connection ended early');
   }

@@ -1,9 +1,22 @@
+import { once } from 'node:events';
 import { connect, type Socket } from 'node:net';
 import { pipeline } from 'node:stream/promises';
-import { withTimeout } from '../../base/deadline.ts';
+import type { Clock } from '../../base/clock.ts';
+import { deadline, DeadlineExceeded } from '../../base/deadline.ts';
+import { until } from '../../base/until.ts';
 
 /** After this long without a word TCP asks whether the other side is still there. */
 const KEEPALIVE_MS = 30_000;
+
+/** Between two tries to reach a guest that refuses, in milliseconds: first, and at most. */
+const RETRY = { firstMs: 50, mostMs: 500 } as const;
+
+interface GuestPort {
+  readonly ip: string;
+  readonly port: number;
+  /** How long the guest may take to answer; one that refuses is tried again until then. */
+  readonly connectTimeoutMs: number;
+}
 
 /**
  * Leads an accepted connection (opened with `allowHalfOpen`) to a guest's port, both ways, until both sides have said all:
@@ -11,14 +24,20 @@ const KEEPALIVE_MS = 30_000;
  * with why it ended early; never rejects.
  */
 export async function relay(
+  { clock }: { readonly clock: Clock },
   client: Socket,
-  target: { readonly ip: string; readonly port: number; readonly connectTimeoutMs: number },
+  target: GuestPort,
 ): Promise<Error | undefined> {
-  const guest = connect({ host: target.ip, port: target.port, allowHalfOpen: true });
+  let guest: Socket;
+  try {
+    guest = await reach(clock, client, target);
+  } catch (error) {
+    reset(client);
+    return error instanceof Error ? error : new Error(String(error));
+  }
   const closed = Promise.all([whenClosed(client, guest), whenClosed(guest, client)]);
   let failure: Error | undefined;
   try {
-    await connected(client, guest, target);
     for (const socket of [client, guest]) {
       socket.setNoDelay(true);
       socket.setKeepAlive(true, KEEPALIVE_MS);
@@ -33,31 +52,63 @@ export async function relay(
   return failure;
 }
 
-/** Resolves when the guest has answered; rejects when it does not in time, refuses, or the client went away first. */
-async function connected(
-  client: Socket,
-  guest: Socket,
-  {
-    ip,
-    port,
-    connectTimeoutMs,
-  }: { readonly ip: string; readonly port: number; readonly connectTimeoutMs: number },
-): Promise<void> {
-  const { promise, resolve, reject } = Promise.withResolvers<void>();
-  const limit = withTimeout(`connecting to ${ip}:${port}`, connectTimeoutMs);
-  const onClientClose = (): void => reject(new Error('the client went away before the guest answered'));
-  const onTooLong = (): void => reject(new Error(`the guest did not answer within ${connectTimeoutMs} ms`));
-  guest
-    .once('connect', resolve)
-    .once('error', reject)
-    .once('close', () => reject(new Error('the connection was closed')));
+/**
+ * Connects to the guest. A guest that boots refuses until its sshd is up, and has no address before that: the client waits, as
+ * it would for a slow one. Rejects when the guest has not answered in time, or the client went away first.
+ */
+async function reach(clock: Clock, client: Socket, target: GuestPort): Promise<Socket> {
+  const { ip, port, connectTimeoutMs } = target;
+  const gone = new AbortController();
+  const onClientClose = (): void => gone.abort(new Error('the client went away before the guest answered'));
   client.once('close', onClientClose);
-  limit.signal.addEventListener('abort', onTooLong, { once: true });
+  let refused: unknown;
   try {
-    await promise;
+    return await deadline(
+      `connecting to ${ip}:${port}`,
+      connectTimeoutMs,
+      (signal) =>
+        until(
+          { clock, signal },
+          async () => {
+            try {
+              return await dial(ip, port, signal);
+            } catch (error) {
+              if (signal.aborted || !isErrno(error, NOT_YET)) throw error;
+              refused = error;
+              return undefined;
+            }
+          },
+          RETRY,
+        ),
+      gone.signal,
+    );
+  } catch (error) {
+    if (error instanceof DeadlineExceeded)
+      throw new Error(`the guest did not answer within ${connectTimeoutMs} ms`, { cause: refused ?? error });
+    throw error;
   } finally {
-    limit.clear();
     client.off('close', onClientClose);
+  }
+}
+
+/** What a guest answers whose network or server is not up yet. */
+const NOT_YET = ['ECONNREFUSED', 'EHOSTUNREACH', 'ECONNRESET'];
+
+function isErrno(error: unknown, codes: readonly string[]): boolean {
+  return (
+    error instanceof Error && 'code' in error && typeof error.code === 'string' && codes.includes(error.code)
+  );
+}
+
+async function dial(host: string, port: number, signal: AbortSignal): Promise<Socket> {
+  const socket = connect({ host, port, allowHalfOpen: true });
+  socket.on('error', () => undefined);
+  try {
+    await once(socket, 'connect', { signal });
+    return socket;
+  } catch (error) {
+    socket.destroy();
+    throw signal.aborted ? signal.reason : error;
   }
 }
 
