@@ -5,8 +5,9 @@ import { until } from '../../src/base/until.ts';
 import { HatchClient } from '../../src/clients/http.ts';
 import type { Event } from '../../src/contract/event.ts';
 import type { Vm } from '../../src/contract/vm.ts';
-import { isAlive, signalProcess, spawnDetached, type Detached } from '../../src/host/process.ts';
+import { commandLine, isAlive, signalProcess, spawnDetached, type Detached } from '../../src/host/process.ts';
 import { run, type Argv, type RunResult } from '../../src/host/run.ts';
+import { processesIn } from './netns.ts';
 import { builtImage } from './raw-guest.ts';
 
 const ROOT = join(import.meta.dirname, '../..');
@@ -18,26 +19,37 @@ export interface Hatchd {
   /** With the admin key. */
   readonly client: HatchClient;
   readonly key: string;
-  /** Ends the daemon with a signal and gives how long that took, in milliseconds; the guests run on. */
-  end(signal: 'SIGTERM' | 'SIGKILL'): Promise<number>;
+  /** Resolves when the daemon has ended by itself. */
+  readonly gone: () => Promise<void>;
+  /** Ends the daemon with a signal and gives its exit code; the guests run on. */
+  readonly end: (signal: 'SIGTERM' | 'SIGKILL') => Promise<{ readonly code: number | null }>;
   /** Starts it again on the same folder; resolves when /readyz says so. */
-  start(env?: Readonly<Record<string, string>>): Promise<void>;
+  readonly start: (env?: Readonly<Record<string, string>>) => Promise<void>;
   /** The `hatch` command with its arguments. */
-  hatch(...args: readonly string[]): Promise<RunResult>;
+  readonly hatch: (...args: readonly string[]) => Promise<RunResult>;
   /** A command in the guest, over SSH by its port; throws when it fails. */
-  ssh(vm: Vm, user: string, command: string, options?: { readonly timeoutMs?: number }): Promise<string>;
+  readonly ssh: (
+    vm: Vm,
+    user: string,
+    command: string,
+    options?: { readonly timeoutMs?: number },
+  ) => Promise<string>;
   /** The public half of the key `ssh` uses. */
   readonly publicKey: string;
   /** What it has logged. */
-  log(): Promise<string>;
+  readonly log: () => Promise<string>;
   /** `hatchd down`: ends all guests and removes bridge and rules. */
-  down(): Promise<void>;
+  readonly down: () => Promise<void>;
 }
 
-/** Starts hatchd on a fresh data folder in `folder`, with the image that was built; resolves when it is ready. */
+/**
+ * Starts hatchd on a fresh data folder in `folder`, with the image that was built; resolves when it is ready. `program`: the
+ * script and arguments of another daemon in its place.
+ */
 export async function startHatchd(
   folder: string,
   env: Readonly<Record<string, string>> = {},
+  program?: readonly string[],
 ): Promise<Hatchd> {
   const data = join(folder, 'data');
   const image = await builtImage();
@@ -50,14 +62,15 @@ export async function startHatchd(
   const settings: Record<string, string> = { HATCH_DATA_DIR: data, HATCH_RATE_LIMIT: '0', ...env };
   let daemon: Detached | undefined;
 
-  const end = async (signal: 'SIGTERM' | 'SIGKILL'): Promise<number> => {
-    const from = performance.now();
+  const end: Hatchd['end'] = async (signal) => {
     if (!daemon || !(await signalProcess(daemon.identity, signal))) throw new Error('hatchd does not run');
-    await daemon.exited;
-    return performance.now() - from;
+    return daemon.exited;
   };
   const start = async (more: Readonly<Record<string, string>> = {}): Promise<void> => {
-    const child = await spawnDetached([join(ROOT, 'bin/hatchd')], {
+    const argv: Argv = program
+      ? [process.execPath, '--disable-warning=ExperimentalWarning', ...program]
+      : [join(ROOT, 'bin/hatchd')];
+    const child = await spawnDetached(argv, {
       cwd: folder,
       log: logFile,
       env: { ...settings, ...more },
@@ -109,6 +122,7 @@ export async function startHatchd(
     url,
     client,
     key,
+    gone: async () => void (await daemon?.exited),
     end,
     start,
     ssh,
@@ -155,4 +169,19 @@ export async function eventsOf(
   kind: string,
 ): Promise<readonly Event[]> {
   return client.vms.events(id, { kind });
+}
+
+/** The pids of the QEMUs in this namespace, by the VMs whose names they bear. */
+export async function qemus(): Promise<ReadonlyMap<string, number>> {
+  const found = new Map<string, number>();
+  for (const pid of await processesIn('/proc/self/ns/net')) {
+    const name = ((await commandLine(pid)) ?? []).find((word) => /^hatch-vm-[a-z0-9]{12}$/.test(word));
+    if (name !== undefined) found.set(name.slice('hatch-'.length), pid);
+  }
+  return found;
+}
+
+/** The pid of a VM's QEMU; undefined when none runs. */
+export async function qemuOf(id: string): Promise<number | undefined> {
+  return (await qemus()).get(id);
 }

@@ -60,7 +60,8 @@ export async function makeNetns(prefix: string): Promise<Netns> {
 /** What some kernels put into every namespace by themselves. */
 const STANDARD_LINKS = /^link (lo|ifb\d+|tunl0|sit0|gre0|gretap0|erspan0|ip_vti0|ip6tnl0|ip6_vti0|ip6gre0)$/;
 
-async function processesIn(path: string): Promise<readonly number[]> {
+/** The processes that live in a namespace. */
+export async function processesIn(path: string): Promise<readonly number[]> {
   const { ino } = await stat(path);
   const found: number[] = [];
   for (const entry of await readdir('/proc')) {

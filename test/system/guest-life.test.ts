@@ -1,0 +1,142 @@
+import assert from 'node:assert/strict';
+import { once } from 'node:events';
+import { mkdtemp, rm } from 'node:fs/promises';
+import { connect } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { after, before, describe, test } from 'node:test';
+import type { Vm } from '../../src/contract/vm.ts';
+import { exists } from '../../src/host/files.ts';
+import { run } from '../../src/host/run.ts';
+import { eventsOf, qemuOf, startHatchd, untilVm, type Hatchd } from '../support/hatchd.ts';
+
+/**
+ * The life of real guests, from the API's side: two VMs side by side, each through every way a guest can end and come back.
+ * Booting is what is tested here, so each of them boots more than once.
+ */
+let folder: string;
+let hatchd: Hatchd;
+
+before(async () => {
+  folder = await mkdtemp(join(tmpdir(), 'life-'));
+  hatchd = await startHatchd(folder);
+});
+after(async () => {
+  await hatchd.down();
+  await rm(folder, { recursive: true, force: true });
+});
+
+const READY = { wait: 'ready', timeout: 300 } as const;
+
+async function refuses(port: number | undefined): Promise<boolean> {
+  const socket = connect(port ?? 0, '127.0.0.1');
+  try {
+    await once(socket, 'connect');
+    return false;
+  } catch {
+    return true;
+  } finally {
+    socket.destroy();
+  }
+}
+
+describe('two guests', { concurrency: 2 }, () => {
+  test('one is configured, looked into, powers itself off, and comes back as itself', async () => {
+    const { client, ssh } = hatchd;
+    const made = await client.vms.create(
+      {
+        name: 'alpha',
+        ssh_authorized_keys: [hatchd.publicKey],
+        user_data: '#cloud-config\nruncmd:\n  - echo once >> /var/lib/ran\n',
+        labels: { role: 'test' },
+        disk_mib: 4096,
+      },
+      READY,
+    );
+    assert.equal(made.ready, true);
+    await waitsForCloudInit(made);
+
+    const { stdout } = await client.vms.exec('alpha', {
+      command: ['sh', '-c', 'echo "$PWD $GREETING"; cat; exit 7'],
+      cwd: '/tmp',
+      env: { GREETING: 'hello' },
+      stdin: 'from outside',
+    });
+    assert.equal(stdout, '/tmp hello\nfrom outside');
+    const slow = await client.vms.exec('alpha', { command: 'echo begun; sleep 60', timeout_seconds: 2 });
+    assert.deepEqual([slow.timed_out, slow.stdout], [true, 'begun\n']);
+    const much = await client.vms.exec('alpha', { command: 'head -c 2000000 /dev/zero | tr "\\0" x' });
+    assert.deepEqual([much.truncated, much.stdout.length, much.exit_code], [true, 1024 * 1024, 0]);
+
+    // The image's file system has grown to the disk that was asked for.
+    const size = Number(await ssh(made, 'debian', 'df --output=size -BM / | tail -n 1 | tr -d "M "'));
+    assert.ok(size > 3500, `the root file system has ${size} MiB`);
+    assert.equal(await ssh(made, 'debian', 'hostname'), 'alpha');
+    const hostKey = await ssh(made, 'debian', 'cat /etc/ssh/ssh_host_ed25519_key.pub');
+    assert.match(await client.vms.console('alpha'), /login:|Reached target/);
+
+    await ssh(made, 'debian', 'sudo systemctl poweroff').catch(() => 'the connection ends with the guest');
+    const off = await untilVm(hatchd, made.id, (vm) => vm.state === 'stopped');
+    assert.equal(off.state_reason, undefined);
+    assert.match((await eventsOf(hatchd, made.id, 'vm.stopped'))[0]?.message ?? '', /powered itself off/);
+    assert.equal(await refuses(made.ssh_port), true);
+    assert.equal(await qemuOf(made.id), undefined);
+
+    const back = await client.vms.start('alpha', READY);
+    const identity = (vm: Vm): unknown[] => [vm.id, vm.guest_ip, vm.guest_mac, vm.ssh_port];
+    assert.deepEqual(identity(back), identity(made));
+    assert.equal(await ssh(back, 'debian', 'cat /etc/ssh/ssh_host_ed25519_key.pub'), hostKey);
+    await waitsForCloudInit(back);
+    assert.equal(await ssh(back, 'debian', 'cat /var/lib/ran'), 'once', 'cloud-init ran again');
+
+    const stopped = await client.vms.stop('alpha', { grace_seconds: 60 });
+    assert.deepEqual([stopped.state, stopped.state_reason], ['stopped', undefined]);
+    assert.equal((await client.vms.stop('alpha')).state, 'stopped', 'stopping twice is fine');
+    assert.deepEqual(await client.vms.delete('alpha'), { status: 'deleted' });
+    assert.equal(await exists(join(hatchd.data, 'vms', made.id)), false);
+    assert.doesNotMatch((await run(['ip', 'link'])).stdout, new RegExp(made.id));
+    assert.doesNotMatch((await run(['nft', 'list', 'ruleset'])).stdout, new RegExp(made.id));
+  });
+
+  test('the other reboots, panics, is killed and cut off, and each is told apart', async () => {
+    const { client, ssh } = hatchd;
+    const made = await client.vms.create({ name: 'beta', ssh_authorized_keys: [hatchd.publicKey] }, READY);
+    const firstBoot = await ssh(made, 'debian', 'cat /proc/sys/kernel/random/boot_id');
+
+    await ssh(made, 'debian', 'sudo systemctl reboot').catch(() => 'the connection ends with the guest');
+    await untilVm(hatchd, made.id, (vm) => vm.state !== 'running' || vm.ready !== true);
+    const again = await untilVm(hatchd, made.id, (vm) => vm.state === 'running' && vm.ready === true);
+    assert.match((await eventsOf(hatchd, made.id, 'vm.rebooted'))[0]?.message ?? '', /rebooted itself/);
+    assert.equal((await eventsOf(hatchd, made.id, 'vm.stopped')).length, 0, 'a reboot is no stop');
+    assert.notEqual(await ssh(again, 'debian', 'cat /proc/sys/kernel/random/boot_id'), firstBoot);
+
+    await ssh(again, 'debian', 'sudo sh -c "echo 1 > /proc/sys/kernel/sysrq; echo c > /proc/sysrq-trigger"', {
+      timeoutMs: 20_000,
+    }).catch(() => 'the connection ends with the guest');
+    const panicked = await untilVm(hatchd, made.id, (vm) => vm.state === 'error');
+    assert.equal(panicked.state_reason?.code, 'guest_panic');
+    assert.match(panicked.state_reason?.message ?? '', /sysrq triggered crash/i);
+    assert.equal(await refuses(made.ssh_port), true);
+
+    // From an error it starts again, its disk being whole; here it does not come far.
+    assert.equal((await client.vms.start('beta')).state, 'running');
+    const pid = await qemuOf(made.id);
+    assert.ok(pid !== undefined);
+    process.kill(pid, 'SIGKILL');
+    const killed = await untilVm(hatchd, made.id, (vm) => vm.state === 'error');
+    assert.equal(killed.state_reason?.code, 'vmm_died');
+    assert.match(killed.state_reason?.message ?? '', /SIGKILL|signal/);
+
+    // A guest that does not hear is cut off at the end of its grace, and that is said.
+    await client.vms.start('beta');
+    const cutOff = await client.vms.stop('beta', { grace_seconds: 1 });
+    assert.deepEqual([cutOff.state, cutOff.state_reason?.code], ['stopped', 'forced_stop']);
+    assert.deepEqual(await client.vms.delete('beta'), { status: 'deleted' });
+  });
+});
+
+/** Waits for the end of cloud-init in a guest, which must have nothing to complain of. */
+async function waitsForCloudInit(vm: Vm): Promise<void> {
+  const status = await hatchd.ssh(vm, 'debian', 'cloud-init status --wait --long', { timeoutMs: 180_000 });
+  assert.match(status, /^status: done$/m);
+}
