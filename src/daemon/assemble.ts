@@ -85,10 +85,7 @@ async function assemble(
   shutdown.add('loops', async () => stopping.abort(new Error('the server is stopping')));
 
   const { world, data, late, firstKey } = await openWorld(values, options, shutdown);
-  const problems: { start: string | undefined; image: string | undefined } = {
-    start: 'The server is still starting.',
-    image: undefined,
-  };
+  const problems: { start: string | undefined } = { start: 'The server is still starting.' };
   const hatch = openHatch(
     world,
     values.HATCH_VMM === 'fake' ? pretendedRegistry() : imageRegistry(world.settings, { run }),
@@ -118,7 +115,7 @@ async function assemble(
   log.info({ url, data: data.root, version }, 'the API listens');
 
   late.driver = await chooseDriver(values, { run, log: log.child({ room: 'vmm' }), data });
-  problems.image = await putDefaultImage(world, values, data, late.driver);
+  await world.findDefaultImage();
   await recover(world, stopping.signal);
   world.flights.open();
   shutdown.add('operations', () => world.flights.close());
@@ -228,6 +225,7 @@ export async function openWorld(
       },
       sharedAccountId: account.id,
     },
+    findDefaultImage: () => putDefaultImage(world, values, data, world.driver),
   };
   return { world, data, late, firstKey: secret };
 }
@@ -252,7 +250,7 @@ function network(values: Values, data: DataFolder, log: Logger): Network {
 async function readiness(
   { store, net }: Pick<World, 'store' | 'net'>,
   late: { readonly driver: Driver | undefined },
-  problems: { readonly start: string | undefined; readonly image: string | undefined },
+  problems: { readonly start: string | undefined },
 ): Promise<
   readonly { readonly part: 'store' | 'network' | 'vmm' | 'image' | 'start'; readonly problem: string }[]
 > {

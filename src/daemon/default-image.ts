@@ -12,25 +12,22 @@ import type { Values } from './config.ts';
 import type { DataFolder } from './data-folder.ts';
 
 /**
- * Makes `img-default` what the configuration says, or what `hatchd image build` made. Gives a sentence when there is none: VMs
- * need another image then.
+ * Makes `img-default` what the configuration says, or what `hatchd image build` made. Where there is none, VMs need another
+ * image. Throws an Error in a sentence when the configuration names no files.
  */
 export async function putDefaultImage(
   { store, settings }: Pick<World, 'store' | 'settings'>,
   values: Values,
   data: DataFolder,
   driver: Driver,
-): Promise<string | undefined> {
+): Promise<void> {
   const image =
     driver.name === 'fake'
       ? await pretended(data)
       : values.HATCH_DEFAULT_KERNEL_PATH === undefined
         ? await built(data)
         : await configured(values);
-  if (!image)
-    return 'There is no default image; run `hatchd image build`, or set HATCH_DEFAULT_KERNEL_PATH and HATCH_DEFAULT_ROOTFS_PATH.';
-  await store.images.put({ ...image, accountId: settings.sharedAccountId, id: defaultId() });
-  return undefined;
+  if (image) await store.images.put({ ...image, accountId: settings.sharedAccountId, id: defaultId() });
 }
 
 type Found = Omit<Image, 'accountId' | 'id' | 'createdAt'>;

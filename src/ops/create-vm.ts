@@ -34,7 +34,8 @@ type Wanted = Omit<NewVm, 'id' | 'network'> & {
 };
 
 /** What the request asks for, with template and defaults filled in, checked against what is there. */
-async function plan({ store, settings }: World, caller: Caller, request: CreateVm): Promise<Wanted> {
+async function plan(world: World, caller: Caller, request: CreateVm): Promise<Wanted> {
+  const { store, settings } = world;
   const template = await templateOf({ store, settings }, caller, request.templateId);
   const merged = mergeCreate(request, template, {
     imageId: 'img-default',
@@ -42,7 +43,7 @@ async function plan({ store, settings }: World, caller: Caller, request: CreateV
     memMib: settings.defaultMemMib,
   });
   if (merged.userData !== null) checkUserData(merged.userData);
-  const image = await imageNamed({ store, settings }, caller, merged.imageId, 'image_id');
+  const image = await imageNamed(world, caller, merged.imageId, 'image_id');
   const imageMib = Math.ceil(image.sizeBytes / MIB);
   if (merged.diskMib !== null && merged.diskMib < imageMib) {
     throw invalid('disk_mib', `disk_mib must be at least the image's size, ${imageMib} MiB.`, {
@@ -83,14 +84,22 @@ async function templateOf(
 
 /** The image a request names. Throws `invalid_request` naming the field when it is unknown, or how to get a default one. */
 export async function imageNamed(
-  { store, settings }: Pick<World, 'store' | 'settings'>,
+  { store, settings, findDefaultImage }: Pick<World, 'store' | 'settings' | 'findDefaultImage'>,
   caller: Caller,
   id: string,
   field: string,
 ): Promise<Image> {
   const parsed: ImageId | undefined = parseImageId(id);
-  const found = parsed && (await store.images.get(visibleAccounts(settings, caller.accountId), parsed));
+  const look = async (): Promise<Image | null | undefined> =>
+    parsed && store.images.get(visibleAccounts(settings, caller.accountId), parsed);
+  const found = await look();
   if (found) return found;
+  if (id === 'img-default') {
+    // It may have been built since the server started.
+    await findDefaultImage();
+    const since = await look();
+    if (since) return since;
+  }
   if (id === 'img-default') {
     throw invalid(
       field,

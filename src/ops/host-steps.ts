@@ -1,13 +1,13 @@
 import { mkdir, symlink } from 'node:fs/promises';
 import { join } from 'node:path';
 import { newId } from '../base/ids.ts';
-import { isErrno, remove } from '../host/files.ts';
+import { exists, remove } from '../host/files.ts';
 import { Failure } from '../model/failure.ts';
 import type { Image, Layer } from '../model/records.ts';
 import type { Vm, VmNetwork } from '../model/vm.ts';
 import type { Port } from '../net/network.ts';
 import type { Owner } from '../store/store.ts';
-import type { MachineSpec } from '../vmm/driver.ts';
+import type { Driver, MachineSpec } from '../vmm/driver.ts';
 import type { Step } from './steps.ts';
 import { visibleAccounts, vmFolder, type World } from './world.ts';
 
@@ -54,7 +54,7 @@ export function specOf(
     folder: vmFolder(settings, vm.id),
     vcpuCount: vm.vcpuCount,
     memMib: vm.memMib,
-    kernel: 'kernel',
+    kernel: kernelName(driver),
     initrd: image.initrdPath === null ? null : 'initrd',
     bootArgs: vm.bootArgs ?? image.bootArgs ?? settings.defaultBootArgs ?? driver.defaultBootArgs,
     disks: [
@@ -102,21 +102,26 @@ function folderStep({ settings, driver }: Deps, vm: Vm, image: Image, fresh: boo
       await mkdir(folder, { recursive: true, mode: 0o700 });
       const kernel =
         driver.kernel === 'uncompressed' ? (image.vmlinuxPath ?? image.kernelPath) : image.kernelPath;
-      await link(kernel, join(folder, 'kernel'));
+      await link(kernel, join(folder, kernelName(driver)));
       if (image.initrdPath !== null) await link(image.initrdPath, join(folder, 'initrd'));
     },
     undo: async () => (fresh ? remove(folder) : undefined),
   };
 }
 
-/** A link in the VM's folder: the VMM opens only relative paths, so that a recorded one opens its own file. */
+/** What a kernel is called in a VM's folder: one that changes hypervisors has both. */
+function kernelName({ kernel }: Pick<Driver, 'kernel'>): string {
+  return kernel === 'uncompressed' ? 'vmlinux' : 'kernel';
+}
+
+/**
+ * A link in the VM's folder: the VMM opens only relative paths, so that a recorded one opens its own file. One that leads
+ * somewhere stays: the image may have become a newer one since, whose kernel has no modules on this VM's disk.
+ */
 async function link(target: string, path: string): Promise<void> {
+  if (await exists(path)) return;
   await remove(path);
-  try {
-    await symlink(target, path);
-  } catch (error) {
-    if (!isErrno(error, 'EEXIST')) throw error;
-  }
+  await symlink(target, path);
 }
 
 function diskStep({ store, driver, files, settings }: Deps, vm: Vm, image: Image, fresh: boolean): Step {

@@ -8,7 +8,7 @@ import { imageNamed } from './create-vm.ts';
 import type { Caller, Hatch, TemplateFields } from './hatch.ts';
 import { visibleAccounts, type World } from './world.ts';
 
-type Deps = Pick<World, 'store' | 'settings'>;
+type Deps = Pick<World, 'store' | 'settings' | 'findDefaultImage'>;
 type Columns = Omit<Template, 'accountId' | 'id' | 'createdAt' | 'updatedAt'>;
 
 /** The templates part of Hatch. */

@@ -23,6 +23,8 @@ export interface World {
   readonly clock: Clock;
   readonly log: Logger;
   readonly settings: Settings;
+  /** Looks for the default image anew, and registers it when there is one. */
+  readonly findDefaultImage: () => Promise<void>;
 }
 
 export interface Settings {

@@ -101,6 +101,7 @@ export async function openFakeWorld(host: FakeHostFolder, options: WorldOptions 
       limits: options.limits ?? { vms: 50, vcpus: null, memMib: null },
       sharedAccountId: account.id,
     },
+    findDefaultImage: async () => undefined,
   };
   const id = parseImageId('img-default');
   assert.ok(id);
