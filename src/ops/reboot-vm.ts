@@ -5,6 +5,7 @@ import { refuse } from '../model/states.ts';
 import type { Vm } from '../model/vm.ts';
 import type { Caller, Wait } from './hatch.ts';
 import { diskOf, endVmm, imageOf, ownerOf, portOf, specOf } from './host-steps.ts';
+import { markError } from './mark-error.ts';
 import { depsOf, mustGet } from './start-vm.ts';
 import { Closing, runForward, TryAgain } from './steps.ts';
 import { askToPowerOff, exitReason } from './stop-vm.ts';
@@ -115,20 +116,7 @@ export async function carryOutReboot(world: World, operation: Operation, signal:
       ...exitReason({ kind: 'reboot' }, clock.now()),
       message: `The guest rebooted and could not be started again: ${failure.message}`,
     };
-    await store.vms.update(vm.id, ownerOf(vm), {
-      state: 'error',
-      stateReason: reason,
-      process: null,
-      readyAt: null,
-    });
-    await store.events.add({
-      accountId: vm.accountId,
-      vmId: vm.id,
-      kind: 'vm.error',
-      message: reason.message,
-      data: { code: reason.code },
-    });
-    fleet.touch(vm.id);
+    await markError(world, vm, reason, ['running']);
     throw new Failure(failure.code, failure.message, {
       details: { ...failure.details, id: vm.id },
       cause: error,

@@ -4,7 +4,8 @@ import type { Operation } from '../model/records.ts';
 import type { Vm } from '../model/vm.ts';
 import type { Port } from '../net/network.ts';
 import { carryOutDelete } from './delete-vm.ts';
-import { diskOf, endVmm, imageOf, ownerOf, portOf, specOf } from './host-steps.ts';
+import { diskOf, endVmm, imageOf, portOf, specOf } from './host-steps.ts';
+import { markError } from './mark-error.ts';
 import { carryOutReboot } from './reboot-vm.ts';
 import { recoverBoot } from './start-vm.ts';
 import { carryOutStop } from './stop-vm.ts';
@@ -98,28 +99,16 @@ async function adopt(world: World, vm: Vm, signal: AbortSignal): Promise<boolean
 
 /** A VM whose process is gone: released from the host, its disk kept, and marked, as the contract has it. */
 async function lose(world: World, vm: Vm, message: string): Promise<void> {
-  const { store, ports, net, clock } = world;
+  const { ports, net, clock } = world;
   await endVmm(world, vm);
   await ports.close(vm.id);
   if (vm.network !== null) await net.detach(vm.id);
-  await store.vms.update(vm.id, ownerOf(vm), {
-    state: 'error',
-    stateReason: {
-      code: 'lost',
-      message: `${message} Start it again; its disk is as it was.`,
-      at: clock.now(),
-    },
-    process: null,
-    readyAt: null,
-  });
-  await store.events.add({
-    accountId: vm.accountId,
-    vmId: vm.id,
-    kind: 'vm.error',
-    message,
-    data: { code: 'lost' },
-  });
-  world.fleet.touch(vm.id);
+  const reason = {
+    code: 'lost',
+    message: `${message} Start it again; its disk is as it was.`,
+    at: clock.now(),
+  };
+  await markError(world, vm, reason, ['running', 'starting', 'stopping'], { event: message });
 }
 
 /** Goes on with stops, reboots and deletions that nobody carries out: cut off by a crash, or to be tried again. */

@@ -4,6 +4,7 @@ import type { Operation } from '../model/records.ts';
 import { refuse } from '../model/states.ts';
 import type { StateReason, Vm } from '../model/vm.ts';
 import { bootSteps, imageOf, ownerOf } from './host-steps.ts';
+import { markError } from './mark-error.ts';
 import { runSteps, Stuck, undoSteps, Closing, type Step } from './steps.ts';
 import { translate } from './translate.ts';
 import { findVm, waitFor } from './vms.ts';
@@ -82,26 +83,11 @@ export async function recoverBoot(world: World, operation: Operation): Promise<v
   });
 }
 
-async function fail(
-  { store, fleet }: World,
-  vm: Vm,
-  operation: Operation,
-  reason: StateReason,
-): Promise<void> {
-  await store.vms.move(vm.id, ownerOf(vm), ['starting', 'stopped', 'error'], {
-    state: 'error',
-    stateReason: reason,
-    process: null,
-    readyAt: null,
+async function fail(world: World, vm: Vm, operation: Operation, reason: StateReason): Promise<void> {
+  await markError(world, vm, reason, ['starting', 'stopped', 'error'], {
+    event: `Could not ${operation.verb}: ${reason.message}`,
+    data: { operation: operation.id },
   });
-  await store.events.add({
-    accountId: vm.accountId,
-    vmId: vm.id,
-    kind: 'vm.error',
-    message: `Could not ${operation.verb}: ${reason.message}`,
-    data: { code: reason.code, operation: operation.id },
-  });
-  fleet.touch(vm.id);
 }
 
 function runningStep({ store, fleet }: World, vm: Vm): Step {

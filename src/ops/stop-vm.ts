@@ -71,10 +71,14 @@ export function exitReason(exit: Exclude<MachineExit, { kind: 'poweroff' }>, at:
       };
     case 'crashed': {
       const how =
-        exit.signal ?? (exit.exitCode === null ? 'for an unknown reason' : `with exit code ${exit.exitCode}`);
+        exit.signal !== null
+          ? `was killed by ${exit.signal}`
+          : exit.exitCode === null
+            ? 'ended for an unknown reason'
+            : `ended with exit code ${exit.exitCode}`;
       return {
         code: 'vmm_died',
-        message: `The hypervisor ended ${how}${exit.message ? `: ${exit.message}` : '.'}`,
+        message: `The hypervisor ${how}${exit.message ? `: ${exit.message}` : '.'}`,
         at,
       };
     }
