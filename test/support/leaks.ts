@@ -52,14 +52,32 @@ export function leaks(before: HostSnapshot, after: HostSnapshot): readonly strin
   ];
 }
 
-async function ourProcesses(folder: string | undefined): Promise<readonly string[]> {
+/** The processes that live in a folder or were told of it, each as in a HostSnapshot. */
+export function processesOf(folder: string): Promise<readonly string[]> {
+  return processes(({ argv, cwd }) => cwd.startsWith(folder) || argv.some((word) => word.includes(folder)));
+}
+
+function ourProcesses(folder: string | undefined): Promise<readonly string[]> {
+  return processes(
+    ({ argv, cwd }) =>
+      argv.slice(0, 3).some((word) => OURS.test(word)) ||
+      (folder !== undefined && (cwd.startsWith(folder) || argv.some((word) => word.includes(folder)))),
+  );
+}
+
+interface Seen {
+  readonly argv: readonly string[];
+  readonly cwd: string;
+}
+
+async function processes(wanted: (seen: Seen) => boolean): Promise<readonly string[]> {
   const pids = (await readdir('/proc')).filter((name) => /^\d+$/.test(name) && name !== String(process.pid));
-  const found = await Promise.all(pids.map((pid) => describe(pid, folder)));
+  const found = await Promise.all(pids.map((pid) => describe(pid, wanted)));
   return found.filter((line) => line !== undefined).sort();
 }
 
-/** `1234 (started 5678) qemu-system-x86_64 -name ...`, when it is one of ours; undefined when not, or when it has ended. */
-async function describe(pid: string, folder: string | undefined): Promise<string | undefined> {
+/** `1234 (started 5678) qemu-system-x86_64 -name ...`, when it is wanted; undefined when not, or when it has ended. */
+async function describe(pid: string, wanted: (seen: Seen) => boolean): Promise<string | undefined> {
   try {
     const [cmdline, stat, cwd] = await Promise.all([
       readFile(`/proc/${pid}/cmdline`, 'utf8'),
@@ -69,9 +87,7 @@ async function describe(pid: string, folder: string | undefined): Promise<string
     const argv = cmdline.split('\0').filter((word) => word !== '');
     // Field 3 is the state, field 22 the start time; the name before them is in brackets and may hold anything.
     const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
-    if (argv.length === 0 || fields[0] === 'Z') return undefined;
-    const inFolder = folder !== undefined && (cwd.startsWith(folder) || cmdline.includes(folder));
-    if (!inFolder && !argv.slice(0, 3).some((word) => OURS.test(word))) return undefined;
+    if (argv.length === 0 || fields[0] === 'Z' || !wanted({ argv, cwd })) return undefined;
     return `${pid} (started ${fields[19]}) ${argv.join(' ').slice(0, 160)}`;
   } catch {
     // It ended while we looked.
