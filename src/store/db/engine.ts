@@ -21,8 +21,9 @@ export interface Engine {
 const TRIES = 5;
 
 /**
- * Runs `work` in a transaction; all of it is kept, or nothing. When the database gives it up for another one's sake, it is
- * run again. `work` must use `trx` alone: on SQLite there is one connection, and it is taken.
+ * Runs `work` in a transaction; all of it is kept, or nothing. When the database gives it up for another one's sake, or a row
+ * it saw was removed before it could name it, it is run again and sees what is now. `work` must use `trx` alone: on SQLite
+ * there is one connection, and it is taken.
  */
 export async function transact<T>(
   { db }: Pick<Engine, 'db'>,
@@ -32,7 +33,8 @@ export async function transact<T>(
     try {
       return await db.transaction().setIsolationLevel('read committed').execute(work);
     } catch (error) {
-      if (!(error instanceof GaveWay) || tries === TRIES) throw error;
+      const overtaken = error instanceof GaveWay || (error instanceof Violation && error.kind === 'foreign');
+      if (!overtaken || tries === TRIES) throw error;
     }
   }
 }

@@ -13,6 +13,7 @@ const SQLSTATE = {
   authorization: '28000',
   noDatabase: '3D000',
   noPrivilege: '42501',
+  tooManyConnections: '53300',
 } as const;
 
 /** Errors of sockets and name look-ups, and what `pg` itself says when a connection ends or a time is over. */
@@ -29,6 +30,10 @@ const LOST_CODES = [
 ];
 const LOST_MESSAGES =
   /connection terminated|client has encountered|timeout|closed the connection|not queryable/i;
+
+/** What `pg` itself says before a server has answered who we are; none of it has a code. */
+const NO_PASSWORD = /^SASL: .*client password/;
+const NO_TLS = /does not support SSL/;
 
 /** Whether a connection is of no more use after this error. */
 export function isConnectionLost(error: unknown): boolean {
@@ -74,13 +79,31 @@ export function postgresError(error: unknown): unknown {
       return unavailable(
         'The user in DATABASE_URL may not do this in the database; make it the owner of the database.',
       );
+    case SQLSTATE.tooManyConnections:
+      return unavailable(
+        'The database server has no connection left for hatchd; raise max_connections there, or end what holds them.',
+      );
     default:
-      return isConnectionLost(error)
-        ? unavailable(
-            'The database server named in DATABASE_URL does not answer; look whether it runs and can be reached from here.',
-          )
-        : error;
+      return unforeseen(error);
   }
+}
+
+/** What comes without one of the codes above: of `pg` itself, or of a connection that is lost. */
+function unforeseen(error: Error): unknown {
+  const unavailable = (message: string): Failure => new Failure('unavailable', message, { cause: error });
+  if (NO_PASSWORD.test(error.message))
+    return unavailable(
+      'The database server asks for a password, and DATABASE_URL has none: postgres://user:password@host:port/database.',
+    );
+  if (NO_TLS.test(error.message))
+    return unavailable(
+      'DATABASE_URL asks for TLS (sslmode), which the database server does not offer; switch it on there, or take sslmode away.',
+    );
+  if (isConnectionLost(error))
+    return unavailable(
+      'The database server named in DATABASE_URL does not answer; look whether it runs and can be reached from here.',
+    );
+  return error;
 }
 
 function codeOf(error: Error): string | undefined {

@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { newId } from '../../base/ids.ts';
 import { Failure } from '../../model/failure.ts';
 import type { Quotas } from '../../model/records.ts';
-import { furnish, NO_LIMITS } from '../fixtures.ts';
+import { furnish, newImage, newTemplate, NO_LIMITS } from '../fixtures.ts';
 import { Busy, Taken, type Store } from '../store.ts';
 import { fails, make, ownerOf, type Declare } from './support.ts';
 
@@ -121,22 +121,26 @@ export function raceTests(test: Declare): void {
     }
   });
 
-  test('a layer or image that is named while it is removed is either there or was never named', async ({
-    store,
-  }) => {
-    for (let round = 0; round < 5; round++) {
-      const { account, image, newVm } = await furnish(store);
-      const [made, removed] = await Promise.allSettled([
-        make(store, newVm()),
-        store.images.remove(account.id, image.id),
-      ]);
-      assert.ok(removed.status === 'fulfilled');
-      assert.equal(removed.value.removed, made.status === 'rejected');
-      if (made.status === 'rejected') {
-        assert.ok(
-          made.reason instanceof Failure && made.reason.code === 'invalid_request',
-          String(made.reason),
-        );
+  test('what is named while it is removed is either there or was never named', async ({ store }) => {
+    for (let round = 0; round < 10; round++) {
+      const { account, newVm } = await furnish(store);
+      // Names that no other account shares: it would serve instead.
+      const image = await store.images.create(newImage(account, newId('layer')));
+      const template = await store.templates.create(newTemplate(account, newId('layer')));
+      const races = [
+        { named: { imageId: image.id }, remove: () => store.images.remove(account.id, image.id) },
+        { named: { templateId: template.id }, remove: () => store.templates.remove(account.id, template.id) },
+      ];
+      for (const { named, remove } of races) {
+        const [made, removed] = await Promise.allSettled([make(store, newVm(named)), remove()]);
+        assert.ok(removed.status === 'fulfilled');
+        assert.equal(removed.value.removed, made.status === 'rejected');
+        if (made.status === 'rejected') {
+          assert.ok(
+            made.reason instanceof Failure && made.reason.code === 'invalid_request',
+            String(made.reason),
+          );
+        }
       }
     }
   });
