@@ -44,7 +44,7 @@ export function explainBuild(error: unknown, mirror: string): unknown {
     );
   return new Failure(
     'unavailable',
-    `Building the image failed: ${program} ${error.exitCode === undefined ? 'was ended' : `ended with exit code ${error.exitCode}`}. ${lastWords(said)}`.trim(),
+    `Building the image failed: ${program} ${error.exitCode === undefined ? 'was ended' : `ended with exit code ${error.exitCode}`}. ${lastWords(error.stderrTail)}`.trim(),
     { details: { program }, cause: error },
   );
 }
@@ -57,7 +57,8 @@ function missingProgram(program: string, cause: unknown): Failure {
   );
 }
 
-/** The last error line of a Debian program's output. */
+/** The last error line of a Debian program's output, or its last line of all. */
 function lastWords(said: string): string {
-  return said.split('\n').findLast((line) => /^E: /.test(line)) ?? '';
+  const lines = said.split('\n').filter((line) => line.trim() !== '');
+  return lines.findLast((line) => /^E: /.test(line)) ?? lines.at(-1) ?? '';
 }

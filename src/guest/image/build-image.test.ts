@@ -229,6 +229,12 @@ test('what failed is said so that one can act on it', async () => {
     ['mmdebstrap', { stderr: 'W: GPG error: NO_PUBKEY 0E98' }, 'unavailable', /debian-archive-keyring/],
     ['mmdebstrap', { stderr: 'sh: 1: dpkg-deb: not found' }, 'unavailable', /install the package dpkg/],
     ['mke2fs', { stderr: 'write: No space left on device' }, 'no_space', /full/],
+    [
+      'mmdebstrap',
+      { stderr: 'unshare: cannot change root filesystem propagation: Invalid argument\n' },
+      'unavailable',
+      /mmdebstrap ended with exit code 25\. unshare: cannot change root filesystem propagation/,
+    ],
   ];
   for (const [program, how, code, says] of cases) {
     const programs = new Programs();
