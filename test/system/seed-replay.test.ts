@@ -341,7 +341,7 @@ test('a start brings the same VM back, and a deletion leaves nothing of it', asy
     ['guest_ip', 'guest_mac', 'ssh_port', 'created_at'].map((name) => field(body, name)),
     [web.guest_ip, web.guest_mac, web.ssh_port, web.created_at],
   );
-  await untilVm(hatchd, web.id, ({ ready }) => ready);
+  await untilVm(hatchd, web.id, ({ ready }) => ready, 300_000);
   // systemctl enable was run once, at the first boot.
   const wait = { clock: systemClock, signal: AbortSignal.timeout(60_000) };
   assert.match(await until(wait, () => page(web).catch(() => undefined)), /Welcome to nginx/);
