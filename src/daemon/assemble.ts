@@ -1,5 +1,4 @@
 import { hostname } from 'node:os';
-import { readFile } from 'node:fs/promises';
 import { createApi } from '../api/server.ts';
 import { systemClock } from '../base/clock.ts';
 import { errorFields, type Logger } from '../base/logger.ts';
@@ -26,12 +25,20 @@ import type { World } from '../ops/world.ts';
 import { openStore } from '../store/db/open.ts';
 import type { Store } from '../store/store.ts';
 import type { Driver } from '../vmm/driver.ts';
-import type { Values } from './config.ts';
-import { claimDataFolder, dataFolder, makeDataFolder, type DataFolder } from './data-folder.ts';
+import { isFakeNet, type Values } from './config.ts';
+import {
+  claimDataFolder,
+  dataFolder,
+  makeDataFolder,
+  whyNotWritten,
+  type DataFolder,
+} from './data-folder.ts';
 import { putDefaultImage } from './default-image.ts';
 import { chooseDriver } from './driver.ts';
+import { whyNotListening } from './listening.ts';
 import { imageRegistry, pretendedRegistry } from './image-registry.ts';
 import { Shutdown } from './shutdown.ts';
+import { readTls } from './tls.ts';
 
 /** How often what is is compared with what should be. */
 const RECONCILE_MS = 60_000;
@@ -55,6 +62,8 @@ export interface AssembleOptions {
   readonly version: string;
   /** Wraps the store, for tests that crash the daemon at a row of its journal. */
   readonly wrapStore?: (store: Store) => Store;
+  /** Gives the start up: what was under way is left as its journal says, for the next one. */
+  readonly signal?: AbortSignal;
 }
 
 /**
@@ -63,11 +72,11 @@ export interface AssembleOptions {
  */
 export async function startDaemon(
   values: Values,
-  { log, version, wrapStore = (store) => store }: AssembleOptions,
+  { log, version, wrapStore = (store) => store, signal = new AbortController().signal }: AssembleOptions,
 ): Promise<Daemon> {
   const shutdown = new Shutdown(log);
   try {
-    return await assemble(values, { log, version, wrapStore }, shutdown);
+    return await assemble(values, { log, version, wrapStore, signal }, shutdown);
   } catch (error) {
     await shutdown.run('could not start');
     throw error;
@@ -79,12 +88,14 @@ async function assemble(
   options: Required<AssembleOptions>,
   shutdown: Shutdown,
 ): Promise<Daemon> {
-  const { log, version } = options;
+  const { log, version, signal } = options;
   const clock = systemClock;
-  const stopping = new AbortController();
-  shutdown.add('loops', async () => stopping.abort(new Error('the server is stopping')));
+  const loops = new AbortController();
+  shutdown.add('loops', async () => loops.abort(new Error('the server is stopping')));
+  const stopping = AbortSignal.any([signal, loops.signal]);
 
   const { world, data, late, firstKey } = await openWorld(values, options, shutdown);
+  signal.throwIfAborted();
   const problems: { start: string | undefined } = { start: 'The server is still starting.' };
   const hatch = openHatch(
     world,
@@ -100,23 +111,22 @@ async function assemble(
       version,
     },
     {
-      tls: await tlsOf(values),
+      tls: await readTls(values),
       rateLimit: { perSecond: values.HATCH_RATE_LIMIT, burst: values.HATCH_RATE_BURST },
     },
   );
   const { host, port } = values.HATCH_HTTP_ADDR;
   const url = await api.listen({ host, port }).catch((error: unknown) => {
-    throw new Error(
-      `HATCH_HTTP_ADDR ${host}:${port} cannot be listened on: ${error instanceof Error ? error.message : String(error)}.`,
-      { cause: error },
-    );
+    throw new Error(whyNotListening(values.HATCH_HTTP_ADDR, error), { cause: error });
   });
   shutdown.add('api', () => api.close());
   log.info({ url, data: data.root, version }, 'the API listens');
 
   late.driver = await chooseDriver(values, { run, log: log.child({ room: 'vmm' }), data });
   await world.findDefaultImage();
-  await recover(world, stopping.signal);
+  signal.throwIfAborted();
+  await recover(world, stopping);
+  signal.throwIfAborted();
   world.flights.open();
   shutdown.add('operations', () => world.flights.close());
   await settleSoon(world);
@@ -131,7 +141,7 @@ async function assemble(
     },
     'ready',
   );
-  void every(world, stopping.signal);
+  void every(world, stopping);
   return { world, hatch, data, shutdown, url, firstKey };
 }
 
@@ -166,8 +176,11 @@ export async function openWorld(
   shutdown.add('store', () => store.close());
   const hostId = values.HATCH_HOST_NAME ?? hostname();
   await store.hosts.register({ id: hostId, bootId: await bootId() });
-  const { account, secret } = await ensureDefaultAccount({ store });
-  if (secret !== undefined) await writeFileAtomic(data.adminKey, `${secret}\n`);
+  const { account, secret } = await ensureDefaultAccount({ store }, (fresh) =>
+    writeFileAtomic(data.adminKey, `${fresh}\n`).catch((error: unknown) => {
+      throw whyNotWritten(data, error);
+    }),
+  );
 
   const ports = openSshPorts(
     { log: log.child({ room: 'ssh' }), clock, connectTimeoutMs: 20_000 },
@@ -230,10 +243,6 @@ export async function openWorld(
   return { world, data, late, firstKey: secret };
 }
 
-function isFakeNet(values: Values): boolean {
-  return values.HATCH_NET === 'fake' || (values.HATCH_NET === 'auto' && values.HATCH_VMM === 'fake');
-}
-
 function network(values: Values, data: DataFolder, log: Logger): Network {
   const options = {
     bridge: values.HATCH_BRIDGE_NAME,
@@ -248,7 +257,7 @@ function network(values: Values, data: DataFolder, log: Logger): Network {
 }
 
 async function readiness(
-  { store, net }: Pick<World, 'store' | 'net'>,
+  { store, net, ports, settings }: Pick<World, 'store' | 'net' | 'ports' | 'settings'>,
   late: { readonly driver: Driver | undefined },
   problems: { readonly start: string | undefined },
 ): Promise<
@@ -265,15 +274,13 @@ async function readiness(
     });
   }
   for (const problem of await net.health()) found.push({ part: 'network', problem });
+  try {
+    await ports.isFree(settings.sshPortMin);
+  } catch (error) {
+    found.push({ part: 'network', problem: error instanceof Error ? error.message : String(error) });
+  }
   if (!late.driver) found.push({ part: 'vmm', problem: 'No hypervisor is usable.' });
   return found;
-}
-
-async function tlsOf(values: Values): Promise<{ readonly cert: string; readonly key: string } | undefined> {
-  const { HATCH_HTTP_TLS_CERT: cert, HATCH_HTTP_TLS_KEY: key } = values;
-  return cert === undefined || key === undefined
-    ? undefined
-    : { cert: await readFile(cert, 'utf8'), key: await readFile(key, 'utf8') };
 }
 
 async function every(world: World, signal: AbortSignal): Promise<void> {

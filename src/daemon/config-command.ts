@@ -1,12 +1,21 @@
+import { hostname } from 'node:os';
 import Table from 'cli-table3';
 import { describeConfig, readConfig } from './config.ts';
+import { dataFolder } from './data-folder.ts';
 
 /** Prints the configuration: a table for people, JSON for programs. Gives the exit code; throws BadConfig. */
 export async function configCommand(
   env: Readonly<Record<string, string | undefined>>,
   json: boolean,
 ): Promise<number> {
-  const rows = describeConfig(env, readConfig(env));
+  const read = readConfig(env);
+  const data = dataFolder(read.values.HATCH_DATA_DIR);
+  const rows = describeConfig(env, read, {
+    DATABASE_URL: `sqlite:${data.database}`,
+    HATCH_DATA_DIR: data.root,
+    HATCH_HOST_NAME: hostname(),
+    HATCH_IMAGE_DIRS: data.images,
+  });
   if (json) {
     process.stdout.write(`${JSON.stringify(rows, null, 2)}\n`);
     return 0;

@@ -136,11 +136,24 @@ function list(text: string): string[] {
     .filter((one) => one !== '');
 }
 
-/** `sqlite:PATH` or a postgres URL. */
+/** `sqlite:PATH` or a postgres URL; one without a host names its socket's folder with `?host=`, as libpq has it. */
 export function databaseUrl(text: string): string {
   if (/^sqlite:.+/.test(text)) return text;
-  if (/^postgres(ql)?:\/\//.test(text) && URL.canParse(text)) return text;
-  throw new Error('must be sqlite:PATH or postgres://USER:PASSWORD@HOST/DATABASE.');
+  const url = text.replace('@/', '@localhost/');
+  if (/^postgres(ql)?:\/\//.test(url) && URL.canParse(url)) return text;
+  throw new Error(
+    'must be sqlite:PATH or postgres://USER:PASSWORD@HOST/DATABASE; characters such as @ : / # in a password must be percent-encoded.',
+  );
+}
+
+/** A database's URL for people to see: whatever may be a secret in it is hidden. */
+export function databaseUrlShown(text: string): string {
+  if (text.startsWith('sqlite:')) return text;
+  const shown = text.replace(/^(postgres(?:ql)?:\/\/[^:@/]*):[^@/]*@/, '$1:***@').replace(/[?#].*$/s, '?***');
+  // What does not look like one may hold a secret anywhere.
+  return /^postgres(ql)?:\/\/([\w.%-]*(:\*\*\*)?@)?[\w.%[\]:-]*(\/[\w.%-]*)?(\?\*\*\*)?$/.test(shown)
+    ? shown
+    : '(hidden)';
 }
 
 /** `dir:PATH` or `s3://bucket/prefix`. */

@@ -30,6 +30,11 @@ test('an unknown HATCH_ name is an error that suggests the nearest', () => {
   assert.deepEqual(problemsOf({ HATCH_DATADIR: '/x' }), [
     'HATCH_DATADIR is not a setting of Hatch. Did you mean HATCH_DATA_DIR?',
   ]);
+  const hint = (name: string): string => problemsOf({ [name]: 'x' })[0]?.split(' of Hatch. ')[1] ?? '';
+  assert.equal(hint('HATCH_DATABASE_URL'), 'Did you mean DATABASE_URL?');
+  assert.equal(hint('HATCH_BRIGDE_CIDR'), 'Did you mean HATCH_BRIDGE_CIDR?');
+  assert.equal(hint('HATCH_HTTP_ADDRESS'), 'Did you mean HATCH_HTTP_ADDR?');
+  assert.equal(hint('HATCH_COLOUR'), '`hatchd config` lists them all.');
   assert.deepEqual(problemsOf({ HATCH_API_KEY: 'x', HATCH_URL: 'y' }), []);
 });
 
@@ -71,4 +76,29 @@ test('secrets are hidden, wherever they come from', () => {
   assert.equal(rows.find((row) => row.name === 'HATCH_S3_SECRET_KEY')?.value, '(hidden)');
   assert.equal(rows.find((row) => row.name === 'DATABASE_URL')?.source, 'environment');
   assert.doesNotMatch(problemsOf({ DATABASE_URL: 'mysql://u:hunter2@h' }).join(), /hunter2/);
+});
+
+test("a database's URL is shown without what may be a secret", () => {
+  const shown = (url: string): string | null | undefined => {
+    const env = { DATABASE_URL: url };
+    return describeConfig(env, readConfig(env)).find((row) => row.name === 'DATABASE_URL')?.value;
+  };
+  const cases: [url: string, shown: string][] = [
+    ['sqlite:/var/lib/hatch/hatch.db', 'sqlite:/var/lib/hatch/hatch.db'],
+    ['postgres://hatch:hunter2@db.example:5433/hatch', 'postgres://hatch:***@db.example:5433/hatch'],
+    ['postgres://hatch@db/hatch?password=hunter2&sslmode=require', 'postgres://hatch@db/hatch?***'],
+    ['postgresql://hatch:hunter2@/hatch?host=/run/postgresql', 'postgresql://hatch:***@/hatch?***'],
+    ['postgres://hatch:hunter2@%2Frun%2Fpostgresql/hatch', 'postgres://hatch:***@%2Frun%2Fpostgresql/hatch'],
+    ['postgres://hatch:hunter2@[::1]:5432/hatch', 'postgres://hatch:***@[::1]:5432/hatch'],
+    ['postgres:///hatch', 'postgres:///hatch'],
+    ['postgres://hatch:@hunter2@db/hatch', '(hidden)'],
+    ['postgres://hatch:hunter2@db/hatch#hunter2', 'postgres://hatch:***@db/hatch?***'],
+  ];
+  for (const [url, expected] of cases) assert.equal(shown(url), expected);
+});
+
+test('a value that is used where nothing is set is shown as the default', () => {
+  const rows = describeConfig({}, readConfig({}), { HATCH_HOST_NAME: 'here' });
+  const row = rows.find(({ name }) => name === 'HATCH_HOST_NAME');
+  assert.deepEqual([row?.value, row?.source], ['here', 'default']);
 });

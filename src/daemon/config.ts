@@ -1,4 +1,5 @@
 import { resolve } from 'node:path';
+import { nearest } from '../api/nearest.ts';
 import { planAddresses } from '../model/cidr.ts';
 import * as read from './config-values.ts';
 
@@ -11,7 +12,8 @@ interface Setting<T, F extends string | null = string | null> {
   readonly fallback: F;
   /** Reads the text; throws an Error whose message completes "NAME ...". */
   readonly parse: (text: string) => T;
-  readonly secret?: true;
+  /** How it is shown where it must not be shown as it is. */
+  readonly shown?: (text: string) => string;
   /** It is read and checked, but what it steers is not part of this version. */
   readonly later?: true;
 }
@@ -20,8 +22,10 @@ const setting = <T, F extends string | null>(
   about: string,
   fallback: F,
   parse: (text: string) => T,
-  more: { secret?: true; later?: true } = {},
+  more: Pick<Setting<T>, 'shown' | 'later'> = {},
 ): Setting<T, F> => ({ about, fallback, parse, ...more });
+
+const hidden = (): string => '(hidden)';
 
 /** The whole of the configuration: every name, what it means, its default and how it is read. */
 export const SETTINGS = {
@@ -29,7 +33,7 @@ export const SETTINGS = {
     'where rows are kept: sqlite:PATH or postgres://...; sqlite:<data>/hatch.db unless set',
     null,
     read.databaseUrl,
-    { secret: true },
+    { shown: read.databaseUrlShown },
   ),
   HATCH_DATA_DIR: setting('folder for everything Hatch keeps', './data', (text) => resolve(text)),
   HATCH_HOST_NAME: setting(
@@ -109,8 +113,8 @@ export const SETTINGS = {
   }),
   HATCH_S3_ENDPOINT: setting('S3 endpoint', null, read.httpUrl, { later: true }),
   HATCH_S3_REGION: setting('S3 region', 'us-east-1', read.word, { later: true }),
-  HATCH_S3_ACCESS_KEY: setting('S3 access key', null, read.word, { secret: true, later: true }),
-  HATCH_S3_SECRET_KEY: setting('S3 secret key', null, read.word, { secret: true, later: true }),
+  HATCH_S3_ACCESS_KEY: setting('S3 access key', null, read.word, { shown: hidden, later: true }),
+  HATCH_S3_SECRET_KEY: setting('S3 secret key', null, read.word, { shown: hidden, later: true }),
   HATCH_CACHE_MIB: setting('most local bytes for stored snapshots', null, read.whole(1, 2 ** 40), {
     later: true,
   }),
@@ -136,6 +140,14 @@ type Name = keyof Settings;
 type Parsed<S> = S extends Setting<infer T, infer F> ? T | (F extends string ? never : undefined) : never;
 /** The settings, read; undefined where neither the environment nor a default says anything. */
 export type Values = { readonly [K in Name]: Parsed<Settings[K]> };
+
+/** Whether the guests' network is only pretended. */
+export function isFakeNet({
+  HATCH_NET: net,
+  HATCH_VMM: vmm,
+}: Pick<Values, 'HATCH_NET' | 'HATCH_VMM'>): boolean {
+  return net === 'fake' || (net === 'auto' && vmm === 'fake');
+}
 
 /** Read by the CLI and the client library; hatchd lets them pass. */
 const PASS = ['HATCH_URL', 'HATCH_API_KEY'];
@@ -167,7 +179,7 @@ export function readConfig(env: Readonly<Record<string, string | undefined>>): {
     try {
       values[name] = one.parse(text);
     } catch (error) {
-      const shown = one.secret ? '' : ` It is "${text}".`;
+      const shown = one.shown ? '' : ` It is "${text}".`;
       problems.push(`${name} ${error instanceof Error ? error.message : String(error)}${shown}`);
     }
   }
@@ -192,37 +204,26 @@ function contradictions(values: Values): string[] {
 
 function unknownNames(env: Readonly<Record<string, string | undefined>>): string[] {
   const known = [...Object.keys(SETTINGS), ...PASS];
+  // What they all begin with says nothing about which one is meant.
+  const bare = (name: string): string => name.replace(/^HATCH_/, '').toLowerCase();
   return Object.keys(env)
     .filter((name) => name.startsWith('HATCH_') && !known.includes(name))
-    .map((name) => `${name} is not a setting of Hatch. Did you mean ${nearest(name, known)}?`);
+    .map((name) => {
+      const near = nearest(bare(name), known.map(bare));
+      const meant = known.find((other) => bare(other) === near);
+      const hint = meant === undefined ? '`hatchd config` lists them all.' : `Did you mean ${meant}?`;
+      return `${name} is not a setting of Hatch. ${hint}`;
+    });
 }
 
-/** The known word with the fewest letters to change (Levenshtein distance). */
-export function nearest(word: string, known: readonly string[]): string {
-  const distances = known.map((other) => ({ other, distance: distance(word, other) }));
-  return distances.sort((a, b) => a.distance - b.distance)[0]?.other ?? '';
-}
-
-function distance(a: string, b: string): number {
-  let row = Array.from({ length: b.length + 1 }, (_, i) => i);
-  for (let i = 1; i <= a.length; i++) {
-    const next = [i];
-    for (let j = 1; j <= b.length; j++) {
-      next[j] = Math.min(
-        (row[j] ?? 0) + 1,
-        (next[j - 1] ?? 0) + 1,
-        (row[j - 1] ?? 0) + (a[i - 1] === b[j - 1] ? 0 : 1),
-      );
-    }
-    row = next;
-  }
-  return row[b.length] ?? 0;
-}
-
-/** The configuration for people to read or programs to parse: name, value, source, meaning; secrets hidden. */
+/**
+ * The configuration for people to read or programs to parse: name, value, source, meaning; secrets hidden. `defaults`: what
+ * is used where neither the environment nor a fixed default says anything.
+ */
 export function describeConfig(
   env: Readonly<Record<string, string | undefined>>,
   { sources }: Pick<ReturnType<typeof readConfig>, 'sources'>,
+  defaults: Partial<Record<Name, string>> = {},
 ): readonly {
   readonly name: string;
   readonly value: string | null;
@@ -231,10 +232,10 @@ export function describeConfig(
   readonly effective: boolean;
 }[] {
   return (Object.entries(SETTINGS) as [Name, Setting<unknown>][]).map(([name, one]) => {
-    const text = sources[name] === 'environment' ? (env[name] ?? null) : one.fallback;
+    const text = sources[name] === 'environment' ? (env[name] ?? null) : (defaults[name] ?? one.fallback);
     return {
       name,
-      value: text !== null && one.secret ? '(hidden)' : text,
+      value: text !== null && one.shown ? one.shown(text) : text,
       source: sources[name],
       about: one.about,
       effective: one.later !== true,

@@ -35,20 +35,33 @@ export async function makeDataFolder(data: DataFolder): Promise<void> {
     await makeFolder(data.root, 0o755);
     for (const folder of [data.images, data.vms, data.net]) await makeFolder(folder);
   } catch (error) {
-    if (isErrno(error, 'EACCES') || isErrno(error, 'EPERM') || isErrno(error, 'EROFS')) {
-      throw new Error(
-        `HATCH_DATA_DIR ${data.root} cannot be written; run hatchd as root or choose another folder.`,
-        { cause: error },
-      );
-    }
-    if (isErrno(error, 'ENOSPC'))
-      throw new Error(`The disk of HATCH_DATA_DIR ${data.root} is full; make room and start again.`, {
-        cause: error,
-      });
-    if (isErrno(error, 'EEXIST') || isErrno(error, 'ENOTDIR'))
-      throw new Error(`HATCH_DATA_DIR ${data.root} is not a folder.`, { cause: error });
-    throw error;
+    throw whyNotWritten(data, error);
   }
+}
+
+/** Why something in the data folder cannot be written, as an Error in a sentence; what is no matter of the folder stays. */
+export function whyNotWritten({ root }: Pick<DataFolder, 'root'>, error: unknown): unknown {
+  if (isErrno(error, 'EACCES') || isErrno(error, 'EPERM'))
+    return new Error(
+      `HATCH_DATA_DIR ${root} cannot be written; run hatchd as root or choose another folder.`,
+      {
+        cause: error,
+      },
+    );
+  if (isErrno(error, 'EROFS'))
+    return new Error(
+      `HATCH_DATA_DIR ${root} lies on a file system that is read-only; choose another folder.`,
+      {
+        cause: error,
+      },
+    );
+  if (isErrno(error, 'ENOSPC') || isErrno(error, 'EDQUOT'))
+    return new Error(`The disk of HATCH_DATA_DIR ${root} is full; make room and start again.`, {
+      cause: error,
+    });
+  if (isErrno(error, 'EEXIST') || isErrno(error, 'ENOTDIR'))
+    return new Error(`HATCH_DATA_DIR ${root} is not a folder.`, { cause: error });
+  return error;
 }
 
 /**
@@ -59,7 +72,9 @@ export async function claimDataFolder(data: DataFolder): Promise<() => Promise<v
   const me = await identify(process.pid);
   if (!me) throw new Error('this process cannot be found in /proc');
   const mine = `${data.pidFile}.${process.pid}`;
-  await writeFileAtomic(mine, JSON.stringify(me), 0o644);
+  await writeFileAtomic(mine, JSON.stringify(me), 0o644).catch((error: unknown) => {
+    throw whyNotWritten(data, error);
+  });
   try {
     for (let tries = 0; tries < 5; tries++) {
       try {

@@ -26,7 +26,7 @@ export async function putDefaultImage(
       ? await pretended(data)
       : values.HATCH_DEFAULT_KERNEL_PATH === undefined
         ? await built(data)
-        : await configured(values);
+        : await configuredImage(values);
   if (image) await store.images.put({ ...image, accountId: settings.sharedAccountId, id: defaultId() });
 }
 
@@ -57,14 +57,21 @@ async function built(data: DataFolder): Promise<Found | undefined> {
   };
 }
 
-async function configured(values: Values): Promise<Found> {
+/** The default image the configuration names. Throws an Error in a sentence when its files will not do. */
+export async function configuredImage(values: Values): Promise<Found> {
   const kernelPath = await file('HATCH_DEFAULT_KERNEL_PATH', values.HATCH_DEFAULT_KERNEL_PATH);
   const rootfsPath = await file('HATCH_DEFAULT_ROOTFS_PATH', values.HATCH_DEFAULT_ROOTFS_PATH);
   const initrdPath =
     values.HATCH_DEFAULT_INITRD_PATH === undefined
       ? null
       : await file('HATCH_DEFAULT_INITRD_PATH', values.HATCH_DEFAULT_INITRD_PATH);
-  const size = await imageSize({ run }, rootfsPath, AbortSignal.timeout(30_000));
+  const size = await imageSize({ run }, rootfsPath, AbortSignal.timeout(30_000)).catch((error: unknown) => {
+    // It speaks of the field an image is registered with.
+    const why = error instanceof Error ? error.message : String(error);
+    throw new Error(why.replaceAll('rootfs_path', `HATCH_DEFAULT_ROOTFS_PATH ${rootfsPath}`), {
+      cause: error,
+    });
+  });
   return {
     kernelPath,
     vmlinuxPath: null,

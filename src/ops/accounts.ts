@@ -24,23 +24,38 @@ function hashOf(secret: string): string {
   return createHash('sha256').update(secret).digest('hex');
 }
 
-/** Makes account `default` if there is none; with it, a key of every scope whose secret is given back. */
-export async function ensureDefaultAccount({
-  store,
-}: Pick<Deps, 'store'>): Promise<{ readonly account: Account; readonly secret: string | undefined }> {
-  const found = await store.accounts.byName('default');
-  if (found) return { account: found, secret: undefined };
-  let account: Account;
+/**
+ * Makes account `default` if there is none and, while no key was ever made in it, one of every scope. Its secret is given to
+ * `keep` before its row is there: a crash in between costs a secret that opens nothing, never the only way in.
+ */
+export async function ensureDefaultAccount(
+  { store }: Pick<Deps, 'store'>,
+  keep: (secret: string) => Promise<void> = async () => undefined,
+): Promise<{ readonly account: Account; readonly secret: string | undefined }> {
+  const account = (await store.accounts.byName('default')) ?? (await makeDefault(store));
+  if ((await store.keys.list(account.id, { limit: 1 })).length > 0) return { account, secret: undefined };
+  const made = newSecret();
+  await keep(made.secret);
+  await store.keys.create({
+    accountId: account.id,
+    name: 'admin',
+    scopes: SCOPES,
+    prefix: made.prefix,
+    expiresAt: null,
+    hash: made.hash,
+  });
+  return { account, secret: made.secret };
+}
+
+async function makeDefault(store: Store): Promise<Account> {
   try {
-    account = await store.accounts.create({ name: 'default', quotas: NO_QUOTAS });
+    return await store.accounts.create({ name: 'default', quotas: NO_QUOTAS });
   } catch (error) {
     // Another daemon on the same database was faster.
     const theirs = error instanceof Taken ? await store.accounts.byName('default') : null;
     if (!theirs) throw error;
-    return { account: theirs, secret: undefined };
+    return theirs;
   }
-  const { secret } = await addKey({ store }, account.id, 'admin', SCOPES);
-  return { account, secret };
 }
 
 /** Makes a key in an account and gives its secret, this once. */

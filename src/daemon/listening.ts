@@ -1,0 +1,38 @@
+import { createServer } from 'node:net';
+import { isErrno } from '../host/files.ts';
+
+/** An address and port of the host. */
+export interface Place {
+  readonly host: string;
+  readonly port: number;
+}
+
+/** Why the API cannot listen where HATCH_HTTP_ADDR says, in a sentence that says what to do. */
+export function whyNotListening({ host, port }: Place, error: unknown): string {
+  const place = `HATCH_HTTP_ADDR ${host.includes(':') ? `[${host}]` : host}:${port}`;
+  if (isErrno(error, 'EADDRINUSE'))
+    return `${place} is used by another program; stop that one, or choose another port.`;
+  if (isErrno(error, 'EADDRNOTAVAIL'))
+    return `${place} is no address of this host; \`ip address\` shows those it has.`;
+  if (isErrno(error, 'ENOTFOUND') || isErrno(error, 'EAI_AGAIN'))
+    return `${place} names no host that is known here; give an IP address.`;
+  if (isErrno(error, 'EACCES'))
+    return `${place} needs a right this user does not have; run hatchd as root, or choose a port above 1023.`;
+  return `${place} cannot be listened on: ${error instanceof Error ? error.message : String(error)}.`;
+}
+
+/** Listens for a moment; gives the sentence why that cannot be, undefined when it can. */
+export async function tryListening(place: Place): Promise<string | undefined> {
+  const server = createServer();
+  try {
+    await new Promise<void>((resolve, reject) => {
+      server.once('error', reject);
+      server.listen({ ...place, exclusive: true }, resolve);
+    });
+    return undefined;
+  } catch (error) {
+    return whyNotListening(place, error);
+  } finally {
+    server.close();
+  }
+}

@@ -1,0 +1,57 @@
+import assert from 'node:assert/strict';
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { after, before, test } from 'node:test';
+import { systemClock } from '../base/clock.ts';
+import { silent } from '../base/logger.ts';
+import { openStore } from '../store/db/open.ts';
+import type { Store } from '../store/store.ts';
+import { ensureDefaultAccount } from './accounts.ts';
+
+let folder = '';
+before(async () => {
+  folder = await mkdtemp(join(tmpdir(), 'hatch-accounts-'));
+});
+after(() => rm(folder, { recursive: true, force: true }));
+
+async function withStore(name: string, body: (store: Store) => Promise<void>): Promise<void> {
+  const store = await openStore(`sqlite:${join(folder, name)}`, { clock: systemClock, log: silent });
+  try {
+    await body(store);
+  } finally {
+    await store.close();
+  }
+}
+
+test('the first key is kept before it opens anything, so that a crash never locks everybody out', () =>
+  withStore('crash.db', async (store) => {
+    const kept: string[] = [];
+    const crash = ensureDefaultAccount({ store }, async (secret) => {
+      kept.push(secret);
+      throw new Error('the disk is full');
+    });
+    await assert.rejects(crash, /the disk is full/);
+    const account = await store.accounts.byName('default');
+    assert.ok(account);
+    assert.deepEqual(await store.keys.list(account.id, { limit: 10 }), []);
+
+    const { secret } = await ensureDefaultAccount({ store }, async (fresh) => void kept.push(fresh));
+    assert.equal(kept[1], secret);
+    const keys = await store.keys.list(account.id, { limit: 10 });
+    assert.deepEqual(
+      keys.map(({ name, scopes }) => [name, scopes.length]),
+      [['admin', 4]],
+    );
+  }));
+
+test('where a key was ever made there is no other, also when it was revoked', () =>
+  withStore('revoked.db', async (store) => {
+    const { account, secret } = await ensureDefaultAccount({ store });
+    assert.match(secret ?? '', /^hatch_/);
+    const [key] = await store.keys.list(account.id, { limit: 10 });
+    assert.ok(key);
+    await store.keys.revoke(account.id, key.id);
+    const again = await ensureDefaultAccount({ store }, async () => assert.fail('no second key'));
+    assert.deepEqual([again.account.id, again.secret], [account.id, undefined]);
+  }));
