@@ -1,6 +1,8 @@
-import { Command } from 'commander';
+import { Command, CommanderError, InvalidArgumentError } from 'commander';
+import { nearest } from '../api/nearest.ts';
 import { BadConfig, readConfig, type Values } from './config.ts';
 import { configCommand } from './config-command.ts';
+import { whole } from './config-values.ts';
 import { doctorCommand } from './doctor.ts';
 import { downCommand } from './down.ts';
 import { imageBuildCommand } from './image-build.ts';
@@ -14,6 +16,8 @@ const program = new Command('hatchd')
   )
   .version(version())
   .exitOverride()
+  .configureOutput({ outputError: (text, write) => write(text.replace(/^error: /, 'hatchd: ')) })
+  .showHelpAfterError('`hatchd --help` lists the commands.')
   .configureHelp({ showGlobalOptions: true })
   .addHelpText(
     'after',
@@ -23,9 +27,15 @@ const program = new Command('hatchd')
 program
   .command('serve', { isDefault: true })
   .description('serve the API and run the guests; SIGTERM ends it and leaves the guests running')
-  .action(() =>
-    finish(async () => serve(configured(), openLogger(configured().HATCH_LOG_LEVEL, process.stderr.isTTY))),
-  );
+  // A word that is no command comes here, since this one may be left out.
+  .allowExcessArguments()
+  .action((_options: unknown, { args: [stranger] }: Command) => {
+    if (stranger !== undefined) refuseCommand(stranger);
+    return finish(async () => {
+      const values = configured();
+      return serve(values, openLogger(values.HATCH_LOG_LEVEL, process.stderr.isTTY));
+    });
+  });
 
 program
   .command('config')
@@ -39,15 +49,15 @@ program
     'look at everything this machine needs to run guests, and say what to do about what is missing',
   )
   .option('--json', 'as JSON')
-  .action((options: { json?: true }) => finish(() => doctorCommand(configured(), options.json === true)));
+  .action((options: { json?: true }) => finish(() => doctorCommand(process.env, options.json === true)));
 
 program
   .command('down')
   .description(
     'stop all guests of this data folder and remove bridge, taps, rules and DHCP server; disks stay',
   )
-  .option('--grace <seconds>', 'how long guests may take to power off', '30')
-  .action((options: { grace: string }) => finish(() => downCommand(configured(), options.grace)));
+  .option('--grace <seconds>', 'how long guests may take to power off', graceSeconds, 30)
+  .action((options: { grace: number }) => finish(() => downCommand(configured(), options.grace)));
 
 program
   .command('image')
@@ -56,6 +66,22 @@ program
   .description("build the default image from this machine's own package sources; cached by its recipe's hash")
   .option('--json', 'progress and result as JSON lines')
   .action((options: { json?: true }) => finish(() => imageBuildCommand(configured(), options.json === true)));
+
+function refuseCommand(word: string): void {
+  const near = nearest(
+    word,
+    program.commands.map((command) => command.name()),
+  );
+  program.error(`error: there is no command "${word}".${near === undefined ? '' : ` Did you mean ${near}?`}`);
+}
+
+function graceSeconds(text: string): number {
+  try {
+    return whole(0, 600)(text);
+  } catch (error) {
+    throw new InvalidArgumentError(`It ${error instanceof Error ? error.message : String(error)}`);
+  }
+}
 
 function configured(): Values {
   return readConfig(process.env).values;
@@ -72,11 +98,16 @@ async function finish(work: () => Promise<number>): Promise<void> {
   }
 }
 
+// Whoever reads us may have read enough: `hatchd config | head`.
+process.stdout.on('error', (error: NodeJS.ErrnoException) => {
+  if (error.code !== 'EPIPE') throw error;
+  process.exit(0);
+});
+
 try {
   await program.parseAsync(process.argv);
 } catch (error) {
-  // commander has said what is wrong; help and version are no failure.
-  const code =
-    error instanceof Error && 'exitCode' in error && typeof error.exitCode === 'number' ? error.exitCode : 1;
-  process.exitCode = code === 0 ? 0 : 2;
+  if (!(error instanceof CommanderError)) throw error;
+  // It has been said what is wrong; help and version are no failure.
+  process.exitCode = error.exitCode === 0 ? 0 : 2;
 }

@@ -37,12 +37,18 @@ export async function serve(values: Values, log: Logger): Promise<number> {
     );
     process.exit(70);
   });
+  const stop = new AbortController();
   let daemon: Daemon;
   try {
-    const starting = startDaemon(values, { log, version: version() });
+    const starting = startDaemon(values, { log, version: version(), signal: stop.signal });
     const first = await Promise.race([starting, signalled]);
-    // Asked to end while still starting: what the journal says is settled by the next start.
-    if (typeof first === 'string') return 0;
+    if (typeof first === 'string') {
+      stop.abort(new Error(`${first} came while hatchd was starting`));
+      return await endInTime(log, async () => {
+        const made = await starting.catch(() => undefined);
+        await made?.shutdown.run(first);
+      });
+    }
     daemon = first;
   } catch (error) {
     log.error(
@@ -57,11 +63,16 @@ export async function serve(values: Values, log: Logger): Promise<number> {
     );
   }
   const why = await signalled;
+  return endInTime(log, () => daemon.shutdown.run(why));
+}
+
+/** Ends the daemon; the process too, where a part hangs, or leaves something that keeps it. */
+async function endInTime(log: Logger, end: () => Promise<void>): Promise<number> {
   const late = setTimeout(() => {
     log.error({ ms: STOP_MS }, 'not all parts closed in time; leaving');
     process.exit(1);
   }, STOP_MS);
-  await daemon.shutdown.run(why);
-  clearTimeout(late);
+  await end();
+  late.unref();
   return 0;
 }

@@ -27,17 +27,34 @@ export async function migrate(
   });
   const { error, results } = await migrator.migrateToLatest();
   if (error === undefined) return (results ?? []).map((result) => result.migrationName);
-  const newer = (await executed(db)).filter((name) => !Object.hasOwn(known, name));
-  if (newer.length > 0) {
-    throw new Failure(
-      'unavailable',
-      `The database was made by a newer Hatch (it has ${newer.join(', ')}, which this one does not know). Use that version again, or give this one another DATABASE_URL.`,
-      { cause: error },
-    );
-  }
+  refuseNewer(await executed(db), known, error);
   throw error instanceof Error
     ? error
     : new Error('the schema could not be brought up to date', { cause: error });
+}
+
+/** How many of the migrations were done in a database, and how many were not. Throws as `migrate` does for a newer Hatch's. */
+export async function schemaOf(
+  { db }: Pick<Engine, 'db'>,
+  known: Readonly<Record<string, Migration>>,
+): Promise<{ readonly done: number; readonly missing: number }> {
+  const done = await executed(db);
+  refuseNewer(done, known);
+  return { done: done.length, missing: Object.keys(known).length - done.length };
+}
+
+function refuseNewer(
+  done: readonly string[],
+  known: Readonly<Record<string, Migration>>,
+  cause?: unknown,
+): void {
+  const newer = done.filter((name) => !Object.hasOwn(known, name));
+  if (newer.length === 0) return;
+  throw new Failure(
+    'unavailable',
+    `The database was made by a newer Hatch (it has ${newer.join(', ')}, which this one does not know). Use that version again, or give this one another DATABASE_URL.`,
+    { cause },
+  );
 }
 
 async function executed(db: Engine['db']): Promise<readonly string[]> {

@@ -1,6 +1,8 @@
 import type { Clock } from '../../base/clock.ts';
 import type { Logger } from '../../base/logger.ts';
+import { exists } from '../../host/files.ts';
 import { Failure } from '../../model/failure.ts';
+import { dirname } from 'node:path';
 import { sql } from 'kysely';
 import type { Store } from '../store.ts';
 import { accounts } from './accounts.ts';
@@ -10,10 +12,10 @@ import { hosts } from './hosts.ts';
 import { images } from './images.ts';
 import { keys } from './keys.ts';
 import { layers } from './layers.ts';
-import { migrate, migrations } from './migrate.ts';
+import { migrate, migrations, schemaOf } from './migrate.ts';
 import { operations } from './operations.ts';
 import { openPostgres } from './postgres.ts';
-import { openSqlite } from './sqlite.ts';
+import { mustBeFolder, openSqlite } from './sqlite.ts';
 import { templates } from './templates.ts';
 import { vms } from './vms.ts';
 
@@ -48,6 +50,29 @@ export async function openStore(
     },
     close: () => engine.db.destroy(),
   };
+}
+
+/**
+ * Looks whether the database of a URL can be used, and changes nothing in it: `new` when Hatch's tables are still to be made,
+ * `older` when the next start has to bring them up to date. Throws as `openStore` does.
+ */
+export async function lookAtStore(
+  url: string,
+  { log }: { readonly log: Logger },
+): Promise<'new' | 'older' | 'current'> {
+  const path = /^sqlite:(.+)$/s.exec(url)?.[1];
+  if (path !== undefined && !(await exists(path))) {
+    await mustBeFolder(dirname(path));
+    return 'new';
+  }
+  const engine = await openEngine(url, log);
+  try {
+    await sql`select 1`.execute(engine.db);
+    const { done, missing } = await schemaOf(engine, migrations(engine.name));
+    return missing === 0 ? 'current' : done === 0 ? 'new' : 'older';
+  } finally {
+    await engine.db.destroy();
+  }
 }
 
 /** Opens the database of a URL. A URL is never quoted: it may hold a password. */

@@ -1,6 +1,6 @@
 import { constants } from 'node:fs';
-import { open, stat } from 'node:fs/promises';
-import { dirname } from 'node:path';
+import { access, open, stat } from 'node:fs/promises';
+import { dirname, join } from 'node:path';
 import { DatabaseSync, type SQLInputValue } from 'node:sqlite';
 import { Kysely, sql, SqliteAdapter, SqliteDialect } from 'kysely';
 import type { SqliteDatabase, SqliteStatement } from 'kysely';
@@ -42,6 +42,15 @@ export async function openSqlite(path: string): Promise<Omit<Engine, 'clock'>> {
     // There is one writer at a time anyway.
     lineUpEvents: async () => undefined,
   };
+}
+
+/** Throws `unavailable` unless there is a folder a database file could be made in. */
+export async function mustBeFolder(folder: string): Promise<void> {
+  try {
+    await access(`${folder}/`, constants.W_OK);
+  } catch (error) {
+    throw new Failure('unavailable', await whyNot(error, join(folder, 'hatch.db')), { cause: error });
+  }
 }
 
 /** Makes the file for its owner alone; SQLite gives its -wal and -shm files the same mode. */

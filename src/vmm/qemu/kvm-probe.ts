@@ -44,7 +44,9 @@ export async function kvmVerdict(deps: Deps): Promise<KvmVerdict> {
   const verdict = await probe(deps);
   // Without the device nothing was run: it may appear when a module is loaded.
   if (verdict.reason === 'runs code' || verdict.reason === 'opens but runs nothing') {
-    await writeFileAtomic(deps.kvmVerdictFile, JSON.stringify({ ...verdict, bootId: boot }), 0o644);
+    const text = JSON.stringify({ ...verdict, bootId: boot });
+    // Where it cannot be kept (no folder yet, a full disk) it is found anew the next time.
+    await writeFileAtomic(deps.kvmVerdictFile, text, 0o644).catch(() => undefined);
   }
   return verdict;
 }

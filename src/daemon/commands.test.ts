@@ -1,0 +1,105 @@
+import assert from 'node:assert/strict';
+import { once } from 'node:events';
+import { spawn } from 'node:child_process';
+import { mkdtemp, readdir, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { after, before, test } from 'node:test';
+import { HatchClient } from '../clients/http.ts';
+import { exists } from '../host/files.ts';
+import { hatchd, serveHatchd } from '../../test/support/hatchd-process.ts';
+
+let folder = '';
+before(async () => {
+  folder = await mkdtemp(join(tmpdir(), 'hatch-commands-'));
+});
+after(() => rm(folder, { recursive: true, force: true }));
+
+test('wrong use ends with 2 and says in a line what is meant', async () => {
+  const cases: readonly [words: string[], env: Record<string, string>, says: string][] = [
+    [['docter'], {}, 'hatchd: there is no command "docter". Did you mean doctor?\n'],
+    [['down', '--grace', '5x'], {}, 'It must be a whole number from 0 to 600.\n'],
+    [[], { HATCH_DATADIR: '/x' }, 'hatchd: HATCH_DATADIR is not a setting of Hatch. Did you mean'],
+    [['config'], { HATCH_VMM: 'xen' }, 'hatchd: HATCH_VMM must be one of auto, firecracker, qemu, fake.'],
+  ];
+  for (const [words, env, says] of cases) {
+    const { exitCode, stdout, stderr } = await hatchd(words, env);
+    assert.equal(exitCode, 2, stderr);
+    assert.equal(stdout, '');
+    assert.ok(stderr.includes(says), stderr);
+    assert.doesNotMatch(stderr, /^ +at /m);
+  }
+});
+
+test('config is a table for people and JSON for programs, and whoever reads it may stop in the middle', async () => {
+  const env = { HATCH_DATA_DIR: join(folder, 'config'), DATABASE_URL: 'postgres://hatch:hunter2@db/hatch' };
+  const { stdout } = await hatchd(['config', '--json'], env);
+  const rows = JSON.parse(stdout) as { name: string; value: string | null; source: string }[];
+  const valueOf = (name: string): string | null | undefined => rows.find((row) => row.name === name)?.value;
+  assert.equal(valueOf('DATABASE_URL'), 'postgres://hatch:***@db/hatch');
+  assert.equal(valueOf('HATCH_IMAGE_DIRS'), join(folder, 'config/images'));
+  // A reader that is gone before anything was written, as head(1) may be.
+  const shell = `"$0" --disable-warning=ExperimentalWarning "$1" config | true; exit "\${PIPESTATUS[0]}"`;
+  const main = join(import.meta.dirname, 'main.ts');
+  const child = spawn('/bin/bash', ['-c', shell, process.execPath, main], {
+    env: { PATH: process.env['PATH'] },
+    stdio: ['ignore', 'ignore', 'pipe'],
+  });
+  let said = '';
+  child.stderr.setEncoding('utf8').on('data', (text: string) => (said += text));
+  const [code] = (await once(child, 'close')) as unknown[];
+  assert.deepEqual([code, said], [0, '']);
+});
+
+test('doctor tells programs all it found, and ends with 1 when something fails', async () => {
+  const { exitCode, stdout } = await hatchd(['doctor', '--json'], { HATCH_VMM: 'xen' });
+  assert.equal(exitCode, 1);
+  const { ok, findings } = JSON.parse(stdout) as { ok: boolean; findings: { check: string }[] };
+  assert.deepEqual([ok, findings.map(({ check }) => check)], [false, ['config']]);
+  const well = { HATCH_VMM: 'fake', HATCH_DATA_DIR: join(folder, 'doctor'), HATCH_HTTP_ADDR: '127.0.0.1:0' };
+  const people = await hatchd(['doctor'], well);
+  assert.equal(people.exitCode, 0);
+  assert.match(people.stdout, /^ ok {3}rights .*\n[^]*\n\nGuests can run here\.\n$/);
+});
+
+test('down ends hatchd and its guests in order, keeps their rows, and finds nothing the second time', async () => {
+  const data = join(folder, 'down');
+  const env = { HATCH_VMM: 'fake', HATCH_DATA_DIR: data, HATCH_HTTP_ADDR: '127.0.0.1:0' };
+  const nothing = await hatchd(['down'], env);
+  assert.deepEqual(
+    [nothing.exitCode, nothing.stdout],
+    [0, `There is nothing to take down: ${data} is no data folder of Hatch.\n`],
+  );
+  assert.deepEqual(await readdir(folder), []);
+
+  const first = serveHatchd(env);
+  const secret = (await first.line(/^ {2}hatch_/)).trim();
+  const client = await clientOf(first, secret);
+  const [web, other] = [await client.vms.create({ name: 'web' }), await client.vms.create()];
+  await client.close();
+  const down = await hatchd(['down', '--grace', '5'], env);
+  assert.equal(down.exitCode, 0, down.stderr);
+  const lines = down.stdout.split('\n');
+  assert.equal(lines[0], `Stopping hatchd (pid ${first.pid}).`);
+  assert.deepEqual(lines.slice(1, 3).sort(), [`Stopping ${other.id}.`, 'Stopping web.'].sort());
+  assert.match(lines[3] ?? '', /^Down: 2 guests stopped, the network removed\. Disks and rows are in /);
+  assert.deepEqual(await first.ended, { code: 0, signal: null });
+  assert.equal(await exists(join(data, 'net/fake-network.json')), false);
+
+  const again = await hatchd(['down'], env);
+  assert.match(again.stdout, /^Down: 0 guests stopped, /);
+  const second = serveHatchd(env);
+  await second.line(/"msg":"ready"/);
+  const after = await clientOf(second, secret);
+  for (const { id } of [web, other]) assert.equal((await after.vms.get(id)).state, 'stopped');
+  await after.close();
+  assert.doesNotMatch(second.said(), /^ {2}hatch_/m, 'the key is shown once');
+  second.kill('SIGTERM');
+  assert.equal((await second.ended).code, 0);
+});
+
+async function clientOf(daemon: ReturnType<typeof serveHatchd>, apiKey: string): Promise<HatchClient> {
+  const url = /"url":"([^"]+)"/.exec(await daemon.line(/"msg":"the API listens"/))?.[1];
+  assert.ok(url);
+  return new HatchClient({ url, apiKey });
+}

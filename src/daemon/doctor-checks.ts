@@ -1,0 +1,170 @@
+import { access, constants } from 'node:fs/promises';
+import { dirname, join } from 'node:path';
+import { silent } from '../base/logger.ts';
+import { findBuiltImage } from '../guest/image/build-image.ts';
+import { hostPackages } from '../guest/image/debian-packages.ts';
+import { exists, freeBytes, reflink, remove, writeFileAtomic } from '../host/files.ts';
+import { isAlive } from '../host/process.ts';
+import { BASE_ENV, run } from '../host/run.ts';
+import { checkHost } from '../net/room.ts';
+import { lookAtStore } from '../store/db/open.ts';
+import { isFakeNet, type Values } from './config.ts';
+import { databaseUrlShown } from './config-values.ts';
+import { claimant, whyNotWritten, type DataFolder } from './data-folder.ts';
+import { configuredImage } from './default-image.ts';
+import { chooseDriver } from './driver.ts';
+import { tryListening } from './listening.ts';
+import { readTls } from './tls.ts';
+
+/** One thing that was looked at: what was seen, and what to do about it. */
+export interface Finding {
+  readonly check: string;
+  readonly verdict: 'ok' | 'warn' | 'fail';
+  readonly message: string;
+}
+
+/** What a check gives; what it throws is a failure in its own words. */
+type Found = Omit<Finding, 'check'>;
+type Check = (values: Values, data: DataFolder) => Promise<readonly Found[]>;
+
+const MIN_FREE_BYTES = 2 * 1024 ** 3;
+
+/** The checks by name, in the order they are told. */
+export const CHECKS: Readonly<Record<string, Check>> = {
+  rights,
+  programs,
+  hypervisor,
+  network,
+  api,
+  disk,
+  database,
+  image,
+  hatchd,
+};
+
+const ok = (message: string): readonly Found[] => [{ verdict: 'ok', message }];
+const warn = (message: string): readonly Found[] => [{ verdict: 'warn', message }];
+const fail = (message: string): readonly Found[] => [{ verdict: 'fail', message }];
+
+async function rights(values: Values): Promise<readonly Found[]> {
+  if (isFakeNet(values)) return ok('the network is pretended: no rights are needed');
+  if (process.geteuid?.() !== 0) return fail('bridges and taps need root: run hatchd as root');
+  try {
+    await access('/dev/net/tun', constants.R_OK | constants.W_OK);
+  } catch {
+    return fail('/dev/net/tun is not there: load the module with `modprobe tun`');
+  }
+  return ok('root, and /dev/net/tun can be opened');
+}
+
+async function programs(values: Values): Promise<readonly Found[]> {
+  if (values.HATCH_VMM === 'fake') return ok('none are needed: guests are pretended');
+  const folders = (BASE_ENV['PATH'] ?? '').split(':');
+  const missing = [];
+  for (const one of hostPackages) {
+    const found = await Promise.all(folders.map((folder) => exists(join(folder, one.binary))));
+    if (!found.includes(true)) missing.push(one);
+  }
+  if (missing.length === 0) return ok('all are there');
+  const names = [...new Set(missing.map(({ name }) => name))];
+  return fail(
+    `missing: ${missing.map(({ binary, why }) => `${binary} (${why})`).join(', ')}; \`apt-get install ${names.join(' ')}\` brings them`,
+  );
+}
+
+async function hypervisor(values: Values, data: DataFolder): Promise<readonly Found[]> {
+  const driver = await chooseDriver(values, { run, log: silent, data });
+  if (driver.name === 'fake') return ok('pretended (HATCH_VMM=fake)');
+  const named = `${driver.name} ${driver.version}`;
+  if (driver.accel === 'kvm') return ok(`${named} with KVM`);
+  return warn(
+    `${named}: KVM does not run code here, so guests are emulated and 10 to 30 times slower; use a machine with KVM, or enable nested virtualisation`,
+  );
+}
+
+async function network(values: Values): Promise<readonly Found[]> {
+  if (isFakeNet(values)) return ok('pretended');
+  const { HATCH_BRIDGE_NAME: bridge, HATCH_BRIDGE_CIDR: plan } = values;
+  const { there } = await checkHost({ run }, { bridge, plan });
+  return ok(there ? `the bridge ${bridge} is there` : `there is room for ${bridge} with ${plan.text}`);
+}
+
+async function api(values: Values, data: DataFolder): Promise<readonly Found[]> {
+  const tls = await readTls(values);
+  const { host, port } = values.HATCH_HTTP_ADDR;
+  const holder = await claimant(data);
+  // Its own port is taken by itself.
+  const why = holder && (await isAlive(holder)) ? undefined : await tryListening({ host, port });
+  return why === undefined ? ok(`${tls ? 'https' : 'http'} on ${host}:${port}`) : fail(why);
+}
+
+async function disk(values: Values, data: DataFolder): Promise<readonly Found[]> {
+  if (!(await exists(data.root))) {
+    await access(await nearestThere(data.root), constants.W_OK | constants.X_OK).catch((error: unknown) => {
+      throw whyNotWritten(data, error);
+    });
+    return ok(`${data.root} is made at the first start`);
+  }
+  const pretended = values.HATCH_VMM === 'fake';
+  const free = await freeBytes(data.root);
+  const room = `${(free / 1024 ** 3).toFixed(1)} GiB are free at ${data.root}`;
+  const found =
+    free >= MIN_FREE_BYTES || pretended ? ok(room) : fail(`only ${room}; make room, or move HATCH_DATA_DIR`);
+  const shares = await sharesBlocks(data);
+  if (pretended) return found;
+  const how = shares
+    ? 'the file system shares blocks (reflink)'
+    : 'no reflink here: guests get qcow2 overlays; XFS or btrfs would share blocks';
+  return [...found, ...ok(how)];
+}
+
+/** The path itself, or the nearest folder above it that is there, as one that is entered. */
+async function nearestThere(path: string): Promise<string> {
+  for (let at = path; ; at = dirname(at)) {
+    if ((await exists(at)) || at === dirname(at)) return `${at}/`;
+  }
+}
+
+/** Whether the file system of the data folder has reflinks. Throws in a sentence when nothing can be written there. */
+async function sharesBlocks(data: DataFolder): Promise<boolean> {
+  const [one, other] = [join(data.root, '.reflink-a'), join(data.root, '.reflink-b')];
+  try {
+    await writeFileAtomic(one, 'x'.repeat(4096));
+    return await reflink(one, other);
+  } catch (error) {
+    throw whyNotWritten(data, error);
+  } finally {
+    for (const path of [one, other]) await remove(path).catch(() => undefined);
+  }
+}
+
+async function database(values: Values, data: DataFolder): Promise<readonly Found[]> {
+  // The folder of the default one is made with the data folder.
+  if (values.DATABASE_URL === undefined && !(await exists(data.database)))
+    return ok('SQLite, made at the first start');
+  const url = values.DATABASE_URL ?? `sqlite:${data.database}`;
+  const schema = await lookAtStore(url, { log: silent });
+  const next = {
+    new: ': its tables are made at the first start',
+    older: ' is of an older version; the next start brings it up to date',
+    current: ' answers',
+  };
+  return ok(`${databaseUrlShown(url)}${next[schema]}`);
+}
+
+async function image(values: Values, data: DataFolder): Promise<readonly Found[]> {
+  if (values.HATCH_VMM === 'fake') return ok('pretended');
+  if (values.HATCH_DEFAULT_KERNEL_PATH !== undefined) {
+    const { rootfsPath } = await configuredImage(values);
+    return ok(`${rootfsPath}, as configured`);
+  }
+  const built = await findBuiltImage(data.images);
+  return built
+    ? ok(`${built.hash}, built ${built.manifest.built_at}`)
+    : warn('no default image yet: run `hatchd image build`');
+}
+
+async function hatchd(_values: Values, data: DataFolder): Promise<readonly Found[]> {
+  const holder = await claimant(data);
+  return ok(holder && (await isAlive(holder)) ? `runs with pid ${holder.pid}` : 'does not run');
+}

@@ -1,0 +1,72 @@
+import { spawn } from 'node:child_process';
+import { join } from 'node:path';
+import { run, type RunResult } from '../../src/host/run.ts';
+
+const MAIN = join(import.meta.dirname, '../../src/daemon/main.ts');
+const NODE = [process.execPath, '--disable-warning=ExperimentalWarning'] as const;
+
+type Env = Readonly<Record<string, string>>;
+
+/** Runs a command of `hatchd` to its end, as an operator would type it, in an environment of these settings alone. */
+export function hatchd(args: readonly string[], env: Env = {}): Promise<RunResult> {
+  return run([...NODE, MAIN, ...args], { env, okExitCodes: [0, 1, 2], timeoutMs: 50_000 });
+}
+
+/** A hatchd that serves, in a process of its own. */
+export interface ServingHatchd {
+  readonly pid: number;
+  /** The first line on standard error that matches, also one of the past. Rejects when the process ends without it. */
+  line(pattern: RegExp): Promise<string>;
+  /** All it wrote on standard error. */
+  said(): string;
+  readonly ended: Promise<{ readonly code: number | null; readonly signal: NodeJS.Signals | null }>;
+  kill(signal: NodeJS.Signals): void;
+}
+
+/** Starts `hatchd` with these settings; guests and network are pretended unless they say otherwise. */
+export function serveHatchd(env: Env): ServingHatchd {
+  const child = spawn(NODE[0], [...NODE.slice(1), MAIN], {
+    env: { PATH: process.env['PATH'] ?? '', HATCH_VMM: 'fake', ...env },
+    stdio: ['ignore', 'ignore', 'pipe'],
+  });
+  let said = '';
+  let over = false;
+  const waiting = new Set<() => void>();
+  const look = (): void => {
+    for (const wake of [...waiting]) wake();
+  };
+  child.stderr.setEncoding('utf8').on('data', (text: string) => {
+    said += text;
+    look();
+  });
+  const ended: ServingHatchd['ended'] = new Promise((resolve, reject) => {
+    child.once('error', reject);
+    child.once('close', (code, signal) => {
+      over = true;
+      look();
+      resolve({ code, signal });
+    });
+  });
+  return {
+    pid: child.pid ?? 0,
+    ended,
+    said: () => said,
+    kill: (signal) => void child.kill(signal),
+    line: (pattern) =>
+      new Promise((resolve, reject) => {
+        const wake = (): void => {
+          // The last line may still be half.
+          const found = said
+            .split('\n')
+            .slice(0, -1)
+            .find((line) => pattern.test(line));
+          if (found === undefined && !over) return;
+          waiting.delete(wake);
+          if (found !== undefined) resolve(found);
+          else reject(new Error(`hatchd ended without saying ${String(pattern)}:\n${said}`));
+        };
+        waiting.add(wake);
+        wake();
+      }),
+  };
+}
