@@ -17,6 +17,7 @@ export async function reconcile(world: World): Promise<readonly string[]> {
   const done = await world.flights.hold(async (flying) => [
     ...(await processes(world, flying)),
     ...(await network(world, flying)),
+    ...(await sshPorts(world, flying)),
     ...(await folders(world, flying)),
     ...(await layers(world, flying)),
   ]);
@@ -50,6 +51,20 @@ async function network(
     (vm) => wantsNetwork(vm) && !flying.has(vm.id),
   );
   return net.repair(wanted.flatMap(portsOf), flying);
+}
+
+/** Opens the SSH ports of guests that run; one that somebody else on the host took may have come free. */
+async function sshPorts(
+  { ports, store, settings, log }: World,
+  flying: ReadonlySet<VmId>,
+): Promise<readonly string[]> {
+  for (const { id, state, network: place } of await store.vms.ofHost(settings.hostId)) {
+    if (state !== 'running' || place === null || flying.has(id)) continue;
+    await ports
+      .open({ vmId: id, port: place.sshPort, ip: place.ip })
+      .catch((error: unknown) => log.warn({ vm: id, ...errorFields(error) }, 'could not open an SSH port'));
+  }
+  return [];
 }
 
 async function folders({ store, settings, log }: World, flying: ReadonlySet<VmId>): Promise<string[]> {

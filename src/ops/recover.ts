@@ -89,11 +89,16 @@ async function adopt(world: World, vm: Vm, signal: AbortSignal): Promise<boolean
   const machine = await driver.adopt(specOf(world, vm, image, await diskOf(world, vm)), vm.process, signal);
   if (!machine) return false;
   fleet.add(vm, machine, { ready: vm.readyAt !== null });
-  if (vm.network !== null) {
-    await net.attach(portOf(vm, vm.network));
-    await ports.open({ vmId: vm.id, port: vm.network.sshPort, ip: vm.network.ip });
-  }
   log.info({ vm: vm.id, pid: machine.process.pid }, 'took up a guest that ran on');
+  if (vm.network !== null) {
+    try {
+      await net.attach(portOf(vm, vm.network));
+      await ports.open({ vmId: vm.id, port: vm.network.sshPort, ip: vm.network.ip });
+    } catch (error) {
+      // The guest runs all the same; reconciling tries again until it has its ways in.
+      log.warn({ vm: vm.id, ...errorFields(error) }, 'a guest that ran on has no way in yet');
+    }
+  }
   return true;
 }
 
