@@ -127,15 +127,35 @@ function unknownField(part: Part, node: Node, path: readonly string[], finding: 
  */
 function foremost(schema: object, findings: readonly Finding[]): Finding {
   const telling = findings.filter((finding) => finding.keyword !== 'boolean');
-  const first = telling[0] ?? { keyword: 'unknown', schemaPath: '#', instancePath: '', params: {} };
+  const first = telling[0] ??
+    fieldTooMany(findings) ?? { keyword: 'unknown', schemaPath: '#', instancePath: '', params: {} };
   const outer = first.schemaPath.indexOf('/anyOf/');
   const anyOf =
     first.keyword === 'anyOf' ? first.schemaPath : outer < 0 ? undefined : first.schemaPath.slice(0, outer);
   if (anyOf === undefined) return first;
-  const whole =
-    telling.find((finding) => finding.keyword === 'anyOf' && finding.schemaPath === anyOf) ?? first;
-  if (nodeAt(schema, anyOf)['x-rule'] !== undefined) return whole;
+  // The validator gives its first findings only; the one of the whole comes last.
+  if (nodeAt(schema, anyOf)['x-rule'] !== undefined)
+    return (
+      telling.find((finding) => finding.keyword === 'anyOf' && finding.schemaPath === anyOf) ??
+      (first.schemaPath === `${anyOf}/anyOf/0` ? { ...first, keyword: 'anyOf', schemaPath: anyOf } : first)
+    );
   return telling.find((finding) => finding.schemaPath.startsWith(`${anyOf}/anyOf/0`)) ?? first;
+}
+
+/**
+ * An unknown field, where the validator had so many of them to tell that it stopped before it named them together: of each it
+ * says only that its schema is `false`.
+ */
+function fieldTooMany(findings: readonly Finding[]): Finding | undefined {
+  const rule = '/additionalProperties';
+  const finding = findings.find(({ schemaPath }) => schemaPath.endsWith(rule));
+  if (!finding) return undefined;
+  return {
+    keyword: 'additionalProperties',
+    schemaPath: finding.schemaPath.slice(0, -rule.length),
+    instancePath: finding.instancePath.slice(0, finding.instancePath.lastIndexOf('/')),
+    params: { additionalProperties: segments(finding.instancePath).slice(-1) },
+  };
 }
 
 /** " or null" where the schema around the finding allows it. */
