@@ -54,11 +54,13 @@ export function toFailure(error: unknown): Failure {
     case 'FST_ERR_BAD_URL':
       return new Failure(
         'invalid_request',
-        'The path is not a valid URL: a % in it is not followed by two hex digits.',
+        'The path is not a valid URL: every % must be followed by two hex digits, and what they spell must be UTF-8.',
         {
           cause: error,
         },
       );
+    case 'FST_STATIC_FORBIDDEN_PATH':
+      return new Failure('not_found', 'There is nothing at this path.', { cause: error });
     case 'FST_ERR_MAX_PARAM_LENGTH':
       return new Failure('invalid_request', 'The id in the path is far too long to be one.', {
         details: { field: 'id' },
