@@ -28,13 +28,42 @@ export function takeJsonOnly(app: App): void {
     if (text.trim() === '') return done(null, undefined);
     void parse(request, text, (error, value) => {
       if (error) return done(malformed(text, error));
-      done(null, value);
+      const broken = brokenText(text, value);
+      done(broken === undefined ? null : noText(broken), value);
     });
   });
   app.addHook('preValidation', async (request) => {
     const schema = request.routeOptions.schema;
     if (request.body === undefined && schema?.body !== undefined) request.body = {};
   });
+}
+
+/**
+ * The field of a value that holds half a surrogate pair, in its text or a name of its own; undefined when none does. JSON can
+ * write such a half (`\\ud800`), but no text in UTF-8 can: it would be kept, shown and handed on as another.
+ */
+function brokenText(json: string, value: unknown): string | undefined {
+  if (!/\\u[dD][89a-fA-F]/.test(json)) return undefined;
+  // A body may be nested more deeply than calls can be.
+  const left: { readonly path: string; readonly value: unknown }[] = [{ path: '', value }];
+  for (let next = left.pop(); next; next = left.pop()) {
+    const { path, value: at } = next;
+    if (typeof at === 'string' && !at.isWellFormed()) return path;
+    if (typeof at !== 'object' || at === null) continue;
+    for (const [name, inner] of Object.entries(at)) {
+      if (!name.isWellFormed()) return path;
+      left.push({ path: path === '' ? name : `${path}.${name}`, value: inner });
+    }
+  }
+  return undefined;
+}
+
+function noText(field: string): Failure {
+  const what = field === '' ? 'The body' : JSON.stringify(field.slice(0, 256));
+  return invalid(
+    field.slice(0, 256),
+    `${what} holds half a surrogate pair (such as \\ud800 alone), which is no text and cannot be written as UTF-8.`,
+  );
 }
 
 /** Says where JSON is broken, as far as it can be told; never quotes it. */
