@@ -113,6 +113,19 @@ test('a body that may be left out is described so', async () => {
   assert.deepEqual(['/vms/{id}/exec', '/keys', '/images'].map(required), [true, true, true]);
 });
 
+test('what labels and variables may be called is described, beside what they may hold', async () => {
+  const doc = await description();
+  const named = (schema: string, property: string): ((name: string) => boolean) => {
+    const node = field(doc, 'components', 'schemas', schema, 'properties', property);
+    assert.equal(field(node, 'additionalProperties', 'type'), 'string');
+    const pattern = new RegExp(String(field(node, 'propertyNames', 'pattern')));
+    return (name) => pattern.test(name);
+  };
+  for (const schema of ['CreateVm', 'PatchVm', 'CreateTemplate', 'Vm'])
+    assert.deepEqual(['a/b', 'a b', '-a', ''].map(named(schema, 'labels')), [true, false, false, false]);
+  assert.deepEqual(['A_1', 'A-B', '1A'].map(named('ExecVm', 'env')), [true, false, false]);
+});
+
 test('text answers are described as text', async () => {
   const doc = await description();
   for (const url of ['/vms/{id}/console', '/vms/{id}/user-data'])

@@ -114,8 +114,11 @@ function described(schema: unknown, whole: boolean): Record<string, unknown> {
     const node = asJson(value);
     if (!outermost && typeof node['$id'] === 'string') return { $ref: `${node['$id']}#` };
     const isChoice = Array.isArray(node['enum']) && node['type'] === undefined;
+    // The generator knows no patternProperties: it makes of them what every further property must be, whatever its name.
+    const [pattern] = Object.keys(asJson(node['patternProperties']));
     return {
       ...(isChoice ? { type: 'string' } : {}),
+      ...(pattern === undefined ? {} : { propertyNames: { pattern } }),
       ...Object.fromEntries(
         Object.entries(node).map(([key, inner]) => [key, key === 'examples' ? inner : walk(inner, false)]),
       ),
