@@ -68,7 +68,7 @@ export async function configuredImage(values: Values): Promise<Found> {
   const size = await imageSize({ run }, rootfsPath, AbortSignal.timeout(30_000)).catch((error: unknown) => {
     // It speaks of the field an image is registered with.
     const why = error instanceof Error ? error.message : String(error);
-    throw new Error(why.replaceAll('rootfs_path', `HATCH_DEFAULT_ROOTFS_PATH ${rootfsPath}`), {
+    throw new Error(why.replaceAll('"rootfs_path"', `HATCH_DEFAULT_ROOTFS_PATH ${rootfsPath}`), {
       cause: error,
     });
   });

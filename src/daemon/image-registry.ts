@@ -40,7 +40,7 @@ export function imageRegistry(
       );
       const kernelPath = converted.kernelPath ?? given.kernelPath;
       if (kernelPath === '')
-        throw invalid('kernel_path', 'kernel_path is needed: the image has no kernel in it.');
+        throw invalid('kernel_path', '"kernel_path" is needed: the image has no kernel in it.');
       return {
         kernelPath,
         vmlinuxPath: given.vmlinuxPath,

@@ -14,7 +14,7 @@ const MOST_ARGUMENT_BYTES = 128 * 1024;
  */
 export function execArguments(command: ExecCommand, nonce: string): string {
   const argv = typeof command.command === 'string' ? ['/bin/sh', '-c', command.command] : command.command;
-  if (argv.length === 0 || argv[0] === '') throw invalid('command', 'command must name a program.');
+  if (argv.length === 0 || argv[0] === '') throw invalid('command', '"command" must name a program.');
   for (const arg of argv) checkText('command', arg);
   const env = Object.entries(command.env).map(([name, value]) => {
     // What a shell cannot name it does not hand on either.
@@ -83,7 +83,7 @@ export function execResult(status: unknown, nonce: string): ExecResult | undefin
 }
 
 function checkText(field: string, value: string): void {
-  if (value.includes('\0')) throw invalid(field, `${field} must not hold a NUL character.`);
+  if (value.includes('\0')) throw invalid(field, `"${field}" must not hold a NUL character.`);
   if (Buffer.byteLength(value) >= MOST_ARGUMENT_BYTES) {
     throw new Failure(
       'too_large',

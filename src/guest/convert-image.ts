@@ -59,12 +59,12 @@ export async function convertImage(
     await mkdir(beside, { recursive: true, mode: 0o700 });
     const disk = await imageSize({ run: deps.run }, request.rootfsPath, signal);
     if (disk.format !== request.rootfsFormat)
-      throw invalid('rootfs_path', 'rootfs_path changed while it was read.');
+      throw invalid('rootfs_path', '"rootfs_path" changed while it was read.');
     const source = { ...request, sizeBytes: disk.virtualSizeBytes, beside };
     const partitions = await partitionsOf(tools, source, signal);
     const root = chooseRoot(partitions);
     if (!root)
-      throw invalid('rootfs_path', 'rootfs_path has partitions, and none of them is a Linux file system.');
+      throw invalid('rootfs_path', '"rootfs_path" has partitions, and none of them is a Linux file system.');
     await copyOut(tools, source, root, 'rootfs.ext4', signal);
     const names = await unpack(tools, source, { root, partitions }, signal);
     // Two lookers would see the old folder gone and the new one not there yet: nobody looks while an image is made.
@@ -108,7 +108,7 @@ async function partitionsOf(
   if (content.kind === 'other') {
     throw invalid(
       'rootfs_path',
-      `rootfs_path must hold an ext4 file system or partitions; it holds ${content.name}.`,
+      `"rootfs_path" must hold an ext4 file system or partitions; it holds ${content.name}.`,
     );
   }
   // As long as the disk, or sfdisk would find the table too large for it.
@@ -137,7 +137,7 @@ async function copyOut(
   const content = diskContent(await startOf(file));
   if (content.kind !== 'ext4') {
     const name = content.kind === 'other' ? content.name : 'partitions';
-    throw invalid('rootfs_path', `The root file system in rootfs_path must be ext4; it is ${name}.`);
+    throw invalid('rootfs_path', `The root file system in "rootfs_path" must be ext4; it is ${name}.`);
   }
   progress?.('check', 0);
   // 1: mended, as an image of a machine that ran needs it; -p mends nothing that could lose a file.

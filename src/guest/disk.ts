@@ -114,14 +114,14 @@ export async function imageSize(
   if (header.format === 'other') {
     throw invalid(
       'rootfs_path',
-      `rootfs_path must be raw or qcow2; it is ${header.name}. Convert it with qemu-img convert.`,
+      `"rootfs_path" must be raw or qcow2; it is ${header.name}. Convert it with qemu-img convert.`,
     );
   }
   if (header.format === 'raw') return { format: 'raw', virtualSizeBytes: (await stat(path)).size };
   if (header.backingFile || header.dataFile) {
     throw invalid(
       'rootfs_path',
-      `rootfs_path is a qcow2 image that needs ${header.backingFile ? 'a backing file' : 'an external data file'}; ` +
+      `"rootfs_path" is a qcow2 image that needs ${header.backingFile ? 'a backing file' : 'an external data file'}; ` +
         'make it whole with "qemu-img convert -O qcow2 OLD NEW" and register the new one.',
     );
   }
@@ -214,7 +214,7 @@ function refuseSmaller(wantedBytes: number, nowBytes: number): void {
   const least = Math.ceil(nowBytes / MIB);
   throw invalid(
     'disk_mib',
-    `disk_mib must be at least ${least}: the disk is that large, and it cannot shrink.`,
+    `"disk_mib" must be at least ${least}: the disk is that large, and it cannot shrink.`,
     {
       minimum: least,
     },

@@ -55,19 +55,19 @@ export async function inspectImageFiles(
   if (kernel && !kind) {
     throw invalid(
       'kernel_path',
-      'kernel_path is no Linux kernel: it must be a bzImage (vmlinuz) or an ELF vmlinux, ' +
-        'or the same file as rootfs_path, to use the kernel in a cloud image.',
+      '"kernel_path" is no Linux kernel: it must be a bzImage (vmlinuz) or an ELF vmlinux, ' +
+        'or the same file as "rootfs_path", to use the kernel in a cloud image.',
     );
   }
   if (initrd && !looksLikeInitrd(initrd.start)) {
-    throw invalid('initrd_path', 'initrd_path is no initrd: it must be a cpio archive, packed or not.');
+    throw invalid('initrd_path', '"initrd_path" is no initrd: it must be a cpio archive, packed or not.');
   }
   const disk = await imageSize({ run }, rootfs.path, signal);
   const raw = disk.format === 'raw' && refuseUnusable(rootfs);
   if (own && raw === 'ext4') {
     throw invalid(
       'kernel_path',
-      'kernel_path must be a file of its own: rootfs_path is a file system, not a cloud image.',
+      '"kernel_path" must be a file of its own: "rootfs_path" is a file system, not a cloud image.',
     );
   }
   return {
@@ -104,13 +104,13 @@ function refuseUnusable({ start, size }: Looked): 'ext4' | 'partitions' {
   if (content.kind === 'ext4' && content.sizeBytes > size) {
     throw invalid(
       'rootfs_path',
-      'rootfs_path is cut short: its file system says it is larger than the file.',
+      '"rootfs_path" is cut short: its file system says it is larger than the file.',
     );
   }
   if (content.kind === 'other') {
     throw invalid(
       'rootfs_path',
-      `rootfs_path must be an ext4 file system, a disk with partitions, or a qcow2 image; it holds ${content.name}.`,
+      `"rootfs_path" must be an ext4 file system, a disk with partitions, or a qcow2 image; it holds ${content.name}.`,
     );
   }
   return content.kind;
@@ -123,23 +123,23 @@ async function realFolders(folders: readonly string[]): Promise<readonly string[
 
 /** Resolves, opens once, and looks at what was opened: what is swapped in between is noticed, not followed. */
 async function look(field: Field, path: string, allowed: readonly string[]): Promise<Looked> {
-  if (!isAbsolute(path) || path.includes('\0')) throw invalid(field, `${field} must be an absolute path.`);
+  if (!isAbsolute(path) || path.includes('\0')) throw invalid(field, `"${field}" must be an absolute path.`);
   const real = await realpath(path).catch(() => undefined);
   if (real === undefined) throw await missing(field, path, allowed);
   if (!within(allowed, real)) throw outside(field);
   const seen = await lstat(real).catch(() => undefined);
   // Before it is opened: opening a device or a pipe does something.
   if (!seen?.isFile())
-    throw invalid(field, `${field} must be a regular file, not a folder, device, pipe or socket.`);
+    throw invalid(field, `"${field}" must be a regular file, not a folder, device, pipe or socket.`);
   const file = await openOnce(field, real);
   try {
     const opened = await file.stat();
     // Where the open file lies now, whatever its path was made to lead to meanwhile (proc(5)).
     const where = await realpath(`/proc/self/fd/${file.fd}`).catch(() => undefined);
     if (opened.ino !== seen.ino || opened.dev !== seen.dev || where !== real) {
-      throw invalid(field, `${field} changed while it was looked at; try again when nobody writes there.`);
+      throw invalid(field, `"${field}" changed while it was looked at; try again when nobody writes there.`);
     }
-    if (opened.size === 0) throw invalid(field, `${field} is an empty file.`);
+    if (opened.size === 0) throw invalid(field, `"${field}" is an empty file.`);
     return { path: real, size: opened.size, start: await beginningOf(file) };
   } finally {
     await file.close();
@@ -151,9 +151,9 @@ async function openOnce(field: Field, path: string): Promise<FileHandle> {
     return await open(path, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK);
   } catch (error) {
     if (isErrno(error, 'EACCES') || isErrno(error, 'EPERM')) {
-      throw invalid(field, `${field} cannot be read by the server; change its mode or owner.`);
+      throw invalid(field, `"${field}" cannot be read by the server; change its mode or owner.`);
     }
-    throw invalid(field, `${field} cannot be opened.`);
+    throw invalid(field, `"${field}" cannot be opened.`);
   }
 }
 
@@ -172,14 +172,14 @@ async function missing(field: Field, path: string, allowed: readonly string[]): 
   const folder = await realpath(dirname(path)).catch(() => undefined);
   const mayKnow = folder !== undefined && (within(allowed, folder) || allowed.includes(folder));
   return mayKnow
-    ? invalid(field, `${field}: there is no such file, or it is a link to nowhere.`)
+    ? invalid(field, `"${field}": there is no such file, or it is a link to nowhere.`)
     : outside(field);
 }
 
 function outside(field: Field): Failure {
   return invalid(
     field,
-    `${field} must be a file in one of the folders of HATCH_IMAGE_DIRS, with all links resolved.`,
+    `"${field}" must be a file in one of the folders of HATCH_IMAGE_DIRS, with all links resolved.`,
   );
 }
 

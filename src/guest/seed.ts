@@ -106,7 +106,7 @@ export function keysScript(user: string, keys: readonly string[]): string {
   if (!/^[a-z_][a-z0-9_-]{0,31}$/.test(user)) {
     throw invalid(
       'default_user',
-      `default_user must be a Linux user name, such as "debian"; "${user}" is none.`,
+      `"default_user" must be a Linux user name, such as "debian"; "${user}" is none.`,
     );
   }
   return SCRIPT.replace('@USER@', () => user).replace('@KEYS@', () =>

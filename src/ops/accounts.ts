@@ -121,7 +121,7 @@ export function keys({ store, clock }: Deps): Hatch['keys'] {
         });
       }
       if (expiresAt !== undefined && expiresAt <= clock.now())
-        throw invalid('expires_at', 'expires_at must lie in the future.');
+        throw invalid('expires_at', '"expires_at" must lie in the future.');
       let owner = caller.accountId;
       if (accountId !== undefined && accountId !== caller.accountId) {
         if (!caller.scopes.has('operator'))

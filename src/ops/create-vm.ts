@@ -46,7 +46,7 @@ async function plan(world: World, caller: Caller, request: CreateVm): Promise<Wa
   const image = await imageNamed(world, caller, merged.imageId, 'image_id');
   const imageMib = Math.ceil(image.sizeBytes / MIB);
   if (merged.diskMib !== null && merged.diskMib < imageMib) {
-    throw invalid('disk_mib', `disk_mib must be at least the image's size, ${imageMib} MiB.`, {
+    throw invalid('disk_mib', `"disk_mib" must be at least the image's size, ${imageMib} MiB.`, {
       minimum: imageMib,
     });
   }
@@ -114,12 +114,12 @@ function addressesAsked(
   { guestIp, guestMac }: Pick<MergedCreate, 'guestIp' | 'guestMac'>,
 ): { ip: string | null; mac: string | null } {
   const problem = guestIp === null ? undefined : whyNotHost(plan, guestIp);
-  if (problem !== undefined) throw invalid('guest_ip', `guest_ip ${problem}`);
+  if (problem !== undefined) throw invalid('guest_ip', `"guest_ip" ${problem}`);
   const mac = guestMac === null ? null : parseMac(guestMac);
   if (mac === undefined) {
     throw invalid(
       'guest_mac',
-      'guest_mac must be six hex pairs with colons, unicast and not all zero, such as 02:fc:00:00:00:01.',
+      '"guest_mac" must be six hex pairs with colons, unicast and not all zero, such as 02:fc:00:00:00:01.',
     );
   }
   return { ip: guestIp, mac };
@@ -156,7 +156,7 @@ function taken(error: Taken, wanted: Wanted): Failure | undefined {
   };
   const value = asked[error.field];
   if (value === null) return undefined;
-  return new Failure('already_exists', `${error.field} "${value}" is taken by another VM.`, {
+  return new Failure('already_exists', `"${error.field}" cannot be "${value}": another VM has it.`, {
     details: { field: error.field, value },
   });
 }

@@ -3,17 +3,9 @@ import { remove } from '../host/files.ts';
 import type { Operation } from '../model/records.ts';
 import { dropDisk, endVmm, ownerOf } from './host-steps.ts';
 import { depsOf } from './start-vm.ts';
-import { runForward } from './steps.ts';
+import { Overtaken, runForward } from './steps.ts';
 import { findVm } from './vms.ts';
 import { vmFolder, type World } from './world.ts';
-
-/** The reason an operation under way is cut short with when its VM is deleted. */
-export class Overtaken extends Error {
-  override readonly name = 'Overtaken';
-  constructor() {
-    super('the VM is being deleted');
-  }
-}
 
 /** Deletes a VM from any state, cancelling what is under way on it. What cannot be removed now is tried again until it is. */
 export async function deleteVm(world: World, caller: Caller, idOrName: string): Promise<void> {

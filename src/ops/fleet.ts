@@ -26,6 +26,9 @@ interface Deps {
   readonly waitReady: (vm: Vm, agent: GuestAgent, signal: AbortSignal) => Promise<'agent' | 'ssh'>;
 }
 
+/** How long after it could not be told that a guest answers it is told again. */
+const TELL_AGAIN_MS = 1000;
+
 /** The running guests of this host, and the watching of them: for their being ready, and for their end. */
 export class Fleet {
   readonly #live = new Map<VmId, Held>();
@@ -67,8 +70,17 @@ export class Fleet {
   async #watchReady(vm: Vm, held: Held): Promise<void> {
     try {
       const by = await this.#deps.waitReady(vm, held.agent, held.watch.signal);
-      if (this.#live.get(vm.id) !== held) return;
-      await this.onReady(vm.id, by);
+      for (;;) {
+        if (this.#live.get(vm.id) !== held) return;
+        try {
+          await this.onReady(vm.id, by);
+          break;
+        } catch (error) {
+          // The guest answers only once for us to hear: what could not be told now is told later.
+          this.#deps.log.warn({ vm: vm.id, ...errorFields(error) }, 'could not note that a guest answers');
+          await this.#deps.clock.sleep(TELL_AGAIN_MS, held.watch.signal);
+        }
+      }
       this.touch(vm.id);
     } catch (error) {
       if (!held.watch.signal.aborted)

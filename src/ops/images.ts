@@ -48,7 +48,7 @@ export function images(
   return {
     async create(caller, { name, kernelPath, rootfsPath, initrdPath, bootArgs, defaultUser }) {
       const id = parseImageId(`img-${name}`);
-      if (!id) throw invalid('name', 'name must be lower-case letters, digits and dashes, at most 63.');
+      if (!id) throw invalid('name', '"name" must be lower-case letters, digits and dashes, at most 63.');
       if (id === 'img-default')
         throw invalid('name', '"default" is the server\'s own image; choose another name.');
       if (await store.images.get([caller.accountId], id)) throw exists(name);

@@ -48,7 +48,7 @@ export function openHatch(world: World, registry: ImageRegistry, readiness: Hatc
       async list(caller, { vm, kind, everyone }, page) {
         const vmId = vm === undefined ? undefined : (await findVm(world, caller, vm)).id;
         if (kind !== undefined && !/^[a-z_.]{1,64}$/.test(kind))
-          throw invalid('kind', 'kind must be an event kind such as "vm.running".');
+          throw invalid('kind', '"kind" must be an event kind such as "vm.running".');
         return store.events.list(
           { accountId: everyone === true ? undefined : caller.accountId, vmId, kind },
           page,

@@ -28,7 +28,7 @@ export async function patchVm(
   if (field !== undefined && (vm.state !== 'stopped' || vm.operation !== null)) {
     throw new Failure(
       'wrong_state',
-      `${field} can only be changed while the VM is stopped; it is ${vm.state}.`,
+      `"${field}" can only be changed while the VM is stopped; it is ${vm.state}.`,
       {
         details: { field, state: vm.state, allowed: ['stopped'] },
       },
@@ -59,7 +59,7 @@ export async function patchVm(
     return patched;
   } catch (error) {
     if (!(error instanceof Taken)) throw error;
-    throw new Failure('already_exists', `name "${request.name ?? ''}" is taken by another VM.`, {
+    throw new Failure('already_exists', `"name" cannot be "${request.name ?? ''}": another VM has it.`, {
       details: { field: 'name', value: request.name },
     });
   }
@@ -68,7 +68,7 @@ export async function patchVm(
 async function checkDisk(world: Pick<World, 'store' | 'settings'>, vm: Vm, diskMib: number): Promise<void> {
   const least = Math.max(vm.diskMib ?? 0, Math.ceil((await imageOf(world, vm)).sizeBytes / MIB));
   if (diskMib < least)
-    throw invalid('disk_mib', `disk_mib can only grow: it is ${least} MiB now.`, { minimum: least });
+    throw invalid('disk_mib', `"disk_mib" can only grow: it is ${least} MiB now.`, { minimum: least });
 }
 
 async function checkSize(

@@ -7,7 +7,7 @@ import type { Caller, Wait } from './hatch.ts';
 import { diskOf, endVmm, imageOf, ownerOf, portOf, specOf } from './host-steps.ts';
 import { markError } from './mark-error.ts';
 import { depsOf, mustGet } from './start-vm.ts';
-import { Closing, runForward, TryAgain } from './steps.ts';
+import { Closing, Overtaken, runForward, TryAgain } from './steps.ts';
 import { askToPowerOff, exitReason } from './stop-vm.ts';
 import { translate } from './translate.ts';
 import { findVm, waitFor } from './vms.ts';
@@ -107,7 +107,8 @@ export async function carryOutReboot(world: World, operation: Operation, signal:
   try {
     await runForward(depsOf(world), operation, steps, signal);
   } catch (error) {
-    if (error instanceof Closing) throw error;
+    // A deletion that cut this short ends the guest itself.
+    if (error instanceof Closing || error instanceof Overtaken) throw error;
     await endVmm(world, vm);
     await world.ports.close(vm.id);
     if (vm.network !== null) await world.net.detach(vm.id);

@@ -28,6 +28,14 @@ export class Closing extends Error {
   }
 }
 
+/** The VM is being deleted: what is under way on it is cut short. */
+export class Overtaken extends Error {
+  override readonly name = 'Overtaken';
+  constructor() {
+    super('the VM is being deleted');
+  }
+}
+
 /** Some of what an operation did could not be taken back; reconcile keeps trying. */
 export class Stuck extends AggregateError {
   override readonly name = 'Stuck';

@@ -1,5 +1,6 @@
 import type { Caller } from './hatch.ts';
 import { deadline } from '../base/deadline.ts';
+import { errorFields } from '../base/logger.ts';
 import type { Operation } from '../model/records.ts';
 import { refuse } from '../model/states.ts';
 import type { StateReason, Vm, VmState } from '../model/vm.ts';
@@ -189,7 +190,13 @@ export async function askToPowerOff(
       await deadline('asking the agent', ASK_MS, (inner) => live.agent.shutdown(mode, inner), within);
     } catch (error) {
       log.debug({ vm: live.machine.vmId, error: String(error) }, 'the agent did not take the request');
-      if (driver.capabilities.powerButton && !within.aborted) await live.machine.powerButton();
+      // An agent whose guest has gone down falls silent too.
+      if (!driver.capabilities.powerButton || within.aborted || live.exit) return;
+      await live.machine
+        .powerButton()
+        .catch((broken: unknown) =>
+          log.warn({ vm: live.machine.vmId, ...errorFields(broken) }, 'could not press the power button'),
+        );
     }
   };
   try {

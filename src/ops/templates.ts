@@ -22,7 +22,7 @@ export function templates(deps: Deps): Hatch['templates'] {
   return {
     async create(caller, name, fields) {
       const id = parseTemplateId(`tpl-${name}`);
-      if (!id) throw invalid('name', 'name must be lower-case letters, digits and dashes, at most 63.');
+      if (!id) throw invalid('name', '"name" must be lower-case letters, digits and dashes, at most 63.');
       const empty: Columns = {
         description: null,
         imageId: null,

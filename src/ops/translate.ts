@@ -3,9 +3,10 @@ import { AgentGone, AgentRefused } from '../guest/agent.ts';
 import { isErrno } from '../host/files.ts';
 import { CommandFailed } from '../host/run.ts';
 import { Failure } from '../model/failure.ts';
+import { OPERATION_NAMES } from '../model/vm.ts';
 import { NetError } from '../net/network.ts';
 import { VmmError } from '../vmm/driver.ts';
-import { Closing, Stuck } from './steps.ts';
+import { Closing, Overtaken, Stuck } from './steps.ts';
 
 /** The lower rooms' errors as a Failure a caller may see: no path, no command line; those stay in the cause for the log. */
 export function translate(error: unknown): Failure {
@@ -13,6 +14,11 @@ export function translate(error: unknown): Failure {
   if (error instanceof Stuck) return translate(error.errors[0]);
   if (error instanceof Closing)
     return new Failure('unavailable', 'The server is stopping; ask again in a moment.', { cause: error });
+  if (error instanceof Overtaken)
+    return new Failure('busy', 'The VM is being deleted, which has cut this short.', {
+      details: { operation: OPERATION_NAMES.delete },
+      cause: error,
+    });
   if (error instanceof VmmError) return fromVmm(error);
   if (error instanceof NetError) {
     return error.kind === 'no_space'

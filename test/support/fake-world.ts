@@ -158,7 +158,10 @@ function memoryPorts(): SshPorts & { readonly opened: Map<VmId, number> } {
  * Compares everything on the fake host with what the rows say: a running VM has one of each, a stopped one only its folder
  * and disk, and nothing else is there. Fails naming what is too much or missing.
  */
-export async function assertNothingLeft({ world, openPorts }: FakeWorld): Promise<void> {
+export async function assertNothingLeft({
+  world,
+  openPorts,
+}: Pick<FakeWorld, 'world' | 'openPorts'>): Promise<void> {
   const { store, driver, net, settings } = world;
   const vms = await store.vms.ofHost(settings.hostId);
   const running = vms.filter((vm) => vm.state === 'running').map((vm) => vm.id);
