@@ -7,6 +7,8 @@ import type { VmmProcess } from '../model/vm.ts';
  * (vmm/driver-suite.ts) holds them all to it. Ops ask `capabilities`, never the name.
  *
  * A driver keeps nothing in memory that matters: the VM's process outlives the daemon, and `adopt` finds it again.
+ *
+ * What fails rejects with a VmmError, or with the signal's reason when it was aborted.
  */
 export interface Driver {
   readonly name: 'qemu' | 'firecracker' | 'fake';
@@ -22,16 +24,21 @@ export interface Driver {
   /** Which of an image's kernels it boots. */
   readonly kernel: 'compressed' | 'uncompressed';
 
-  /** Starts a guest from its kernel. Resolves when the VMM runs it; throws VmmError, having left no process behind. */
+  /** Starts a guest from its kernel. Resolves when the VMM runs it; when it rejects, no process is left behind. */
   launch(spec: MachineSpec, signal: AbortSignal): Promise<Machine>;
 
   /**
    * Takes up a guest whose VMM was started by a daemon before us. Gives undefined when that process is gone (pid, start
-   * time and boot id do not match, or it does not answer as this VM's): then no process of this VM is left.
+   * time or boot id do not match) or is not this VM's. One that is there and does not answer is left as it is, and VmmError
+   * `timeout` thrown: `reap` ends it.
    */
   adopt(spec: MachineSpec, process: VmmProcess, signal: AbortSignal): Promise<Machine | undefined>;
 
-  /** Starts a guest from what `save` wrote. `spec` has the devices of the saved one; tap, MAC and disks may be others. */
+  /**
+   * Starts a guest from what `save` wrote; when it rejects, no process is left behind. `spec` has the devices of the saved
+   * one; its tap and its disks' files may be others. The guest keeps the MAC it was saved with, whatever `spec` says, until it is
+   * given another from inside. Throws VmmError `incompatible` for a state that cannot load here.
+   */
   load(spec: MachineSpec, saved: SavedMachine, options: LoadOptions, signal: AbortSignal): Promise<Machine>;
 
   /** Every VMM process of ours on this host, by its VM's name in its command line: leaks are found without the database. */
@@ -56,6 +63,11 @@ export interface Capabilities {
   readonly agent: 'virtio-serial' | 'vsock' | 'memory';
   /** The host's power button reaches the guest (ACPI); where not, the agent or ctrl-alt-del must do. */
   readonly powerButton: boolean;
+  /**
+   * The agent answers after a pause (and a save) and a resume as it did before. Where not, a guest that is to go on after
+   * either must be loaded anew from what was saved.
+   */
+  readonly resumeKeepsAgent: boolean;
 }
 
 /** A machine to be. Every path is relative to `folder`, which is the VMM's working folder and the VM's own. */
@@ -93,7 +105,10 @@ export interface Machine {
   /** Absolute path of the file that holds the guest's memory, or null where it lies in the VMM's own. */
   readonly ramFile: string | null;
 
-  /** Resolves once, when the guest or its VMM has ended, with the best account of why; also for an adopted machine. */
+  /**
+   * Resolves once, when the guest or its VMM has ended, with the best account of why; also for an adopted machine. Never after
+   * `release`.
+   */
   readonly exited: Promise<MachineExit>;
 
   /** Lets the guest stand still; it loses its clock for the while. No effect when paused. */
@@ -105,7 +120,8 @@ export interface Machine {
 
   /**
    * Writes a paused machine's state to the absolute path `statePath`, and its memory to `memoryPath` where it does not
-   * lie in `ramFile` already. The guest stays paused and can go on.
+   * lie in `ramFile` already. The guest stays paused and can go on; it must, before it is saved again. Nothing is flushed to
+   * the disk itself. When it rejects (`no_space` among others), no state is left behind and the guest can go on.
    */
   save(to: { readonly statePath: string; readonly memoryPath: string }): Promise<SavedMachine>;
 
@@ -151,8 +167,9 @@ export type MachineExit =
 
 export interface SavedMachine {
   readonly driver: Driver['name'];
-  /** What made it: loads only where this matches. */
+  /** Of the VMM that made it. */
   readonly version: string;
+  /** Loads only into the same. */
   readonly machineType: string;
   readonly accel: string;
   readonly vcpuCount: number;
@@ -165,8 +182,8 @@ export interface SavedMachine {
 
 export interface LoadOptions {
   /**
-   * `private`: the memory file is mapped copy-on-write and must stay unchanged while the guest lives; `shared`: the guest
-   * goes on in that very file.
+   * `private`: the memory file is mapped copy-on-write and must stay unchanged while the guest lives (only with
+   * `capabilities.privateMapping`); `shared`: the guest goes on in that very file (only with `capabilities.ramFile`).
    */
   readonly mapping: 'private' | 'shared';
   /** false: loaded and left paused. */

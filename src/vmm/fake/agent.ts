@@ -1,8 +1,13 @@
 import { duplexPair, type Duplex } from 'node:stream';
 
-/** What the pretended guest's agent does to it. */
-export interface FakeAgentHooks {
+/** The pretended guest, as its agent has it. */
+export interface FakeInside {
+  /** Resolves when the guest does not stand still; rejects when it has ended. */
+  readonly awake: () => Promise<void>;
   readonly shutdown: (mode: 'powerdown' | 'reboot') => void;
+  /** Of its files; undefined when there is none. */
+  readonly read: (path: string) => Promise<string | undefined>;
+  readonly write: (path: string, text: string) => Promise<void>;
 }
 
 interface Status {
@@ -25,15 +30,17 @@ const SUPPORTED = [
 
 /**
  * The agent of a pretended guest: the qemu-guest-agent protocol (one JSON object a line,
- * https://qemu-project.gitlab.io/qemu/interop/qemu-ga-ref.html) over a stream in memory. Its shell knows `echo`, `cat`,
- * `true`, `false`, `exit N` and `sleep`; any other program is not found (127).
+ * https://qemu-project.gitlab.io/qemu/interop/qemu-ga-ref.html) over a stream in memory. Its shell knows `echo` (also into
+ * a file, with `>` at the end), `cat`, `true`, `false`, `exit N` and `sleep`; any other program is not found (127). While the
+ * guest stands still the agent is silent, and answers later what it was asked meanwhile.
  */
-export function fakeAgent(hooks: FakeAgentHooks): Duplex {
+export function fakeAgent(inside: FakeInside): Duplex {
   const [ours, theirs] = duplexPair();
   const results = new Map<number, Status>();
   const timers = new Set<NodeJS.Timeout>();
   let pid = 100;
   let pending = '';
+  let lastTurn: Promise<void> = Promise.resolve();
 
   const say = (value: object, mark = ''): void => {
     if (ours.writable)
@@ -42,14 +49,15 @@ export function fakeAgent(hooks: FakeAgentHooks): Duplex {
   const exec = (args: Record<string, unknown>): void => {
     const mine = pid++;
     results.set(mine, { exited: false });
-    const ran = runFake(args);
-    const timer = setTimeout(() => {
-      timers.delete(timer);
-      results.set(mine, ran.status);
-    }, ran.afterMs);
-    timer.unref();
-    timers.add(timer);
     say({ return: { pid: mine } });
+    void runFake(inside, args).then(({ afterMs, status }) => {
+      const timer = setTimeout(() => {
+        timers.delete(timer);
+        results.set(mine, status);
+      }, afterMs);
+      timer.unref();
+      timers.add(timer);
+    });
   };
   const hear = (line: string): void => {
     const { execute, arguments: args = {} } = JSON.parse(line) as {
@@ -81,11 +89,18 @@ export function fakeAgent(hooks: FakeAgentHooks): Duplex {
         return say({ return: status });
       }
       case 'guest-shutdown':
-        return hooks.shutdown(args['mode'] === 'reboot' ? 'reboot' : 'powerdown');
+        return inside.shutdown(args['mode'] === 'reboot' ? 'reboot' : 'powerdown');
       default:
         return say({
           error: { class: 'CommandNotFound', desc: `The command ${String(execute)} has not been found` },
         });
+    }
+  };
+  const answer = (line: string): void => {
+    try {
+      hear(line);
+    } catch {
+      say({ error: { class: 'GenericError', desc: 'JSON parse error' } });
     }
   };
 
@@ -94,11 +109,10 @@ export function fakeAgent(hooks: FakeAgentHooks): Duplex {
     pending = lines.pop() ?? '';
     for (const line of lines) {
       if (line.trim() === '') continue;
-      try {
-        hear(line);
-      } catch {
-        say({ error: { class: 'GenericError', desc: 'JSON parse error' } });
-      }
+      lastTurn = lastTurn.then(inside.awake).then(
+        () => answer(line),
+        () => void ours.destroy(),
+      );
     }
   });
   ours.on('error', () => undefined);
@@ -110,7 +124,10 @@ export function fakeAgent(hooks: FakeAgentHooks): Duplex {
 }
 
 /** What a program does in the pretended guest, and after how many milliseconds it has done it. */
-function runFake(args: Record<string, unknown>): { readonly status: Status; readonly afterMs: number } {
+async function runFake(
+  inside: FakeInside,
+  args: Record<string, unknown>,
+): Promise<{ readonly status: Status; readonly afterMs: number }> {
   const given = Array.isArray(args['arg']) ? args['arg'].map(String) : [];
   const stdin =
     typeof args['input-data'] === 'string' ? Buffer.from(args['input-data'], 'base64').toString('utf8') : '';
@@ -118,7 +135,7 @@ function runFake(args: Record<string, unknown>): { readonly status: Status; read
   const wrapped = given[2] === 'hatch-exec';
   const nonce = given[3] ?? '';
   const program = wrapped ? given.slice(8 + Number(given[7])) : [String(args['path']), ...given];
-  const did = interpret(program, stdin);
+  const did = await interpret(inside, program, stdin);
   const limitMs = wrapped ? Number(given[4]) * 1000 : Infinity;
   const timedOut = did.forMs >= limitMs;
   const trailer = wrapped ? `\n${nonce} ${timedOut ? 0 : did.exitCode} ${timedOut ? 1 : 0} 0 0\n` : '';
@@ -133,20 +150,28 @@ function runFake(args: Record<string, unknown>): { readonly status: Status; read
   };
 }
 
-function interpret(
-  program: readonly string[],
-  stdin: string,
-): { exitCode: number; out: string; err: string; forMs: number } {
+interface Did {
+  readonly exitCode: number;
+  readonly out: string;
+  readonly err: string;
+  readonly forMs: number;
+}
+
+async function interpret(inside: FakeInside, program: readonly string[], stdin: string): Promise<Did> {
   const did = { exitCode: 0, out: '', err: '', forMs: 0 };
   const [name, ...args] = program;
   switch (name) {
     case '/bin/sh':
     case 'sh':
-      return args[0] === '-c' ? interpret((args[1] ?? '').trim().split(/\s+/), stdin) : did;
+      return args[0] === '-c' ? shell(inside, (args[1] ?? '').trim().split(/\s+/), stdin) : did;
     case 'echo':
       return { ...did, out: `${args.join(' ')}\n` };
-    case 'cat':
-      return { ...did, out: stdin };
+    case 'cat': {
+      const [path] = args;
+      const out = path === undefined ? stdin : await inside.read(path);
+      if (out !== undefined) return { ...did, out };
+      return { ...did, exitCode: 1, err: `cat: ${path}: No such file or directory\n` };
+    }
     case 'true':
       return did;
     case 'false':
@@ -158,4 +183,13 @@ function interpret(
     default:
       return { ...did, exitCode: 127, err: `sh: 1: ${name ?? ''}: not found\n` };
   }
+}
+
+/** One command, its output perhaps into a file. */
+async function shell(inside: FakeInside, words: readonly string[], stdin: string): Promise<Did> {
+  const path = words.at(-2) === '>' ? words.at(-1) : undefined;
+  if (path === undefined) return interpret(inside, words, stdin);
+  const did = await interpret(inside, words.slice(0, -2), stdin);
+  await inside.write(path, did.out);
+  return { ...did, out: '' };
 }

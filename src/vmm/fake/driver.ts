@@ -1,28 +1,21 @@
-import { watch, type FSWatcher } from 'node:fs';
-import { appendFile, readFile, stat, writeFile } from 'node:fs/promises';
-import { join } from 'node:path';
 import { randomInt } from 'node:crypto';
-import type { Duplex } from 'node:stream';
-import type { VmId } from '../../base/ids.ts';
-import { isErrno, remove, writeFileAtomic } from '../../host/files.ts';
-import type { VmmProcess } from '../../model/vm.ts';
+import { appendFile, lstat, readFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { isErrno, remove } from '../../host/files.ts';
 import {
   CONSOLE_FILE,
   VmmError,
   type Driver,
   type LoadOptions,
   type Machine,
-  type MachineExit,
   type MachineSpec,
   type SavedMachine,
 } from '../driver.ts';
-import { fakeAgent } from './agent.ts';
-import { endFakeGuest, readGuest, runningGuests, writeGuest, type FakeGuest } from './state.ts';
+import { FAKE, FakeMachine, same, type FakeVmmFailures } from './machine.ts';
+import { endFakeGuest, FAKE_FILE, readGuest, runningGuests, writeGuest, type FakeGuest } from './state.ts';
 
-/** Calls that can be told to fail, before or after their effect. */
-export type FakeVmmFailures = Partial<Record<'launch' | 'load' | 'kill', 'before' | 'after'>>;
+export type { FakeVmmFailures } from './machine.ts';
 
-const MACHINE = 'fake-1';
 /** pids from here on belong to no process: Linux counts to 4,194,304 (PID_MAX_LIMIT, proc(5)). */
 const FIRST_PID = 5_000_000;
 
@@ -46,8 +39,9 @@ export function openFake({
   ): Promise<Machine> => {
     signal.throwIfAborted();
     if (fail[what] === 'before') throw new VmmError(`${what} was told to fail before its effect`);
-    for (const disk of spec.disks) await mustBe(spec, disk.path);
+    await mustBe(spec);
     const guest: FakeGuest = {
+      vmId: spec.vmId,
       process: {
         pid: FIRST_PID + randomInt(2 ** 40),
         startTime: String(randomInt(2 ** 40)),
@@ -64,16 +58,17 @@ export function openFake({
       join(spec.folder, CONSOLE_FILE),
       `[    0.000000] Linux version pretended\r\n\r\n${spec.vmId} login: `,
     );
-    if (fail[what] === 'after') {
-      await remove(join(spec.folder, 'fake-vmm.json'));
+    if (signal.aborted || fail[what] === 'after') {
+      await remove(join(spec.folder, FAKE_FILE));
+      signal.throwIfAborted();
       throw new VmmError(`${what} was told to fail after its effect`);
     }
     return new FakeMachine(spec, guest.process, fail);
   };
   return {
     name: 'fake',
-    version: '1',
-    accel: 'none',
+    version: FAKE.version,
+    accel: FAKE.accel,
     capabilities: {
       snapshot: true,
       ramFile: false,
@@ -82,6 +77,7 @@ export function openFake({
       qcow2: false,
       agent: 'memory',
       powerButton: true,
+      resumeKeepsAgent: true,
     },
     defaultBootArgs: 'console=ttyS0',
     scratchFiles: [],
@@ -90,16 +86,12 @@ export function openFake({
     async adopt(spec, process, signal) {
       signal.throwIfAborted();
       const guest = await readGuest(spec.folder);
-      if (guest?.exit !== null || !same(guest.process, process)) return undefined;
+      if (guest?.exit !== null || guest.vmId !== spec.vmId || !same(guest.process, process)) return undefined;
       return new FakeMachine(spec, process, fail);
     },
-    async load(spec, saved: SavedMachine, { resume }: LoadOptions, signal) {
-      if (saved.driver !== 'fake' || saved.machineType !== MACHINE)
-        throw new VmmError(`a state of ${saved.driver} ${saved.version} does not load here`, {
-          kind: 'incompatible',
-        });
-      const memory = JSON.parse(await readFile(saved.statePath, 'utf8')) as FakeGuest['memory'];
-      return begin('load', spec, memory, !resume, signal);
+    async load(spec, saved, options, signal) {
+      mustFit(spec, saved, options);
+      return begin('load', spec, await memoryOf(saved), !options.resume, signal);
     },
     observe: async () =>
       (await runningGuests(folder)).map(({ vmId, guest }) => ({ vmId, process: guest.process })),
@@ -111,144 +103,45 @@ export function openFake({
   };
 }
 
-function same(a: VmmProcess, b: VmmProcess): boolean {
-  return a.pid === b.pid && a.startTime === b.startTime && a.bootId === b.bootId;
-}
-
-async function mustBe(spec: MachineSpec, path: string): Promise<void> {
-  try {
-    await stat(join(spec.folder, path));
-  } catch (error) {
-    if (isErrno(error, 'ENOENT'))
-      throw new VmmError(`Could not open '${path}': No such file or directory`, { cause: error });
-    throw error;
+/** What a VMM opens must be there; a link to a file that is not counts, as nothing is ever read of it. */
+async function mustBe(spec: MachineSpec): Promise<void> {
+  if (spec.disks.some(({ format }) => format !== 'raw')) throw new VmmError('only raw disks are known here');
+  const paths = [
+    spec.kernel,
+    ...(spec.initrd === null ? [] : [spec.initrd]),
+    ...spec.disks.map(({ path }) => path),
+  ];
+  for (const path of paths) {
+    try {
+      await lstat(join(spec.folder, path));
+    } catch (error) {
+      if (isErrno(error, 'ENOENT'))
+        throw new VmmError(`Could not open '${path}': No such file or directory`, { cause: error });
+      throw error;
+    }
   }
 }
 
-class FakeMachine implements Machine {
-  readonly vmId: VmId;
-  readonly process: VmmProcess;
-  readonly machineType = MACHINE;
-  readonly ramFile = null;
-  readonly exited: Promise<MachineExit>;
-  readonly #spec: MachineSpec;
-  readonly #fail: FakeVmmFailures;
-  readonly #end: (exit: MachineExit) => void;
-  #watcher: FSWatcher | undefined;
-
-  constructor(spec: MachineSpec, process: VmmProcess, fail: FakeVmmFailures) {
-    this.vmId = spec.vmId;
-    this.process = process;
-    this.#spec = spec;
-    this.#fail = fail;
-    const { promise, resolve } = Promise.withResolvers<MachineExit>();
-    this.exited = promise;
-    this.#end = (exit) => {
-      this.#watcher?.close();
-      resolve(exit);
-    };
-    this.#watcher = watch(spec.folder, { persistent: false }, () => void this.#look());
-    this.#watcher.on('error', () => undefined);
-    void this.#look();
-  }
-
-  async #look(): Promise<void> {
-    const guest = await readGuest(this.#spec.folder).catch(() => undefined);
-    if (!guest || !same(guest.process, this.process))
-      this.#end({ kind: 'crashed', exitCode: null, signal: null, message: 'the process is gone' });
-    else if (guest.exit) this.#end(guest.exit);
-  }
-
-  async #guest(): Promise<FakeGuest> {
-    const guest = await readGuest(this.#spec.folder);
-    if (!guest || !same(guest.process, this.process) || guest.exit) throw new VmmError('the guest has ended');
-    return guest;
-  }
-
-  async #change(change: Partial<FakeGuest>): Promise<void> {
-    await writeGuest(this.#spec.folder, { ...(await this.#guest()), ...change });
-  }
-
-  pause(): Promise<void> {
-    return this.#change({ paused: true });
-  }
-
-  resume(): Promise<void> {
-    return this.#change({ paused: false });
-  }
-
-  async status(): Promise<'running' | 'paused'> {
-    return (await this.#guest()).paused ? 'paused' : 'running';
-  }
-
-  async save({
-    statePath,
-    memoryPath,
-  }: {
-    readonly statePath: string;
-    readonly memoryPath: string;
-  }): Promise<SavedMachine> {
-    const guest = await this.#guest();
-    if (!guest.paused) throw new VmmError('only a paused guest can be saved');
-    await writeFileAtomic(statePath, JSON.stringify(guest.memory));
-    await writeFile(memoryPath, '');
-    return {
-      driver: 'fake',
-      version: '1',
-      machineType: MACHINE,
-      accel: 'none',
-      vcpuCount: guest.vcpuCount,
-      memMib: guest.memMib,
-      statePath,
-      memoryPath,
-    };
-  }
-
-  async dirtyPages(): Promise<never> {
-    throw new VmmError('dirty pages are not counted here');
-  }
-
-  async agent(signal: AbortSignal): Promise<Duplex> {
-    signal.throwIfAborted();
-    await this.#guest();
-    const stream = fakeAgent({
-      shutdown: (mode) => void this.#powerOff(mode === 'reboot' ? 'reboot' : 'poweroff'),
+function mustFit(spec: MachineSpec, saved: SavedMachine, { mapping }: LoadOptions): void {
+  const fits =
+    saved.driver === 'fake' &&
+    saved.machineType === FAKE.machineType &&
+    saved.accel === FAKE.accel &&
+    saved.vcpuCount === spec.vcpuCount &&
+    saved.memMib === spec.memMib;
+  if (!fits)
+    throw new VmmError(`a state of ${saved.driver} ${saved.version} does not load here`, {
+      kind: 'incompatible',
     });
-    void this.exited.then(() => stream.destroy());
-    return stream;
-  }
+  if (mapping === 'shared') throw new VmmError('a guest cannot go on in a memory file here');
+}
 
-  async #powerOff(kind: 'poweroff' | 'reboot'): Promise<void> {
-    await appendFile(join(this.#spec.folder, CONSOLE_FILE), `\r\nhatch-shutdown: ${kind}\r\n`).catch(
-      () => undefined,
-    );
-    await endFakeGuest(this.#spec.folder, { kind }).catch(() => undefined);
-  }
-
-  async counters(): Promise<{
-    cpuSeconds: number;
-    rssBytes: number;
-    blockReadBytes: number;
-    blockWriteBytes: number;
-  }> {
-    const { memMib } = await this.#guest();
-    return { cpuSeconds: 0, rssBytes: memMib * 1024 * 1024, blockReadBytes: 0, blockWriteBytes: 0 };
-  }
-
-  powerButton(): Promise<void> {
-    return this.#powerOff('poweroff');
-  }
-
-  async kill(): Promise<void> {
-    if (this.#fail.kill === 'before') throw new VmmError('kill was told to fail before its effect');
-    const guest = await readGuest(this.#spec.folder);
-    if (guest && same(guest.process, this.process)) await endFakeGuest(this.#spec.folder, { kind: 'killed' });
-    this.#end({ kind: 'killed' });
-    if (this.#fail.kill === 'after') throw new VmmError('kill was told to fail after its effect');
-  }
-
-  async release(): Promise<void> {
-    this.#watcher?.close();
-    this.#watcher = undefined;
+async function memoryOf({ statePath, memoryPath }: SavedMachine): Promise<FakeGuest['memory']> {
+  try {
+    JSON.parse(await readFile(statePath, 'utf8'));
+    if (memoryPath === null) throw new Error('no memory was saved');
+    return JSON.parse(await readFile(memoryPath, 'utf8')) as FakeGuest['memory'];
+  } catch (error) {
+    throw new VmmError('the saved state cannot be read', { cause: error });
   }
 }

@@ -7,26 +7,27 @@ import type { MachineExit } from '../driver.ts';
 
 /** What a pretended VMM is: a file in its VM's folder, which goes on when the daemon dies, as a real process does. */
 export interface FakeGuest {
+  readonly vmId: VmId;
   readonly process: VmmProcess;
   readonly vcpuCount: number;
   readonly memMib: number;
   readonly paused: boolean;
-  /** What the guest's memory holds, to tell copies by. */
+  /** What the guest's memory holds: the files of its /run, by their paths. */
   readonly memory: Readonly<Record<string, string>>;
   /** Set when it has ended. */
   readonly exit: MachineExit | null;
 }
 
-const FILE = 'fake-vmm.json';
+export const FAKE_FILE = 'fake-vmm.json';
 
 /** Reads the pretended VMM in a VM's folder; undefined when there is none. */
 export async function readGuest(folder: string): Promise<FakeGuest | undefined> {
-  const text = await readIfThere(join(folder, FILE));
+  const text = await readIfThere(join(folder, FAKE_FILE));
   return text === undefined ? undefined : (JSON.parse(text) as FakeGuest);
 }
 
 export async function writeGuest(folder: string, guest: FakeGuest): Promise<void> {
-  await writeFileAtomic(join(folder, FILE), JSON.stringify(guest));
+  await writeFileAtomic(join(folder, FAKE_FILE), JSON.stringify(guest));
 }
 
 /** Ends a pretended guest from anywhere, as its own poweroff, reboot or panic, or the VMM's crash would; for tests. */

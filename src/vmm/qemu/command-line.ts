@@ -14,6 +14,8 @@ export interface QemuChoice {
 /** Files of a VM's folder, by the names QEMU is given: it runs in that folder. */
 export const RAM_FILE = 'mem.bin';
 export const QMP_SOCKET = 'qmp.sock';
+/** A second monitor, on which nothing is ever asked (monitors.ts says why). */
+export const EVENTS_SOCKET = 'events.sock';
 export const AGENT_SOCKET = 'agent.sock';
 
 /** Where the guest's memory comes from. */
@@ -52,8 +54,10 @@ export function commandLine(choice: QemuChoice, spec: MachineSpec, memory: Memor
     ...['-append', spec.bootArgs],
     ...['-chardev', `file,id=console,path=${CONSOLE_FILE},append=on`],
     ...['-serial', 'chardev:console'],
-    ...['-chardev', `socket,id=qmp,path=${QMP_SOCKET},server=on,wait=off`],
-    ...['-mon', 'chardev=qmp,mode=control'],
+    ...[QMP_SOCKET, EVENTS_SOCKET].flatMap((path, i) => [
+      ...['-chardev', `socket,id=qmp${i},path=${path},server=on,wait=off`],
+      ...['-mon', `chardev=qmp${i},mode=control`],
+    ]),
     ...spec.disks.flatMap(({ path, format, readOnly }, i) => [
       '-drive',
       `if=none,id=disk${i},file=${escape(path)},format=${format},readonly=${readOnly ? 'on' : 'off'},discard=unmap,cache=writeback`,

@@ -1,7 +1,7 @@
-import { readdir, readlink, symlink } from 'node:fs/promises';
-import { isAbsolute, join } from 'node:path';
+import { readdir, readFile, readlink, stat, symlink } from 'node:fs/promises';
+import { join } from 'node:path';
 import { systemClock } from '../../base/clock.ts';
-import { deadline } from '../../base/deadline.ts';
+import { deadline, DeadlineExceeded } from '../../base/deadline.ts';
 import type { VmId } from '../../base/ids.ts';
 import type { Logger } from '../../base/logger.ts';
 import { until } from '../../base/until.ts';
@@ -26,16 +26,19 @@ import {
 import {
   AGENT_SOCKET,
   commandLine,
+  EVENTS_SOCKET,
   QMP_SOCKET,
   RAM_FILE,
   type Memory,
   type QemuChoice,
 } from './command-line.ts';
+import { explainStart, notInstalled } from './explain.ts';
+import { mustFit } from './fit.ts';
 import { kvmVerdict } from './kvm-probe.ts';
+import { LOG_FILE, markConsole, QemuMachine } from './machine.ts';
+import { connectMonitors, socketPath, type Monitors } from './monitors.ts';
 import { endQemu, valueAfter, vmOfQemu } from './processes.ts';
-import { LOG_FILE, markConsole, qmpPath, QemuMachine, socketPath } from './machine.ts';
-import { Qmp, type QmpEvent } from './qmp.ts';
-import { sendState } from './state-stream.ts';
+import { sendState, STATE_SOCKET } from './state-stream.ts';
 
 export interface QemuOptions {
   readonly run: Run;
@@ -51,7 +54,10 @@ export interface QemuOptions {
 
 /** The name in a VM's folder of another machine's memory. */
 const LOADED_RAM = 'loaded.bin';
+const SOCKETS = [QMP_SOCKET, EVENTS_SOCKET, AGENT_SOCKET] as const;
 const LAUNCH_MS = 60_000;
+/** A QEMU that runs answers at once; on a busy host within seconds. */
+const ADOPT_MS = 10_000;
 const LOAD_MS = 600_000;
 /** Kernel arguments every image of ours boots with; `panic=-1 reboot=t` makes a panic an end, not a hang. */
 const BOOT_ARGS = 'console=ttyS0 reboot=t panic=-1 root=/dev/vda rw rootfstype=ext4 net.ifnames=0';
@@ -88,12 +94,7 @@ async function ask({
       throw new VmmError(`${qemuBin} does not say its version or has no q35 machine`);
     return { version, machineType };
   } catch (error) {
-    if (error instanceof CommandFailed && error.missing) {
-      throw new VmmError(`QEMU (${qemuBin}) is not installed; install the package qemu-system-x86`, {
-        kind: 'missing',
-        cause: error,
-      });
-    }
+    if (error instanceof CommandFailed && error.missing) throw notInstalled(qemuBin, error);
     throw error;
   }
 }
@@ -110,9 +111,10 @@ class QemuDriver implements Driver {
     qcow2: true,
     agent: 'virtio-serial',
     powerButton: true,
+    resumeKeepsAgent: true,
   } as const;
   readonly defaultBootArgs = BOOT_ARGS;
-  readonly scratchFiles = [RAM_FILE, LOADED_RAM, QMP_SOCKET, AGENT_SOCKET];
+  readonly scratchFiles = [RAM_FILE, LOADED_RAM, ...SOCKETS, STATE_SOCKET];
   readonly kernel = 'compressed';
   readonly #folder: string;
   readonly #choice: QemuChoice;
@@ -141,7 +143,7 @@ class QemuDriver implements Driver {
     { mapping, resume }: LoadOptions,
     signal: AbortSignal,
   ): Promise<Machine> {
-    this.#mustFit(spec, saved);
+    mustFit(this.#choice, spec, saved);
     const memory = await this.#memoryFor(spec, saved, mapping);
     const ramFile =
       memory.kind === 'in-state'
@@ -149,57 +151,33 @@ class QemuDriver implements Driver {
         : mapping === 'shared'
           ? saved.memoryPath
           : null;
-    return this.#start(spec, memory, saved.machineType, ramFile, signal, async (qmp, process) => {
-      await qmp.execute('migrate-set-capabilities', {
+    return this.#start(spec, memory, saved.machineType, ramFile, signal, async (monitors, process) => {
+      await monitors.execute('migrate-set-capabilities', {
         capabilities: [{ capability: 'x-ignore-shared', state: memory.kind === 'loaded' }],
       });
       const connectTo = (socket: string): string => socketPath(process, socket);
       await sendState({ statePath: saved.statePath, connectTo, signal }, async (socket) => {
-        await qmp.execute('migrate-incoming', { uri: `unix:${socket}` });
+        await monitors.execute('migrate-incoming', { uri: `unix:${socket}` });
       });
       await deadline(
         'loading the machine',
         LOAD_MS,
         (within) =>
-          until({ clock: systemClock, signal: within }, () => loaded(qmp), { firstMs: 1, mostMs: 50 }),
+          until({ clock: systemClock, signal: within }, () => loaded(monitors), { firstMs: 1, mostMs: 50 }),
         signal,
       );
-      await remove(join(spec.folder, 'state.sock'));
-      if (resume) await qmp.execute('cont');
+      await remove(join(spec.folder, STATE_SOCKET));
+      if (resume) await monitors.execute('cont');
     });
   }
 
-  #mustFit(spec: MachineSpec, saved: SavedMachine): void {
-    const { machineType, accel } = this.#choice;
-    if (saved.driver !== 'qemu' || saved.accel !== accel) {
-      throw new VmmError(
-        `A state saved by ${saved.driver} under ${saved.accel} does not load under ${this.name} with ${accel}.`,
-        { kind: 'incompatible' },
-      );
-    }
-    if (saved.vcpuCount !== spec.vcpuCount || saved.memMib !== spec.memMib) {
-      throw new VmmError(
-        `The state has ${saved.vcpuCount} vCPUs and ${saved.memMib} MiB; the machine must have as many.`,
-        { kind: 'incompatible' },
-      );
-    }
-    // A newer QEMU knows older machine types; one of a newer QEMU than ours it does not.
-    if (compareTypes(saved.machineType, machineType) > 0) {
-      throw new VmmError(
-        `The state was saved on ${saved.machineType}; this QEMU knows machines up to ${machineType}.`,
-        { kind: 'incompatible' },
-      );
-    }
-  }
-
   async #memoryFor(spec: MachineSpec, saved: SavedMachine, mapping: LoadOptions['mapping']): Promise<Memory> {
+    await mustBeWhole(saved);
     if (saved.memoryPath === null) {
       await remove(join(spec.folder, RAM_FILE));
       return { kind: 'in-state' };
     }
     if (saved.memoryPath === join(spec.folder, RAM_FILE)) return { kind: 'loaded', file: RAM_FILE, mapping };
-    if (!isAbsolute(saved.memoryPath))
-      throw new VmmError('the memory file must be named by its absolute path');
     await remove(join(spec.folder, LOADED_RAM));
     await symlink(saved.memoryPath, join(spec.folder, LOADED_RAM));
     return { kind: 'loaded', file: LOADED_RAM, mapping };
@@ -212,34 +190,30 @@ class QemuDriver implements Driver {
     machineType: string,
     ramFile: string | null,
     signal: AbortSignal,
-    prepare: (qmp: Qmp, process: VmmProcess) => Promise<void> = async () => undefined,
+    prepare: (monitors: Monitors, process: VmmProcess) => Promise<void> = async () => undefined,
   ): Promise<Machine> {
     signal.throwIfAborted();
-    for (const name of [QMP_SOCKET, AGENT_SOCKET]) await remove(join(spec.folder, name));
+    await mustHaveTap(spec);
+    // What an earlier QEMU left: sockets nobody listens at, and words that are not this one's.
+    for (const name of [...SOCKETS, LOG_FILE]) await remove(join(spec.folder, name));
     await markConsole(spec.folder);
     let child: Detached | undefined;
-    let qmp: Qmp | undefined;
+    let monitors: Monitors | undefined;
     try {
       child = await spawnDetached(commandLine({ ...this.#choice, machineType }, spec, memory), {
         cwd: spec.folder,
         log: join(spec.folder, LOG_FILE),
       });
       const { identity, exited } = child;
-      const early: QmpEvent[] = [];
-      let hear = (event: QmpEvent): void => void early.push(event);
-      const connected = await deadline(
+      monitors = await deadline(
         'the start of QEMU',
         LAUNCH_MS,
-        (within) =>
-          Promise.race([
-            connectWhenThere(identity, (event) => hear(event), within),
-            exited.then(() => endedAtOnce()),
-          ]),
+        (within) => connectMonitors(identity, within),
         signal,
       );
-      qmp = connected;
-      await prepare(connected, identity);
-      const machine = new QemuMachine(
+      await prepare(monitors, identity);
+      signal.throwIfAborted();
+      return new QemuMachine(
         {
           vmId: spec.vmId,
           folder: spec.folder,
@@ -251,74 +225,50 @@ class QemuDriver implements Driver {
           memMib: spec.memMib,
           ramFile,
         },
-        connected,
+        monitors,
         exited,
       );
-      hear = (event) => machine.hear(event);
-      for (const event of early) machine.hear(event);
-      signal.throwIfAborted();
-      return machine;
     } catch (error) {
-      qmp?.close();
+      monitors?.close();
       if (child) await endQemu(child.identity);
-      throw await this.#explain(spec, error, signal);
+      signal.throwIfAborted();
+      const output = await tail(join(spec.folder, LOG_FILE), 4000).catch(() => '');
+      throw explainStart(error, this.#choice.bin, output);
     }
-  }
-
-  async #explain(spec: MachineSpec, error: unknown, signal: AbortSignal): Promise<unknown> {
-    if (signal.aborted) return signal.reason;
-    if (error instanceof CommandFailed && error.missing) {
-      return new VmmError(
-        `QEMU (${this.#choice.bin}) is not installed; install the package qemu-system-x86`,
-        { kind: 'missing', cause: error },
-      );
-    }
-    if (error instanceof VmmError && error.kind !== 'failed') return error;
-    const output = await tail(join(spec.folder, LOG_FILE), 4000).catch(() => '');
-    const last = output.trim().split('\n').at(-1) ?? '';
-    const full = isErrno(error, 'ENOSPC') || /No space left on device/.test(last);
-    // QEMU's own words: "qemu-system-x86_64: -netdev tap,...: could not open ..."; they name files by relative paths only.
-    const words = last.replace(/^\S*qemu\S*: /, '');
-    const message = words === '' ? (error instanceof Error ? error.message : String(error)) : words;
-    return new VmmError(message, { kind: full ? 'no_space' : 'failed', output, cause: error });
   }
 
   async adopt(spec: MachineSpec, process: VmmProcess, signal: AbortSignal): Promise<Machine | undefined> {
     if (!(await isAlive(process)) || (await vmOfQemu(this.#folder, process.pid)) !== spec.vmId)
       return undefined;
     const argv = (await argvOf(process.pid)) ?? [];
-    const early: QmpEvent[] = [];
-    let hear = (event: QmpEvent): void => void early.push(event);
-    let qmp: Qmp;
+    let monitors: Monitors | undefined;
     try {
-      qmp = await deadline(
-        'QEMU',
-        10_000,
-        (within) => connectWhenThere(process, (event) => hear(event), within),
-        signal,
+      monitors = await deadline('QEMU', ADOPT_MS, (within) => connectMonitors(process, within), signal);
+      return new QemuMachine(
+        {
+          vmId: spec.vmId,
+          folder: spec.folder,
+          process,
+          machineType: valueAfter(argv, '-machine').split(',')[0] ?? this.#choice.machineType,
+          version: await versionOf(monitors),
+          accel: valueAfter(argv, '-accel').startsWith('kvm') ? 'kvm' : 'tcg',
+          vcpuCount: spec.vcpuCount,
+          memMib: spec.memMib,
+          ramFile: await ramFileOf(spec, valueAfter(argv, '-object')),
+        },
+        monitors,
       );
     } catch (error) {
+      monitors?.close();
       signal.throwIfAborted();
       if (!(await isAlive(process))) return undefined;
-      throw error;
+      throw error instanceof DeadlineExceeded
+        ? new VmmError(`QEMU is there and does not answer: ${error.message}`, {
+            kind: 'timeout',
+            cause: error,
+          })
+        : error;
     }
-    const machine = new QemuMachine(
-      {
-        vmId: spec.vmId,
-        folder: spec.folder,
-        process,
-        machineType: valueAfter(argv, '-machine').split(',')[0] ?? this.#choice.machineType,
-        version: this.version,
-        accel: valueAfter(argv, '-accel').startsWith('kvm') ? 'kvm' : 'tcg',
-        vcpuCount: spec.vcpuCount,
-        memMib: spec.memMib,
-        ramFile: await ramFileOf(spec, valueAfter(argv, '-object')),
-      },
-      qmp,
-    );
-    hear = (event) => machine.hear(event);
-    for (const event of early) machine.hear(event);
-    return machine;
   }
 
   async observe(): Promise<readonly { readonly vmId: VmId; readonly process: VmmProcess }[]> {
@@ -337,48 +287,49 @@ class QemuDriver implements Driver {
   }
 }
 
-async function loaded(qmp: Qmp): Promise<true | undefined> {
-  const { status } = (await qmp.execute('query-status')) as { readonly status: string };
+/** A memory file that is missing QEMU would make itself, empty; at a link to nowhere it would try so for ever. */
+async function mustBeWhole({ statePath, memoryPath, memMib }: SavedMachine): Promise<void> {
+  if ((await sizeOf(statePath)) === undefined) throw new VmmError('the saved state is not there any more');
+  if (memoryPath === null) return;
+  const size = await sizeOf(memoryPath);
+  if (size === undefined) throw new VmmError('the saved memory is not there any more');
+  if (size !== memMib * 1024 * 1024)
+    throw new VmmError(`the saved memory has ${size} bytes; the guest has ${memMib} MiB`);
+}
+
+async function sizeOf(path: string): Promise<number | undefined> {
+  try {
+    return (await stat(path)).size;
+  } catch (error) {
+    if (isErrno(error, 'ENOENT')) return undefined;
+    throw error;
+  }
+}
+
+/** A tap that is missing QEMU would make itself, on no bridge: the guest would be without network and nobody would know. */
+async function mustHaveTap({ network }: MachineSpec): Promise<void> {
+  if (network === null) return;
+  // Of the namespace we are in, as QEMU will be; /sys/class/net is that of whoever mounted it.
+  const devices = await readFile('/proc/self/net/dev', 'utf8');
+  const names = devices.split('\n').map((line) => line.split(':')[0]?.trim());
+  if (!names.includes(network.tap)) throw new VmmError(`there is no network device ${network.tap}`);
+}
+
+async function loaded(monitors: Monitors): Promise<true | undefined> {
+  const { status } = (await monitors.execute('query-status')) as { readonly status: string };
   return status === 'inmigrate' ? undefined : true;
 }
 
-function endedAtOnce(): never {
-  throw new VmmError('QEMU ended at once');
-}
-
-async function connectWhenThere(
-  process: VmmProcess,
-  onEvent: (event: QmpEvent) => void,
-  signal: AbortSignal,
-): Promise<Qmp> {
-  return until(
-    { clock: systemClock, signal },
-    async () => {
-      try {
-        return await Qmp.connect(qmpPath(process), onEvent, signal);
-      } catch (error) {
-        if (isErrno(error, 'ENOENT') || isErrno(error, 'ECONNREFUSED')) return undefined;
-        throw error;
-      }
-    },
-    { firstMs: 2, mostMs: 50 },
-  );
+/** Of the QEMU that runs: the one installed may be newer by now. */
+async function versionOf(monitors: Monitors): Promise<string> {
+  const { qemu } = (await monitors.execute('query-version')) as {
+    readonly qemu: { readonly major: number; readonly minor: number; readonly micro: number };
+  };
+  return `${qemu.major}.${qemu.minor}.${qemu.micro}`;
 }
 
 async function ramFileOf(spec: MachineSpec, backend: string): Promise<string | null> {
   if (!backend.includes('share=on')) return null;
   if (backend.includes(`mem-path=${RAM_FILE}`)) return join(spec.folder, RAM_FILE);
   return readlink(join(spec.folder, LOADED_RAM));
-}
-
-/** Compares versioned machine types (`pc-q35-7.2`) by their numbers. */
-function compareTypes(a: string, b: string): number {
-  const numbers = (type: string): number[] =>
-    (/(\d+)\.(\d+)(?:\.(\d+))?$/.exec(type) ?? []).slice(1).map((part) => Number(part ?? 0));
-  const [left, right] = [numbers(a), numbers(b)];
-  for (let i = 0; i < 3; i++) {
-    const difference = (left[i] ?? 0) - (right[i] ?? 0);
-    if (difference !== 0) return difference;
-  }
-  return 0;
 }

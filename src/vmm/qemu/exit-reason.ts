@@ -15,6 +15,8 @@ export interface Ending {
   readonly output: string;
 }
 
+/** A page of a mapped file that cannot be had (mmap(2), SIGBUS): the guest wrote to memory the disk has no room for. */
+const NO_MEMORY = "the host's disk had no room for the guest's memory";
 const MARKER = /hatch-shutdown: (poweroff|reboot)/g;
 
 /**
@@ -39,7 +41,7 @@ export function exitReason(ending: Ending): MachineExit {
     kind: 'crashed',
     exitCode: ending.exitCode,
     signal: ending.signal,
-    message: lastLine(ending.output),
+    message: lastLine(ending.output) || (ending.signal === 'SIGBUS' ? NO_MEMORY : ''),
   };
 }
 

@@ -17,9 +17,10 @@ import {
   type MachineExit,
   type SavedMachine,
 } from '../driver.ts';
-import { AGENT_SOCKET, QMP_SOCKET } from './command-line.ts';
+import { AGENT_SOCKET } from './command-line.ts';
 import { exitReason } from './exit-reason.ts';
-import type { Qmp, QmpEvent } from './qmp.ts';
+import { socketPath, type Monitors } from './monitors.ts';
+import type { QmpEvent } from './qmp.ts';
 import { receiveState } from './state-stream.ts';
 
 /** QEMU's own output, in the VM's folder. */
@@ -43,14 +44,6 @@ export interface MachineFacts {
   readonly ramFile: string | null;
 }
 
-/**
- * A socket's path that is short whatever the folder's: a unix socket's address holds 108 bytes (unix(7)), and /proc/PID/cwd is
- * the VM's folder.
- */
-export function socketPath(process: VmmProcess, name: string): string {
-  return `/proc/${process.pid}/cwd/${name}`;
-}
-
 /** Notes where the console stands before a machine is started in the folder. */
 export async function markConsole(folder: string): Promise<void> {
   await writeFileAtomic(join(folder, OFFSET_FILE), String(await sizeOf(join(folder, CONSOLE_FILE))));
@@ -65,7 +58,7 @@ async function sizeOf(path: string): Promise<number> {
   }
 }
 
-/** A guest in a QEMU process, watched through its QMP socket. */
+/** A guest in a QEMU process, watched through its monitor. */
 export class QemuMachine implements Machine {
   readonly vmId: VmId;
   readonly process: VmmProcess;
@@ -73,34 +66,34 @@ export class QemuMachine implements Machine {
   readonly ramFile: string | null;
   readonly exited: Promise<MachineExit>;
   readonly #facts: MachineFacts;
-  readonly #qmp: Qmp;
+  readonly #monitors: Monitors;
   readonly #released = new AbortController();
   readonly #child: Detached['exited'] | undefined;
   #shutdown: string | null = null;
   #killed = false;
 
-  constructor(facts: MachineFacts, qmp: Qmp, child?: Detached['exited']) {
+  constructor(facts: MachineFacts, monitors: Monitors, child?: Detached['exited']) {
     this.#facts = facts;
     this.vmId = facts.vmId;
     this.process = facts.process;
     this.machineType = facts.machineType;
     this.ramFile = facts.ramFile;
-    this.#qmp = qmp;
+    this.#monitors = monitors;
     this.#child = child;
     const { promise, resolve } = Promise.withResolvers<MachineExit>();
     this.exited = promise;
+    monitors.listen((event) => this.#hear(event));
     this.#watch().then(resolve, () => undefined);
   }
 
-  /** Hears QMP's events; the driver hands them on, since they come from the connection's first moment. */
-  hear(event: QmpEvent): void {
+  #hear(event: QmpEvent): void {
     if (event.event === 'SHUTDOWN' && typeof event.data['reason'] === 'string')
       this.#shutdown = event.data['reason'];
     if (event.event === 'GUEST_PANICKED') this.#shutdown = 'guest-panic';
   }
 
   async #watch(): Promise<MachineExit> {
-    await this.#qmp.closed;
+    await this.#monitors.closed;
     if (this.#released.signal.aborted) throw new Error('released');
     // The socket closes a moment before the process is gone; a QEMU that closes it and lives on is ended.
     const { signal } = this.#released;
@@ -145,7 +138,7 @@ export class QemuMachine implements Machine {
   }
 
   async #execute(command: string, args: Readonly<Record<string, unknown>> = {}): Promise<unknown> {
-    return this.#qmp.execute(command, args);
+    return this.#monitors.execute(command, args);
   }
 
   async pause(): Promise<void> {
@@ -196,10 +189,16 @@ export class QemuMachine implements Machine {
   }
 
   async agent(signal: AbortSignal): Promise<Duplex> {
-    return connectUnix(socketPath(this.process, AGENT_SOCKET), signal);
+    try {
+      return await connectUnix(socketPath(this.process, AGENT_SOCKET), signal);
+    } catch (error) {
+      signal.throwIfAborted();
+      throw new VmmError("the agent's channel cannot be reached", { cause: error });
+    }
   }
 
   async counters(): Promise<MachineCounters> {
+    if (!(await isAlive(this.process))) throw new VmmError('QEMU has ended');
     const stat = await readFile(`/proc/${this.process.pid}/stat`, 'utf8');
     const fields = stat
       .slice(stat.lastIndexOf(')') + 2)
@@ -229,11 +228,6 @@ export class QemuMachine implements Machine {
 
   async release(): Promise<void> {
     this.#released.abort(new Error('released'));
-    this.#qmp.close();
+    this.#monitors.close();
   }
-}
-
-/** The path of the QMP socket of a process. */
-export function qmpPath(process: VmmProcess): string {
-  return socketPath(process, QMP_SOCKET);
 }

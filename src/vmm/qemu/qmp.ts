@@ -1,4 +1,5 @@
-import { deadline } from '../../base/deadline.ts';
+import type { Socket } from 'node:net';
+import { deadline, DeadlineExceeded, raceAbort } from '../../base/deadline.ts';
 import { connectUnix, JsonLines } from '../../host/json-lines.ts';
 import { VmmError } from '../driver.ts';
 
@@ -21,14 +22,16 @@ const ANSWER_MS = 30_000;
 export class Qmp {
   readonly #lines: JsonLines;
   readonly #waiting = new Map<number, Waiting>();
+  readonly #answerMs: number;
   #nextId = 1;
   #greeted: () => void = () => undefined;
   #onEvent: (event: QmpEvent) => void;
   /** Resolves when the connection has ended: with QEMU itself, as a rule. */
   readonly closed: Promise<void>;
 
-  private constructor(socket: Awaited<ReturnType<typeof connectUnix>>, onEvent: (event: QmpEvent) => void) {
+  private constructor(socket: Socket, onEvent: (event: QmpEvent) => void, answerMs: number) {
     this.#onEvent = onEvent;
+    this.#answerMs = answerMs;
     this.#lines = new JsonLines(socket, (message) => this.#hear(message));
     this.closed = this.#lines.closed.then((cause) => {
       const gone = new VmmError('QEMU ended the connection', { cause });
@@ -37,18 +40,22 @@ export class Qmp {
     });
   }
 
-  /** Connects, hears the greeting and leaves negotiation mode. Throws the system's error or VmmError. */
-  static async connect(path: string, onEvent: (event: QmpEvent) => void, signal: AbortSignal): Promise<Qmp> {
+  /**
+   * Connects, hears the greeting and leaves negotiation mode. Waits for the greeting until the signal aborts: it comes when
+   * QEMU has set up the machine, or when a client before us has gone. Throws the system's error, VmmError or the signal's
+   * reason.
+   */
+  static async connect(
+    path: string,
+    onEvent: (event: QmpEvent) => void,
+    signal: AbortSignal,
+    answerMs = ANSWER_MS,
+  ): Promise<Qmp> {
     const socket = await connectUnix(path, signal);
-    const qmp = new Qmp(socket, onEvent);
+    const qmp = new Qmp(socket, onEvent, answerMs);
     try {
       const greeted = new Promise<void>((resolve) => (qmp.#greeted = resolve));
-      await deadline(
-        'the greeting of QEMU',
-        10_000,
-        () => Promise.race([greeted, qmp.closed.then(gone)]),
-        signal,
-      );
+      await raceAbort(Promise.race([greeted, qmp.closed.then(gone)]), signal);
       await qmp.execute('qmp_capabilities', {}, signal);
       return qmp;
     } catch (error) {
@@ -57,7 +64,7 @@ export class Qmp {
     }
   }
 
-  /** Gives what the command returns. Throws VmmError with QEMU's own words. */
+  /** Gives what the command returns. Throws VmmError with QEMU's own words, or of kind `timeout` when it has none. */
   async execute(
     command: string,
     args: Readonly<Record<string, unknown>> = {},
@@ -69,10 +76,14 @@ export class Qmp {
     try {
       return await deadline(
         `QEMU's answer to ${command}`,
-        ANSWER_MS,
+        this.#answerMs,
         () => Promise.race([answered, this.closed.then(gone)]),
         signal,
       );
+    } catch (error) {
+      throw error instanceof DeadlineExceeded
+        ? new VmmError(error.message, { kind: 'timeout', cause: error })
+        : error;
     } finally {
       this.#waiting.delete(id);
       answered.catch(() => undefined);

@@ -1,5 +1,5 @@
-import { createReadStream, createWriteStream } from 'node:fs';
-import { open, rm } from 'node:fs/promises';
+import { createReadStream } from 'node:fs';
+import { open, rm, stat } from 'node:fs/promises';
 import { createServer, type Server, type Socket } from 'node:net';
 import { join } from 'node:path';
 import { pipeline } from 'node:stream/promises';
@@ -10,36 +10,52 @@ import { VmmError } from '../driver.ts';
  * A machine's state as QEMU's migration stream. QEMU's sandbox forbids it to start a program (`exec:`), and `file:` came only
  * with 8.2, so it speaks to a unix socket of ours in the VM's folder, whose other end is a file.
  */
-const SOCKET = 'state.sock';
+export const STATE_SOCKET = 'state.sock';
 
-/** Receives a state into `statePath` while `send` has QEMU write it to the socket it is given (relative to the folder). */
+/**
+ * Receives a state into `statePath` while `send` has QEMU write it to the socket it is given (relative to the folder). When it
+ * fails, which is always with a VmmError, no state is left.
+ */
 export async function receiveState(
   { folder, statePath }: { readonly folder: string; readonly statePath: string },
   send: (socket: string) => Promise<void>,
 ): Promise<void> {
-  await withSocket(folder, async (connection) => {
-    const stored = connection.then((socket) =>
-      pipeline(socket, createWriteStream(statePath, { mode: 0o600 })),
-    );
-    stored.catch(() => undefined);
-    try {
-      await send(SOCKET);
-      await stored;
-    } catch (error) {
-      await rm(statePath, { force: true });
-      throw error instanceof VmmError
-        ? error
-        : new VmmError('the state could not be written', {
-            kind: isFull(error) ? 'no_space' : 'failed',
-            cause: error,
-          });
-    }
-  });
+  try {
+    const file = await open(statePath, 'w', 0o600);
+    await withSocket(folder, async (connection) => {
+      let socket: Socket | undefined;
+      let broken: unknown;
+      const stored = connection.then(async (connected) => {
+        socket = connected;
+        await pipeline(connected, file.createWriteStream());
+      });
+      stored.catch((error: unknown) => (broken = error));
+      try {
+        await send(STATE_SOCKET);
+        await stored;
+      } catch (error) {
+        // Where our end broke, QEMU only knows that the connection did.
+        throw broken ?? error;
+      } finally {
+        // Half open, it would stay so; where the sending failed there may be more to come.
+        socket?.destroy();
+        await file.close().catch(() => undefined);
+      }
+    });
+  } catch (cause) {
+    await rm(statePath, { force: true });
+    throw cause instanceof VmmError
+      ? cause
+      : new VmmError('the state could not be written', {
+          kind: isFull(cause) ? 'no_space' : 'failed',
+          cause,
+        });
+  }
 }
 
 /**
  * Feeds a state from `statePath` to a QEMU in the folder. `listen` has it listen on the socket it is given (relative to the folder);
- * `connectTo` is that socket's path for us.
+ * `connectTo` is that socket's path for us. Resolves when all has been sent; whether it was any good QEMU says.
  */
 export async function sendState(
   {
@@ -53,16 +69,24 @@ export async function sendState(
   },
   listen: (socket: string) => Promise<void>,
 ): Promise<void> {
-  await listen(SOCKET);
-  const socket = await connectUnix(connectTo(SOCKET), signal);
-  await pipeline(createReadStream(statePath), socket, { signal });
+  await listen(STATE_SOCKET);
+  const socket = await connectUnix(connectTo(STATE_SOCKET), signal);
+  const { size } = await stat(statePath);
+  const state = createReadStream(statePath);
+  try {
+    await pipeline(state, socket, { signal });
+  } catch (error) {
+    // QEMU hangs up as soon as it has what it needs, perhaps before we have said that this was all. It says itself whether
+    // it has loaded; only what could not be read, or was not wanted, is a failure here.
+    if (signal.aborted || state.bytesRead < size) throw error;
+  }
 }
 
 async function withSocket(
   folder: string,
   work: (connection: Promise<Socket>) => Promise<void>,
 ): Promise<void> {
-  const path = join(folder, SOCKET);
+  const path = join(folder, STATE_SOCKET);
   await rm(path, { force: true });
   const server = createServer({ allowHalfOpen: true });
   const connection = new Promise<Socket>((resolve) => server.once('connection', resolve));
@@ -81,7 +105,7 @@ async function listenIn(server: Server, folder: string): Promise<void> {
   try {
     await new Promise<void>((resolve, reject) => {
       server.once('error', reject);
-      server.listen(`/proc/self/fd/${handle.fd}/${SOCKET}`, resolve);
+      server.listen(`/proc/self/fd/${handle.fd}/${STATE_SOCKET}`, resolve);
     });
   } finally {
     await handle.close();
