@@ -1,0 +1,202 @@
+import { mkdir, rm, symlink } from 'node:fs/promises';
+import { join } from 'node:path';
+import { systemClock } from '../../src/base/clock.ts';
+import { newId } from '../../src/base/ids.ts';
+import { silent } from '../../src/base/logger.ts';
+import type { GuestAgent } from '../../src/guest/agent.ts';
+import { openAgent } from '../../src/guest/agent-client.ts';
+import { makeDisk } from '../../src/guest/disk.ts';
+import type { BuiltImage } from '../../src/guest/image/build-image.ts';
+import { waitReady } from '../../src/guest/readiness.ts';
+import { makeSeed } from '../../src/guest/seed.ts';
+import { reflink, tail } from '../../src/host/files.ts';
+import { run } from '../../src/host/run.ts';
+import {
+  CONSOLE_FILE,
+  type Driver,
+  type LoadOptions,
+  type Machine,
+  type MachineSpec,
+  type SavedMachine,
+} from '../../src/vmm/driver.ts';
+import { builtImage } from './raw-guest.ts';
+
+/** A machine of a test's own, with its agent. */
+export interface RunningGuest {
+  readonly spec: MachineSpec;
+  readonly machine: Machine;
+  readonly agent: GuestAgent;
+}
+
+/**
+ * A guest that was booted once and saved: what needs a guest that is up, but not its booting, runs on forks of it. Its disk,
+ * memory and state stay as they are.
+ */
+export interface BootedGuest {
+  readonly driver: Driver;
+  readonly saved: SavedMachine;
+  /** Of the machine that was saved. */
+  readonly spec: MachineSpec;
+  /** A copy that runs and whose agent answers, in about a second. */
+  fork(options?: Partial<LoadOptions>): Promise<RunningGuest>;
+  /** What a machine like that one needs to be loaded: a folder, a tap, and a disk that stands on its. */
+  copyOf(spec: MachineSpec): Promise<MachineSpec>;
+  /** A machine to be booted: a fresh disk of the image, a seed, a tap. */
+  fresh(): Promise<MachineSpec>;
+  /** Ends every machine and removes everything. */
+  remove(): Promise<void>;
+}
+
+const BOOT_MS = 300_000;
+const LOAD_MS = 60_000;
+/** Nobody answers DHCP on the taps: what waits for an address waits in vain. */
+const NO_WAITING = 'systemd.mask=systemd-networkd-wait-online.service';
+
+/**
+ * Boots a guest with two processors, 512 MiB and a network card, waits until it has come to rest, and saves it. Everything
+ * lies in `folder`, the folder of VMs that the driver was opened on; taps are made in the namespace we are in.
+ */
+export async function bootAndSave(driver: Driver, folder: string): Promise<BootedGuest> {
+  const image = await builtImage();
+  const taps: string[] = [];
+  const started: RunningGuest[] = [];
+  const remove = async (): Promise<void> => {
+    for (const { agent, machine } of started) {
+      agent.close();
+      await machine.kill();
+      await machine.release();
+    }
+    for (const { process } of await driver.observe()) await driver.reap(process);
+    for (const tap of taps) await run(['ip', 'link', 'del', 'dev', tap]);
+    await rm(folder, { recursive: true, force: true });
+  };
+  const place = async (): Promise<Pick<MachineSpec, 'vmId' | 'folder' | 'network'>> => {
+    const vmId = newId('vm');
+    const own = join(folder, vmId);
+    await mkdir(own, { recursive: true, mode: 0o700 });
+    await run(['ip', 'tuntap', 'add', 'dev', vmId, 'mode', 'tap']);
+    taps.push(vmId);
+    return { vmId, folder: own, network: { tap: vmId, mac: '02:fc:00:00:00:01' } };
+  };
+  const fresh = (): Promise<MachineSpec> => freshSpec(driver, image, place);
+  const copyOf = (spec: MachineSpec): Promise<MachineSpec> => copySpec(spec, place);
+  try {
+    const spec = await fresh();
+    const machine = await driver.launch(spec, AbortSignal.timeout(LOAD_MS));
+    const first = { spec, machine, agent: agentOf(machine) };
+    started.push(first);
+    await comeToRest(first);
+    await machine.pause();
+    const saved = await machine.save({
+      statePath: join(spec.folder, 'state.bin'),
+      memoryPath: join(spec.folder, 'memory.bin'),
+    });
+    await machine.kill();
+    return {
+      driver,
+      saved,
+      spec,
+      fresh,
+      copyOf,
+      remove,
+      fork: async ({ mapping = 'private', resume = true } = {}) => {
+        const signal = AbortSignal.timeout(LOAD_MS);
+        const copy = await copyOf(spec);
+        const loaded = await driver.load(copy, saved, { mapping, resume }, signal);
+        const guest = { spec: copy, machine: loaded, agent: agentOf(loaded) };
+        started.push(guest);
+        if (resume) await guest.agent.ping(signal);
+        return guest;
+      },
+    };
+  } catch (error) {
+    await remove();
+    throw error;
+  }
+}
+
+/** The agent of a machine. One at a time: close it before another is opened. */
+export function agentOf(machine: Machine): GuestAgent {
+  return openAgent({ connect: (signal) => machine.agent(signal), clock: systemClock, log: silent });
+}
+
+async function comeToRest({ spec, agent }: RunningGuest): Promise<void> {
+  try {
+    await waitReady({ agent, clock: systemClock }, AbortSignal.timeout(BOOT_MS));
+    await agent.exec(
+      {
+        command: 'systemctl is-system-running --wait; sync',
+        cwd: null,
+        env: {},
+        stdin: null,
+        timeoutMs: BOOT_MS,
+      },
+      AbortSignal.timeout(BOOT_MS),
+    );
+  } catch (error) {
+    const console = await tail(join(spec.folder, CONSOLE_FILE), 4000);
+    throw new Error(`the guest did not come up; its console ends:\n${console}`, { cause: error });
+  } finally {
+    agent.close();
+  }
+}
+
+type Place = () => Promise<Pick<MachineSpec, 'vmId' | 'folder' | 'network'>>;
+
+async function freshSpec(driver: Driver, image: BuiltImage, place: Place): Promise<MachineSpec> {
+  const signal = AbortSignal.timeout(60_000);
+  const own = await place();
+  await symlink(driver.kernel === 'uncompressed' ? image.vmlinux : image.vmlinuz, join(own.folder, 'kernel'));
+  await symlink(image.initrd, join(own.folder, 'initrd'));
+  const disk = await makeDisk(
+    { run },
+    {
+      folder: own.folder,
+      imagePath: image.rootfs,
+      imageFormat: 'raw',
+      sizeBytes: null,
+      qcow2: driver.capabilities.qcow2,
+    },
+    signal,
+  );
+  await makeSeed(
+    { run },
+    {
+      path: join(own.folder, 'seed.iso'),
+      hostname: 'booted',
+      instanceId: 'booted-guest',
+      userData: null,
+      sshAuthorizedKeys: [],
+      defaultUser: image.manifest.default_user,
+    },
+    signal,
+  );
+  return {
+    ...own,
+    vcpuCount: 2,
+    memMib: 512,
+    kernel: 'kernel',
+    initrd: 'initrd',
+    bootArgs: `${image.manifest.boot_args} ${NO_WAITING}`,
+    disks: [
+      { path: disk.path, format: disk.format, readOnly: false },
+      { path: 'seed.iso', format: 'raw', readOnly: true },
+    ],
+    machineType: null,
+  };
+}
+
+async function copySpec(of: MachineSpec, place: Place): Promise<MachineSpec> {
+  const own = await place();
+  for (const name of ['kernel', 'initrd', 'seed.iso']) {
+    await symlink(join(of.folder, name), join(own.folder, name));
+  }
+  for (const { path, format, readOnly } of of.disks) {
+    if (readOnly) continue;
+    const [from, to] = [join(of.folder, path), join(own.folder, path)];
+    if (format === 'qcow2')
+      await run(['qemu-img', 'create', '-q', '-f', format, '-b', from, '-F', format, to]);
+    else if (!(await reflink(from, to))) await run(['cp', '--sparse=always', from, to]);
+  }
+  return { ...of, ...own };
+}

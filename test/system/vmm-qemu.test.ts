@@ -1,0 +1,54 @@
+import { mkdir, mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { silent } from '../../src/base/logger.ts';
+import { signalProcess } from '../../src/host/process.ts';
+import { run } from '../../src/host/run.ts';
+import type { Driver } from '../../src/vmm/driver.ts';
+import { driverSuite } from '../../src/vmm/driver-suite.ts';
+import { openQemu } from '../../src/vmm/qemu/driver.ts';
+import type { DriverHost } from '../../src/vmm/suite/bench.ts';
+import { agentOf, bootAndSave } from '../support/booted-guest.ts';
+
+/** Longer than the 108 bytes a unix socket's address holds, as a data folder may be. */
+const DEEP = 'a-folder-for-virtual-machines-whose-name-is-rather-long-'.repeat(2);
+
+async function qemuHost(): Promise<DriverHost> {
+  const root = await mkdtemp(join(tmpdir(), 'qemu-'));
+  const folder = join(root, DEEP, 'vms');
+  await mkdir(folder, { recursive: true });
+  const open = (): Promise<Driver> =>
+    openQemu({
+      run,
+      log: silent,
+      qemuBin: 'qemu-system-x86_64',
+      cpu: null,
+      folder,
+      kvmVerdictFile: join(root, 'kvm.json'),
+    });
+  const driver = await open();
+  const booted = await bootAndSave(driver, folder);
+  return {
+    driver,
+    reopen: open,
+    fresh: () => booted.fresh(),
+    guest: async () => {
+      const guest = await booted.fork();
+      // The suite has its own, one at a time.
+      guest.agent.close();
+      return guest;
+    },
+    saved: async () => booted,
+    copyOf: (spec) => booted.copyOf(spec),
+    agent: agentOf,
+    killVmm: async (process) => void (await signalProcess(process, 'SIGKILL')),
+    opensTaps: true,
+    patience: { answerMs: 60_000, silenceMs: 700 },
+    dispose: async () => {
+      await booted.remove();
+      await rm(root, { recursive: true });
+    },
+  };
+}
+
+driverSuite('QEMU', qemuHost);
