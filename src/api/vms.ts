@@ -21,6 +21,7 @@ export function vmRoutes(app: App, { hatch }: Pick<ApiDeps, 'hatch'>): void {
         errors: [
           'quota_exceeded',
           'already_exists',
+          'busy',
           'vmm_failed',
           'unavailable',
           'no_capacity',

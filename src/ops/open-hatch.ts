@@ -93,7 +93,11 @@ function watchFleet(world: World): void {
   };
   const look = (vmId: VmId): void => void follow(vmId);
   fleet.onExit = look;
-  flights.onLanded = look;
+  flights.onLanded = (vmId) => {
+    // Who waits for the VM looked while its operation was still there, and would not look again.
+    fleet.touch(vmId);
+    look(vmId);
+  };
 }
 
 /** Follows a guest's own end: a reboot boots it again, a poweroff stops the VM, all else is an error. */

@@ -1,0 +1,105 @@
+import assert from 'node:assert/strict';
+import { after, before, test } from 'node:test';
+import { Failure } from '../model/failure.ts';
+import type { Store } from '../store/store.ts';
+import {
+  assertNothingLeft,
+  makeHostFolder,
+  openFakeWorld,
+  over,
+  type FakeHostFolder,
+  type FakeWorld,
+} from '../../test/support/fake-world.ts';
+
+let host: FakeHostFolder;
+let fake: FakeWorld;
+let hold: (step: string) => { readonly reached: Promise<void>; readonly go: () => void };
+before(async () => {
+  host = await makeHostFolder();
+  const held = new Map<string, { reach: () => void; going: Promise<void> }>();
+  hold = (step) => {
+    const { promise: reached, resolve: reach } = Promise.withResolvers<void>();
+    const { promise: going, resolve: go } = Promise.withResolvers<void>();
+    held.set(step, { reach, going });
+    return { reached, go };
+  };
+  const wrapStore = (store: Store): Store =>
+    over(store, {
+      operations: over(store.operations, {
+        record: async (id, step, phase) => {
+          const at = phase === 'begun' ? held.get(step) : undefined;
+          if (at) {
+            held.delete(step);
+            at.reach();
+            await at.going;
+          }
+          return store.operations.record(id, step, phase);
+        },
+      }),
+    });
+  fake = await openFakeWorld(host, { wrapStore });
+});
+after(async () => {
+  await assertNothingLeft(fake);
+  await fake.close();
+  await host.remove();
+});
+
+/** What a call was refused with. */
+async function refusal(call: Promise<unknown>): Promise<Failure> {
+  const error: unknown = await call.then(
+    () => assert.fail('was not refused'),
+    (thrown: unknown) => thrown,
+  );
+  assert.ok(error instanceof Failure, String(error));
+  return error;
+}
+
+const turn = (): Promise<void> => new Promise((resolve) => setImmediate(resolve));
+
+for (const [verb, step] of [
+  ['create', 'disk'],
+  ['start', 'network'],
+  ['stop', 'ask'],
+  ['reboot', 'ask'],
+] as const) {
+  test(`a ${verb} that a deletion cuts short is told so`, async () => {
+    const { hatch, caller } = fake;
+    if (verb !== 'create') await hatch.vms.create(caller, { name: 'web' });
+    if (verb === 'start') await hatch.vms.stop(caller, 'web', { graceSeconds: 0 });
+    const { reached, go } = hold(step);
+    const asked =
+      verb === 'create'
+        ? hatch.vms.create(caller, { name: 'web' })
+        : verb === 'stop'
+          ? hatch.vms.stop(caller, 'web', { graceSeconds: 30 })
+          : hatch.vms[verb](caller, 'web');
+    const told = refusal(asked);
+    await reached;
+    const deleted = hatch.vms.delete(caller, 'web');
+    await turn();
+    go();
+    const { code, message, details } = await told;
+    assert.equal(code, 'busy');
+    assert.match(message, /^The VM is being deleted/);
+    assert.equal(details['operation'], 'deleting');
+    await deleted;
+    assert.equal((await refusal(hatch.vms.get(caller, 'web'))).code, 'not_found');
+  });
+}
+
+test('who waits for a VM that is being stopped hears of its end as soon as it has stopped', async () => {
+  const { hatch, caller } = fake;
+  const { id } = await hatch.vms.create(caller, {});
+  const { reached, go } = hold('ask');
+  const stopped = hatch.vms.stop(caller, id, { graceSeconds: 0 });
+  await reached;
+  const told = refusal(hatch.vms.get(caller, id, { until: 'ready', timeoutMs: 5000 }));
+  await turn();
+  go();
+  await stopped;
+  const { code, message } = await told;
+  assert.equal(code, 'wrong_state', message);
+  assert.match(message, /is stopped and will not be ready/);
+  await hatch.vms.delete(caller, id);
+});
