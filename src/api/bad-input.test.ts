@@ -107,12 +107,16 @@ test('wrong fields of other requests are named too', async () => {
       'expires_at',
       /future/,
     ],
+    ...['2027-13-01T00:00:00Z', '2027-02-30T00:00:00Z', '2027-03-01T24:00:00Z', '2027-03-01T10:61:00Z'].map(
+      (expires_at) =>
+        ['POST', '/keys', { name: 'x', scopes: ['read'], expires_at }, 'expires_at', /not exist/] as const,
+    ),
     [
       'POST',
       '/keys',
-      { name: 'x', scopes: ['read'], expires_at: '2027-13-01T00:00:00Z' },
-      'expires_at',
-      /not exist/,
+      { name: 'x', scopes: ['read'], account_id: 'acct-abc123def456' },
+      'account_id',
+      /no acc/,
     ],
     [
       'POST',

@@ -357,7 +357,7 @@ export function fakeHatch(clock: Clock): FakeHatch {
     keys: {
       create: async (caller, { name, scopes, expiresAt, accountId }) => {
         const account = accounts.find(({ id }) => id === (accountId ?? caller.accountId));
-        if (!account) throw notFound('account', accountId ?? '');
+        if (!account) throw invalid('account_id', `There is no account "${accountId ?? ''}".`);
         return newKey(account.id, name, scopes, expiresAt ?? null);
       },
       list: async (caller, page) =>

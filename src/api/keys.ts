@@ -78,10 +78,14 @@ export function keyRoutes(app: App, { hatch, clock }: Pick<ApiDeps, 'hatch' | 'c
   );
 }
 
-/** The end of a key's life in milliseconds; throws for a day no calendar has, and for the past. */
+/** The end of a key's life in milliseconds; throws for a day or an hour no calendar has, and for the past. */
 function readExpiry(text: string, now: number): number {
   const at = Date.parse(text);
-  if (Number.isNaN(at)) throw invalid('expires_at', '"expires_at" is a time that does not exist.');
+  // Date.parse takes the 30th of February for the 2nd of March, and 24:00 for the next day.
+  const [date = '', time = ''] = text.split('T');
+  const day = new Date(`${date}T00:00:00Z`);
+  const exists = !Number.isNaN(at) && day.toISOString().startsWith(date) && !time.startsWith('24');
+  if (!exists) throw invalid('expires_at', '"expires_at" is a time that does not exist.');
   if (at <= now) throw invalid('expires_at', '"expires_at" must lie in the future.');
   return at;
 }

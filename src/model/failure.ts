@@ -38,7 +38,6 @@ export function invalid(
 
 /** A 404 for a thing of the given kind. */
 export function notFound(what: string, id: string): Failure {
-  return new Failure('not_found', `There is no ${what} "${id}" in this account.`, {
-    details: { [what]: id },
-  });
+  const where = what === 'account' ? '' : ' in this account';
+  return new Failure('not_found', `There is no ${what} "${id}"${where}.`, { details: { [what]: id } });
 }

@@ -5,9 +5,11 @@ import { join } from 'node:path';
 import { after, before, test } from 'node:test';
 import { systemClock } from '../base/clock.ts';
 import { silent } from '../base/logger.ts';
+import { Failure } from '../model/failure.ts';
+import { SCOPES } from '../model/records.ts';
 import { openStore } from '../store/db/open.ts';
 import type { Store } from '../store/store.ts';
-import { ensureDefaultAccount } from './accounts.ts';
+import { accounts, ensureDefaultAccount, keys } from './accounts.ts';
 
 let folder = '';
 before(async () => {
@@ -55,3 +57,32 @@ test('where a key was ever made there is no other, also when it was revoked', ()
     const again = await ensureDefaultAccount({ store }, async () => assert.fail('no second key'));
     assert.deepEqual([again.account.id, again.secret], [account.id, undefined]);
   }));
+
+test("the server's own account keeps its name, by which the next start finds it", () =>
+  withStore('own.db', async (store) => {
+    const { account } = await ensureDefaultAccount({ store });
+    const settings = { sharedAccountId: account.id, limits: { vms: null, vcpus: null, memMib: null } };
+    const deps = { store, clock: systemClock, settings };
+    const [key] = await store.keys.list(account.id, { limit: 1 });
+    assert.ok(key);
+    const caller = { accountId: account.id, keyId: key.id, scopes: new Set(SCOPES) };
+    const { patch, create } = accounts(deps);
+    await assert.rejects(patch(caller, account.id, { name: 'mine', quotas: { vms: 1 } }), refused('name'));
+    assert.equal((await store.accounts.get(account.id))?.quotas.vms, null);
+    assert.equal((await patch(caller, account.id, { name: 'default', quotas: { vms: 5 } })).quotas.vms, 5);
+    const team = await create(caller, { name: 'team', quotas: {} });
+    assert.equal((await patch(caller, team.id, { name: 'crew' })).name, 'crew');
+
+    // Neither a name nor an id that is no account's is an account to make keys for.
+    for (const accountId of ['acct-abc123def456', 'crew'])
+      await assert.rejects(
+        keys(deps).create(caller, { name: 'x', scopes: ['read'], accountId }),
+        refused('account_id'),
+      );
+  }));
+
+/** Whether what was thrown is a refusal that names the field. */
+function refused(field: string): (error: unknown) => boolean {
+  return (error) =>
+    error instanceof Failure && error.code === 'invalid_request' && error.details['field'] === field;
+}

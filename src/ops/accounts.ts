@@ -8,7 +8,11 @@ import { Taken, type Store } from '../store/store.ts';
 import type { Hatch } from './hatch.ts';
 import type { Settings } from './world.ts';
 
-type Deps = { readonly store: Store; readonly clock: Clock; readonly settings: Pick<Settings, 'limits'> };
+interface Deps {
+  readonly store: Store;
+  readonly clock: Clock;
+  readonly settings: Pick<Settings, 'limits' | 'sharedAccountId'>;
+}
 
 /** A key's last use is written at most this often. */
 const USED_EVERY_MS = 60_000;
@@ -98,6 +102,9 @@ export function accounts({ store, clock, settings }: Deps): Hatch['accounts'] {
     list: (_caller, page) => store.accounts.list(page),
     async patch(_caller, id, { name, quotas }) {
       const account = await accountNamed(store, id);
+      // The next start finds it by its name, and would make another one, and another admin key.
+      if (account.id === settings.sharedAccountId && name !== undefined && name !== account.name)
+        throw invalid('name', `"name" of the server's own account stays "${account.name}".`);
       const patched = await orTaken(name ?? '', () =>
         store.accounts.update(account.id, {
           ...(name === undefined ? {} : { name }),
@@ -128,7 +135,11 @@ export function keys({ store, clock }: Deps): Hatch['keys'] {
           throw new Failure('forbidden', 'Only an operator makes keys for another account.', {
             details: { scope: 'operator' },
           });
-        owner = (await accountNamed(store, accountId)).id;
+        const named = parseId('acct', accountId);
+        const other = named && (await store.accounts.get(named));
+        if (!other)
+          throw invalid('account_id', `There is no account "${accountId}"; \`GET /accounts\` lists them.`);
+        owner = other.id;
       }
       return addKey({ store }, owner, name, scopes, expiresAt ?? null);
     },
