@@ -66,12 +66,18 @@ test("the server's own account keeps its name, by which the next start finds it"
     const [key] = await store.keys.list(account.id, { limit: 1 });
     assert.ok(key);
     const caller = { accountId: account.id, keyId: key.id, scopes: new Set(SCOPES) };
-    const { patch, create } = accounts(deps);
-    await assert.rejects(patch(caller, account.id, { name: 'mine', quotas: { vms: 1 } }), refused('name'));
+    const part = accounts(deps);
+    await assert.rejects(
+      part.patch(caller, account.id, { name: 'mine', quotas: { vms: 1 } }),
+      refused('name'),
+    );
     assert.equal((await store.accounts.get(account.id))?.quotas.vms, null);
-    assert.equal((await patch(caller, account.id, { name: 'default', quotas: { vms: 5 } })).quotas.vms, 5);
-    const team = await create(caller, { name: 'team', quotas: {} });
-    assert.equal((await patch(caller, team.id, { name: 'crew' })).name, 'crew');
+    assert.equal(
+      (await part.patch(caller, account.id, { name: 'default', quotas: { vms: 5 } })).quotas.vms,
+      5,
+    );
+    const team = await part.create(caller, { name: 'team', quotas: {} });
+    assert.equal((await part.patch(caller, team.id, { name: 'crew' })).name, 'crew');
 
     // Neither a name nor an id that is no account's is an account to make keys for.
     for (const accountId of ['acct-abc123def456', 'crew'])
