@@ -10,11 +10,7 @@ before(async () => {
   host = await makeFakeHost();
   hatch = await host.start();
 });
-after(async () => {
-  await hatch.assertNothingLeft();
-  await hatch.stop();
-  await host.remove();
-});
+after(() => host.end());
 
 /** What there is of VMs and of their past. */
 async function rows(): Promise<object> {

@@ -11,11 +11,7 @@ before(async () => {
   host = await makeFakeHost();
   hatch = await host.start({ HATCH_MAX_VMS_PER_ACCOUNT: '3' });
 });
-after(async () => {
-  await hatch.assertNothingLeft();
-  await hatch.stop();
-  await host.remove();
-});
+after(() => host.end());
 
 interface Account {
   readonly id: string;

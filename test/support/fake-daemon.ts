@@ -62,7 +62,8 @@ export interface FakeHost {
   readonly data: string;
   readonly sshAddr: string;
   start(env?: Readonly<Record<string, string>>, options?: StartOptions): Promise<FakeDaemon>;
-  remove(): Promise<void>;
+  /** Asserts that the last daemon left nothing that should not be there, and whatever comes of it ends and removes everything. */
+  end(): Promise<void>;
 }
 
 interface StartOptions {
@@ -76,6 +77,7 @@ export async function makeFakeHost(): Promise<FakeHost> {
   const data = join(folder, 'data');
   // All of 127/8 is this machine's.
   const sshAddr = `127.${randomInt(1, 255)}.${randomInt(1, 255)}.${randomInt(1, 255)}`;
+  const started: FakeDaemon[] = [];
   return {
     folder,
     data,
@@ -96,9 +98,19 @@ export async function makeFakeHost(): Promise<FakeHost> {
         version: '1.2.3',
         ...(wrapStore ? { wrapStore } : {}),
       });
-      return overDaemon(daemon, (await readAdminKey(daemon.data)) ?? assert.fail('no admin key'), sshAddr);
+      const key = (await readAdminKey(daemon.data)) ?? assert.fail('no admin key');
+      const made = overDaemon(daemon, key, sshAddr);
+      started.push(made);
+      return made;
     },
-    remove: () => rm(folder, { recursive: true, force: true }),
+    end: async () => {
+      try {
+        await started.at(-1)?.assertNothingLeft();
+      } finally {
+        for (const one of started) await one.stop();
+        await rm(folder, { recursive: true, force: true });
+      }
+    },
   };
 }
 
