@@ -42,6 +42,11 @@ export class Unreachable extends Error {
   }
 }
 
+/** A name or an id that can be none, and would have asked for something else than was meant. */
+export class NoName extends Error {
+  override readonly name = 'NoName';
+}
+
 /** Reads an answer that is not a success; anything may stand in its body, as proxies answer too. */
 export function readApiError(answer: {
   readonly status: number;

@@ -5,7 +5,7 @@ import { cannedApi, refusal, type Asked, type Canned } from '../../test/support/
 import { Deleted } from '../contract/common.ts';
 import { ExecResult } from '../contract/exec.ts';
 import { Vm } from '../contract/vm.ts';
-import { ApiError, HatchClient, Unreachable } from './http.ts';
+import { ApiError, HatchClient, NoName, Unreachable } from './http.ts';
 import { nextAfter } from './transport.ts';
 
 const vm: Vm = {
@@ -81,6 +81,23 @@ test('every call of a VM goes to its own path, and a name is escaped', async () 
       ['DELETE', '/vms/web', undefined],
     ],
   );
+});
+
+test('a name that would ask for the list, or for what is above it, is asked of no server', async () => {
+  const asked = await talk(
+    () => ({ json: [vm], schema: Type.Array(Vm) }),
+    async ({ vms, images, keys }) => {
+      for (const name of ['', '.', '..'])
+        for (const call of [
+          () => vms.get(name),
+          () => vms.delete(name),
+          () => images.get(name),
+          () => keys.revoke(name),
+        ])
+          assert.throws(call, NoName);
+    },
+  );
+  assert.deepEqual(asked, []);
 });
 
 test('a list is followed to its last page, unless a limit is asked for', async () => {

@@ -7,9 +7,10 @@ import type { CreateImage, Image } from '../contract/image.ts';
 import type { CreateKey, Key, NewKey } from '../contract/key.ts';
 import type { CreateTemplate, PatchTemplate, Template } from '../contract/template.ts';
 import type { CreateVm, PatchVm, StopVm, Vm, VmState, WaitQuery } from '../contract/vm.ts';
+import { NoName } from './api-error.ts';
 import { Transport, type CallOptions } from './transport.ts';
 
-export { ApiError, Unreachable } from './api-error.ts';
+export { ApiError, NoName, Unreachable } from './api-error.ts';
 
 /** Which part of a list; all of it when nothing is said. */
 export interface ListOptions extends CallOptions {
@@ -20,7 +21,8 @@ export interface WaitOptions extends CallOptions, WaitQuery {}
 
 /**
  * A Hatch server as functions: one for each call of its API, with the contract's types. All of them throw ApiError when the
- * server says no, and Unreachable when none answers. Nothing is tried twice. VMs are named by id or by name.
+ * server says no, Unreachable when none answers, and NoName for a name that can be none. Nothing is tried twice. VMs are named
+ * by id or by name.
  */
 export class HatchClient {
   readonly vms: ReturnType<typeof vmCalls>;
@@ -58,7 +60,12 @@ export class HatchClient {
   }
 }
 
-const seg = encodeURIComponent;
+/** A name as one part of a path. Throws NoName for one that would lead to another path: to the list, or above it. */
+function seg(name: string): string {
+  if (name === '') throw new NoName('A name or an id is empty.');
+  if (name === '.' || name === '..') throw new NoName(`"${name}" is neither a name nor an id.`);
+  return encodeURIComponent(name);
+}
 
 function vmCalls(transport: Transport) {
   return {

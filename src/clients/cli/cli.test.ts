@@ -131,12 +131,17 @@ test('vm create lets the person’s own key in unless told not to, and sends not
 
 test('wrong use ends with 2 before anything is asked of a server', async () => {
   await writeFile(join(home, 'private'), '-----BEGIN OPENSSH PRIVATE KEY-----\n');
+  await writeFile(join(home, 'nobody.pub'), '# to be filled in\n');
   for (const [words, says] of [
     [['vm', 'create', '--cpus', 'two'], /--cpus must be a whole number/],
     [['vm', 'create', '--memory', 'much'], /--memory must be a size/],
     [['vm', 'create', '--ssh-key', 'private'], /is a private key; give the public one, private\.pub/],
     [['vm', 'create', '--ssh-key', 'nowhere'], /--ssh-key nowhere cannot be read/],
+    [['vm', 'create', '--ssh-key', 'nobody.pub'], /--ssh-key nobody\.pub holds no key/],
     [['vm', 'create', 'a', '--name', 'b'], /Two names/],
+    [['vm', 'get', ''], /A name or an id is empty/],
+    [['vm', 'rm', '.'], /"\." is neither a name nor an id/],
+    [['vm', 'ssh', 'root@'], /A name or an id is empty/],
     [['vm', 'create', '--idle-action', 'explode'], /--idle-action must be one of/],
     [['vm', 'ls', '--state', 'happy'], /--state must be one of/],
     [['vm', 'update', 'web'], /Say what is to change/],

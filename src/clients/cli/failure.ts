@@ -1,4 +1,4 @@
-import { ApiError, Unreachable } from '../http.ts';
+import { ApiError, NoName, Unreachable } from '../http.ts';
 import { UsageError } from './words.ts';
 
 /** What the exit codes of `hatch` mean; README.md lists them too. `vm exec` ends with the guest's own. */
@@ -13,7 +13,7 @@ export const EXIT = {
 
 /** The exit code for what went wrong. */
 export function exitCodeOf(error: unknown): number {
-  if (error instanceof UsageError) return EXIT.usage;
+  if (error instanceof UsageError || error instanceof NoName) return EXIT.usage;
   if (error instanceof Unreachable) return EXIT.unreachable;
   if (!(error instanceof ApiError)) return EXIT.failure;
   if (error.status === 400) return EXIT.usage;

@@ -144,8 +144,10 @@ async function readKeys(files: readonly string[] | false | undefined, io: Io): P
 function keysIn(file: string, text: string): string[] {
   if (text.includes('PRIVATE KEY'))
     throw new UsageError(`--ssh-key ${file} is a private key; give the public one, ${file}.pub.`);
-  return text
+  const keys = text
     .split('\n')
     .map((line) => line.trim())
     .filter((line) => line !== '' && !line.startsWith('#'));
+  if (keys.length === 0) throw new UsageError(`--ssh-key ${file} holds no key.`);
+  return keys;
 }
