@@ -120,6 +120,24 @@ test('a list is followed to its last page, unless a limit is asked for', async (
   );
 });
 
+test('a list whose last one is removed between two pages is begun anew, but not for ever', async () => {
+  const schema = Type.Array(Vm);
+  const page = { json: [vm], schema, headers: { link: `</vms?after=${vm.id}>; rel="next"` } };
+  const lost = refusal(400, 'invalid_request', 'It is gone.', { field: 'after' });
+  let removed = 0;
+  const answer = ({ path }: Asked): Canned =>
+    !path.includes('after=') ? page : removed-- > 0 ? lost : { json: [vm, vm], schema };
+  removed = 2;
+  await talk(answer, async (client) => assert.deepEqual(await client.vms.list(), [vm, vm, vm]));
+  removed = 3;
+  const gone = (error: unknown): boolean => error instanceof ApiError && error.details['field'] === 'after';
+  await talk(answer, (client) => assert.rejects(client.vms.list(), gone));
+  // Whoever begins with a name that is none is told at once.
+  removed = 1;
+  const asked = await talk(answer, (client) => assert.rejects(client.vms.list({ after: vm.id }), gone));
+  assert.equal(asked.length, 1);
+});
+
 test('the next page is read from the Link header alone', () => {
   assert.equal(nextAfter('</vms?after=vm-a>; rel="next"'), 'vm-a');
   assert.equal(nextAfter('</vms?after=vm-a>; rel="prev"'), undefined);

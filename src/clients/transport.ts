@@ -15,7 +15,7 @@ interface Call extends CallOptions {
   readonly body?: unknown;
 }
 
-/** Sends requests to one server with one key. Nothing is tried twice. */
+/** Sends requests to one server with one key. Nothing is tried twice but a list that changed under our hands. */
 export class Transport {
   readonly #url: URL;
   readonly #headers: Record<string, string>;
@@ -54,17 +54,27 @@ export class Transport {
     }
   }
 
-  /** All entries of a list, page after page; with a `limit` in the query, only one page of that many. */
+  /**
+   * All entries of a list, page after page; with a `limit` in the query, only one page of that many. When the last one of a page
+   * is removed before the next is asked for, nothing leads on from it: the list is begun anew, twice at most.
+   */
   async list<T>(call: Call): Promise<readonly T[]> {
-    const found: T[] = [];
-    let query = call.query;
-    for (;;) {
-      const answer = await this.#send({ ...call, query });
-      const text = await readText(answer, this.#url.origin);
-      found.push(...parse<readonly T[]>(answer.statusCode, text));
-      const after = nextAfter(answer.headers['link']);
-      if (after === undefined || call.query?.['limit'] !== undefined) return found;
-      query = { ...query, after };
+    for (let anew = 2; ; anew--) {
+      const found: T[] = [];
+      let query = call.query;
+      try {
+        for (;;) {
+          const answer = await this.#send({ ...call, query });
+          const text = await readText(answer, this.#url.origin);
+          found.push(...parse<readonly T[]>(answer.statusCode, text));
+          const after = nextAfter(answer.headers['link']);
+          if (after === undefined || call.query?.['limit'] !== undefined) return found;
+          query = { ...query, after };
+        }
+      } catch (error) {
+        const lost = error instanceof ApiError && error.details['field'] === 'after' && query !== call.query;
+        if (!lost || anew === 0) throw error;
+      }
     }
   }
 
