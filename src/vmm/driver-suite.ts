@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { after, before, describe, test } from 'node:test';
 import { adoptionCases } from './suite/adoption.ts';
-import { Bench, type DriverHost } from './suite/bench.ts';
+import { Bench, type Declare, type DriverHost } from './suite/bench.ts';
 import { endCases } from './suite/ends.ts';
 import { launchCases } from './suite/launch.ts';
 import { lifeCases } from './suite/life.ts';
@@ -10,16 +10,20 @@ import { saveCases } from './suite/save.ts';
 
 /**
  * What every driver must do, whatever hypervisor it drives. It asks the driver's `capabilities`, never its name. One host
- * serves all cases; each has guests of its own, and none may leave a VMM behind.
+ * serves all cases; each has guests of its own, and none may leave a VMM behind. `own` declares what only this driver does.
  */
-export function driverSuite(name: string, openHost: () => Promise<DriverHost>): void {
+export function driverSuite(
+  name: string,
+  openHost: () => Promise<DriverHost>,
+  own: (declare: Declare) => void = () => undefined,
+): void {
   describe(name, () => {
     let host: DriverHost | undefined;
     before(async () => {
       host = await openHost();
     });
     after(() => host?.dispose());
-    const declare = (title: string, body: (bench: Bench) => Promise<void>): void => {
+    const declare: Declare = (title, body) => {
       test(title, async () => {
         if (!host) throw new Error('the host was not opened');
         const bench = new Bench(host);
@@ -37,5 +41,6 @@ export function driverSuite(name: string, openHost: () => Promise<DriverHost>): 
     adoptionCases(declare);
     saveCases(declare);
     loadCases(declare);
+    own(declare);
   });
 }

@@ -9,6 +9,7 @@ import { driverSuite } from '../../src/vmm/driver-suite.ts';
 import { openQemu } from '../../src/vmm/qemu/driver.ts';
 import type { DriverHost } from '../../src/vmm/suite/bench.ts';
 import { agentOf, bootAndSave } from '../support/booted-guest.ts';
+import { qemuCases } from '../support/qemu-cases.ts';
 
 /** Longer than the 108 bytes a unix socket's address holds, as a data folder may be. */
 const DEEP = 'a-folder-for-virtual-machines-whose-name-is-rather-long-'.repeat(2);
@@ -51,4 +52,4 @@ async function qemuHost(): Promise<DriverHost> {
   };
 }
 
-driverSuite('QEMU', qemuHost);
+driverSuite('QEMU', qemuHost, qemuCases);

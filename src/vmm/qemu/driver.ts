@@ -1,4 +1,4 @@
-import { readdir, readFile, readlink, stat, symlink } from 'node:fs/promises';
+import { readdir, readlink, stat, symlink } from 'node:fs/promises';
 import { join } from 'node:path';
 import { systemClock } from '../../base/clock.ts';
 import { deadline, DeadlineExceeded } from '../../base/deadline.ts';
@@ -23,6 +23,7 @@ import {
   type MachineSpec,
   type SavedMachine,
 } from '../driver.ts';
+import { mustHaveTap } from '../tap.ts';
 import {
   AGENT_SOCKET,
   commandLine,
@@ -232,8 +233,10 @@ class QemuDriver implements Driver {
       monitors?.close();
       if (child) await endQemu(child.identity);
       signal.throwIfAborted();
-      const output = await tail(join(spec.folder, LOG_FILE), 4000).catch(() => '');
-      throw explainStart(error, this.#choice.bin, output);
+      throw explainStart(error, this.#choice.bin, {
+        output: await tail(join(spec.folder, LOG_FILE), 4000).catch(() => ''),
+        signal: (await child?.exited)?.signal ?? null,
+      });
     }
   }
 
@@ -304,15 +307,6 @@ async function sizeOf(path: string): Promise<number | undefined> {
     if (isErrno(error, 'ENOENT')) return undefined;
     throw error;
   }
-}
-
-/** A tap that is missing QEMU would make itself, on no bridge: the guest would be without network and nobody would know. */
-async function mustHaveTap({ network }: MachineSpec): Promise<void> {
-  if (network === null) return;
-  // Of the namespace we are in, as QEMU will be; /sys/class/net is that of whoever mounted it.
-  const devices = await readFile('/proc/self/net/dev', 'utf8');
-  const names = devices.split('\n').map((line) => line.split(':')[0]?.trim());
-  if (!names.includes(network.tap)) throw new VmmError(`there is no network device ${network.tap}`);
 }
 
 async function loaded(monitors: Monitors): Promise<true | undefined> {

@@ -1,4 +1,5 @@
 import type { MachineExit } from '../driver.ts';
+import { NO_MEMORY } from './explain.ts';
 
 /** What was seen of a QEMU that has ended. */
 export interface Ending {
@@ -15,8 +16,6 @@ export interface Ending {
   readonly output: string;
 }
 
-/** A page of a mapped file that cannot be had (mmap(2), SIGBUS): the guest wrote to memory the disk has no room for. */
-const NO_MEMORY = "the host's disk had no room for the guest's memory";
 const MARKER = /hatch-shutdown: (poweroff|reboot)/g;
 
 /**

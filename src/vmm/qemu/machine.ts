@@ -20,6 +20,7 @@ import {
 import { AGENT_SOCKET } from './command-line.ts';
 import { exitReason } from './exit-reason.ts';
 import { socketPath, type Monitors } from './monitors.ts';
+import { endQemu, untilGone } from './processes.ts';
 import type { QmpEvent } from './qmp.ts';
 import { receiveState } from './state-stream.ts';
 
@@ -97,7 +98,7 @@ export class QemuMachine implements Machine {
     if (this.#released.signal.aborted) throw new Error('released');
     // The socket closes a moment before the process is gone; a QEMU that closes it and lives on is ended.
     const { signal } = this.#released;
-    await deadline('the end of QEMU', 5000, (within) => this.#gone(within), signal).catch(
+    await deadline('the end of QEMU', 5000, (within) => untilGone(this.process, within), signal).catch(
       async (error: unknown) => {
         if (signal.aborted) throw error;
         await signalProcess(this.process, 'SIGKILL');
@@ -113,14 +114,6 @@ export class QemuMachine implements Machine {
       console: await this.#consoleSinceLaunch(),
       output: await tail(join(this.#facts.folder, LOG_FILE), 2000).catch(() => ''),
     });
-  }
-
-  async #gone(signal: AbortSignal): Promise<true> {
-    return until(
-      { clock: systemClock, signal },
-      async () => ((await isAlive(this.process)) ? undefined : true),
-      { firstMs: 2, mostMs: 100 },
-    );
   }
 
   async #consoleSinceLaunch(): Promise<string> {
@@ -222,8 +215,7 @@ export class QemuMachine implements Machine {
 
   async kill(): Promise<void> {
     this.#killed = true;
-    if (!(await signalProcess(this.process, 'SIGKILL'))) return;
-    await deadline('the end of QEMU', 10_000, (signal) => this.#gone(signal));
+    await endQemu(this.process);
   }
 
   async release(): Promise<void> {

@@ -2,6 +2,7 @@ import assert from 'node:assert/strict';
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { systemClock } from '../../base/clock.ts';
+import { newId } from '../../base/ids.ts';
 import { until } from '../../base/until.ts';
 import { CONSOLE_FILE, VmmError, type MachineSpec } from '../driver.ts';
 import type { Bench, Declare } from './bench.ts';
@@ -34,10 +35,11 @@ export function launchCases(declare: Declare): void {
   }));
 
   declare('a launch fails without its tap, where taps are opened, and makes none', async (bench) => {
-    const spec = { ...(await bench.host.fresh()), network: { tap: 'no-such-tap', mac: '02:fc:00:00:00:02' } };
+    const tap = newId('vm');
+    const spec = { ...(await bench.host.fresh()), network: { tap, mac: '02:fc:00:00:00:02' } };
     if (bench.host.opensTaps) await refused(bench, spec);
     else await bench.launch(spec);
-    assert.equal((await readFile('/proc/self/net/dev', 'utf8')).includes('no-such-tap'), false);
+    assert.equal((await readFile('/proc/self/net/dev', 'utf8')).includes(tap), false);
   });
 
   declare('a qcow2 disk is taken or refused, as the capabilities say', async (bench) => {

@@ -36,7 +36,7 @@ export function loadCases(declare: Declare): void {
       await bench.remember(fork, 'word', `own-${i}`);
     }
     for (const [i, fork] of forks.entries()) assert.equal(await bench.recall(fork, 'word'), `own-${i}`);
-    // Taken up by the next daemon it is still a private map.
+    // Taken up by the next daemon it is still a private map, and saved like any other.
     const [one, ...rest] = forks;
     assert(one);
     const adopted = await bench.adopt(one);
@@ -45,6 +45,9 @@ export function loadCases(declare: Declare): void {
     assert.equal(savedFork.memoryPath === null || savedFork.memoryPath !== saved.memoryPath, true);
     for (const fork of [adopted, ...rest]) await bench.end(fork);
     assert.deepEqual(await hashes(saved), before);
+    assert.equal(savedFork.version, saved.version);
+    const again = await bench.load(await bench.host.copyOf(one.spec), savedFork);
+    assert.equal(await bench.recall(again, 'word'), 'own-0');
   });
 
   declare('a guest that sleeps and wakes in place goes on in its own memory file', async (bench) => {

@@ -39,17 +39,6 @@ export function saveCases(declare: Declare): void {
     await bench.save(subject, 'again');
   });
 
-  declare('an adopted guest is saved like any other', async (bench) => {
-    const before = await bench.guest();
-    await bench.remember(before, 'word', 'kept');
-    const adopted = await bench.adopt(before);
-    const saved = await bench.save(adopted);
-    assert.equal(saved.version, bench.driver.version);
-    await bench.end(adopted);
-    const loaded = await bench.load(await bench.host.copyOf(before.spec), saved);
-    assert.equal(await bench.recall(loaded, 'word'), 'kept');
-  });
-
   declare('a state that cannot be written is no state, and the guest goes on', async (bench) => {
     const { spec, machine, agent } = await bench.guest();
     await machine.pause();

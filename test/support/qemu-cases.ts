@@ -1,0 +1,184 @@
+import assert from 'node:assert/strict';
+import { cp, mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { systemClock } from '../../src/base/clock.ts';
+import { until } from '../../src/base/until.ts';
+import { exists } from '../../src/host/files.ts';
+import { signalProcess } from '../../src/host/process.ts';
+import { run } from '../../src/host/run.ts';
+import { VmmError, type MachineSpec } from '../../src/vmm/driver.ts';
+import type { Declare } from '../../src/vmm/suite/bench.ts';
+
+/** What QEMU does besides what every driver does: what it makes of signals, full disks and network cards. */
+export function qemuCases(declare: Declare): void {
+  declare(
+    'a QEMU that does not answer is not taken up and not harmed, and is taken up once it does',
+    async (bench) => {
+      const subject = await bench.guest();
+      const { spec, machine } = subject;
+      subject.agent.close();
+      await machine.release();
+      await signalProcess(machine.process, 'SIGSTOP');
+      const next = await bench.host.reopen();
+      // Those who give up leave their connections in its queue, which is short.
+      for (let i = 0; i < 3; i++)
+        await assert.rejects(next.adopt(spec, machine.process, AbortSignal.timeout(100)), {
+          name: 'TimeoutError',
+        });
+      await assert.rejects(
+        next.adopt(spec, machine.process, bench.patience()),
+        (error) => error instanceof VmmError && error.kind === 'timeout',
+      );
+      assert.equal(await bench.isObserved(spec), true);
+      await signalProcess(machine.process, 'SIGCONT');
+      const adopted = await bench.adopt(subject);
+      await adopted.agent.ping(bench.patience());
+    },
+  );
+
+  declare('a QEMU that does not answer can be killed, and reaped', async (bench) => {
+    const [one, two] = [await bench.guest(), await bench.guest()];
+    for (const { machine } of [one, two]) await signalProcess(machine.process, 'SIGSTOP');
+    await one.machine.kill();
+    assert.deepEqual(await bench.exit(one.machine), { kind: 'killed' });
+    await bench.driver.reap(two.machine.process);
+    assert.equal((await bench.exit(two.machine)).kind, 'crashed');
+  });
+
+  declare('a launch called off when QEMU is already there leaves none', async (bench) => {
+    const spec = await bench.host.fresh();
+    const reason = new Error('called off');
+    const during = new AbortController();
+    const launching = bench.driver.launch(spec, during.signal);
+    const refused = assert.rejects(launching, reason);
+    await until(
+      { clock: systemClock, signal: bench.patience() },
+      async () => {
+        return (await bench.isObserved(spec)) ? true : undefined;
+      },
+      { firstMs: 1, mostMs: 1 },
+    );
+    during.abort(reason);
+    await refused;
+    assert.equal(await bench.isObserved(spec), false);
+  });
+
+  declare(
+    'the end of a QEMU is explained by its own last words, not by those of one before it',
+    async (bench) => {
+      const spec = await bench.host.fresh();
+      await writeFile(join(spec.folder, 'vmm.log'), 'words of another QEMU\n');
+      const first = await bench.launch(spec);
+      await signalProcess(first.machine.process, 'SIGKILL');
+      assert.deepEqual(await bench.exit(first.machine), {
+        kind: 'crashed',
+        exitCode: null,
+        signal: 'SIGKILL',
+        message: '',
+      });
+      const second = await bench.launch(spec);
+      await signalProcess(second.machine.process, 'SIGTERM');
+      const exit = await bench.exit(second.machine);
+      assert.equal(exit.kind, 'crashed');
+      assert.equal(exit.exitCode, 0);
+      assert.match(exit.message, /terminating on signal 15/);
+    },
+  );
+
+  declare('a tap that another guest uses is refused', async (bench) => {
+    const first = await bench.launch(await bench.host.fresh());
+    const spec = { ...(await bench.host.fresh()), network: first.spec.network };
+    await assert.rejects(bench.driver.launch(spec, bench.patience()), (error) => {
+      return error instanceof VmmError && /busy/i.test(error.message);
+    });
+    assert.equal(await bench.isObserved(spec), false);
+  });
+
+  declare('a loaded guest is at another tap, and has the MAC it was saved with', async (bench) => {
+    const { spec, saved } = await bench.host.saved();
+    const copy = await bench.host.copyOf(spec);
+    assert(spec.network && copy.network);
+    assert.notEqual(copy.network.tap, spec.network.tap);
+    const network = { ...copy.network, mac: '02:fc:00:00:00:99' };
+    const loaded = await bench.load({ ...copy, network }, saved);
+    assert.equal(await bench.exec(loaded, 'cat /sys/class/net/eth0/address'), spec.network.mac);
+    await bench.exec(loaded, 'ip link set eth0 address 02:fc:00:00:00:99');
+    assert.equal(await bench.exec(loaded, 'cat /sys/class/net/eth0/address'), '02:fc:00:00:00:99');
+  });
+
+  declare('a guest whose memory the disk has no room for crashes, and why is told', async (bench) => {
+    const spec = await bench.host.fresh();
+    await onSmallDisk(spec, 64, async () => {
+      const { machine } = await bench.launch(spec);
+      assert.deepEqual(await bench.exit(machine), {
+        kind: 'crashed',
+        exitCode: null,
+        signal: 'SIGBUS',
+        message: "the host's disk had no room for the guest's memory",
+      });
+      await machine.release();
+    });
+  });
+
+  declare('a guest is not saved where there is no room, goes on, and is saved elsewhere', async (bench) => {
+    const subject = await bench.guest();
+    const { machine } = subject;
+    await bench.remember(subject, 'word', 'kept');
+    const small = await mkdtemp(join(tmpdir(), 'small-'));
+    await run(['mount', '-t', 'tmpfs', '-o', 'size=16m', 'tmpfs', small]);
+    try {
+      await machine.pause();
+      const statePath = join(small, 'state');
+      await assert.rejects(
+        machine.save({ statePath, memoryPath: join(small, 'memory') }),
+        (error) => error instanceof VmmError && error.kind === 'no_space',
+      );
+      assert.equal(await exists(statePath), false);
+    } finally {
+      await run(['umount', small]);
+      await rm(small, { recursive: true });
+    }
+    await machine.resume();
+    assert.equal(await bench.recall(subject, 'word'), 'kept');
+    assert.equal(await exists((await bench.save(subject)).statePath), true);
+  });
+
+  declare(
+    'a guest that writes what the host has no room for stands still, and loses nothing',
+    async (bench) => {
+      const { spec, saved } = await bench.host.saved();
+      const copy = await bench.host.copyOf(spec);
+      await onSmallDisk(copy, 24, async () => {
+        const subject = await bench.load(copy, saved);
+        const written = bench.exec(
+          subject,
+          'dd if=/dev/urandom of=/root/big bs=1M count=40 conv=fsync && md5sum /root/big',
+        );
+        await until({ clock: systemClock, signal: bench.patience() }, async () => {
+          return (await subject.machine.status()) === 'paused' ? true : undefined;
+        });
+        await run(['mount', '-o', 'remount,size=256m', copy.folder]);
+        await subject.machine.resume();
+        const sum = await written;
+        assert.equal(await bench.exec(subject, 'echo 3 > /proc/sys/vm/drop_caches; md5sum /root/big'), sum);
+        await bench.end(subject);
+        await subject.machine.release();
+      });
+    },
+  );
+}
+
+/** Has a machine's folder on a file system of `mib` MiB while `work` is done. */
+async function onSmallDisk({ folder }: MachineSpec, mib: number, work: () => Promise<void>): Promise<void> {
+  const aside = await mkdtemp(join(tmpdir(), 'aside-'));
+  await cp(folder, aside, { recursive: true, verbatimSymlinks: true });
+  await run(['mount', '-t', 'tmpfs', '-o', `size=${mib}m,mode=0700`, 'tmpfs', folder]);
+  try {
+    await cp(aside, folder, { recursive: true, verbatimSymlinks: true });
+    await work();
+  } finally {
+    await run(['umount', '--lazy', folder]);
+    await rm(aside, { recursive: true });
+  }
+}
