@@ -1,6 +1,7 @@
 import { hostname } from 'node:os';
 import { createApi } from '../api/server.ts';
 import { systemClock } from '../base/clock.ts';
+import { deadline, DeadlineExceeded } from '../base/deadline.ts';
 import { errorFields, type Logger } from '../base/logger.ts';
 import { openSshPorts } from '../gateway/ssh/ports.ts';
 import { openAgent } from '../guest/agent-client.ts';
@@ -40,6 +41,8 @@ import { imageRegistry, pretendedRegistry } from './image-registry.ts';
 import { Shutdown } from './shutdown.ts';
 import { readTls } from './tls.ts';
 
+/** Whoever asks whether the server is ready waits no longer than this for a database that is silent. */
+const PING_MS = 3000;
 /** How often what is is compared with what should be. */
 const RECONCILE_MS = 60_000;
 /** How often events older than a month are forgotten. */
@@ -266,11 +269,14 @@ async function readiness(
   const found: { part: 'store' | 'network' | 'vmm' | 'image' | 'start'; problem: string }[] = [];
   if (problems.start !== undefined) return [{ part: 'start', problem: problems.start }];
   try {
-    await store.ping();
+    await deadline('its answer', PING_MS, () => store.ping());
   } catch (error) {
     found.push({
       part: 'store',
-      problem: `The database does not answer: ${error instanceof Error ? error.message : String(error)}`,
+      problem:
+        error instanceof DeadlineExceeded
+          ? `The database has not answered within ${PING_MS / 1000} s.`
+          : `The database does not answer: ${error instanceof Error ? error.message : String(error)}`,
     });
   }
   for (const problem of await net.health()) found.push({ part: 'network', problem });

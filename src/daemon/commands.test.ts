@@ -5,7 +5,6 @@ import { mkdtemp, readdir, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, test } from 'node:test';
-import { HatchClient } from '../clients/http.ts';
 import { exists } from '../host/files.ts';
 import { hatchd, serveHatchd } from '../../test/support/hatchd-process.ts';
 
@@ -74,7 +73,7 @@ test('down ends hatchd and its guests in order, keeps their rows, and finds noth
 
   const first = serveHatchd(env);
   const secret = (await first.line(/^ {2}hatch_/)).trim();
-  const client = await clientOf(first, secret);
+  const client = await first.client(secret);
   const [web, other] = [await client.vms.create({ name: 'web' }), await client.vms.create()];
   await client.close();
   const down = await hatchd(['down', '--grace', '5'], env);
@@ -90,16 +89,10 @@ test('down ends hatchd and its guests in order, keeps their rows, and finds noth
   assert.match(again.stdout, /^Down: 0 guests stopped, /);
   const second = serveHatchd(env);
   await second.line(/"msg":"ready"/);
-  const after = await clientOf(second, secret);
+  const after = await second.client(secret);
   for (const { id } of [web, other]) assert.equal((await after.vms.get(id)).state, 'stopped');
   await after.close();
   assert.doesNotMatch(second.said(), /^ {2}hatch_/m, 'the key is shown once');
   second.kill('SIGTERM');
   assert.equal((await second.ended).code, 0);
 });
-
-async function clientOf(daemon: ReturnType<typeof serveHatchd>, apiKey: string): Promise<HatchClient> {
-  const url = /"url":"([^"]+)"/.exec(await daemon.line(/"msg":"the API listens"/))?.[1];
-  assert.ok(url);
-  return new HatchClient({ url, apiKey });
-}

@@ -1,5 +1,6 @@
 import { spawn } from 'node:child_process';
 import { join } from 'node:path';
+import { HatchClient } from '../../src/clients/http.ts';
 import { run, type RunResult } from '../../src/host/run.ts';
 
 const MAIN = join(import.meta.dirname, '../../src/daemon/main.ts');
@@ -17,6 +18,8 @@ export interface ServingHatchd {
   readonly pid: number;
   /** The first line on standard error that matches, also one of the past. Rejects when the process ends without it. */
   line(pattern: RegExp): Promise<string>;
+  /** A client of it, once its API listens. */
+  client(apiKey?: string): Promise<HatchClient>;
   /** All it wrote on standard error. */
   said(): string;
   readonly ended: Promise<{ readonly code: number | null; readonly signal: NodeJS.Signals | null }>;
@@ -47,26 +50,31 @@ export function serveHatchd(env: Env): ServingHatchd {
       resolve({ code, signal });
     });
   });
+  const line: ServingHatchd['line'] = (pattern) =>
+    new Promise((resolve, reject) => {
+      const wake = (): void => {
+        // The last line may still be half.
+        const found = said
+          .split('\n')
+          .slice(0, -1)
+          .find((line) => pattern.test(line));
+        if (found === undefined && !over) return;
+        waiting.delete(wake);
+        if (found !== undefined) resolve(found);
+        else reject(new Error(`hatchd ended without saying ${String(pattern)}:\n${said}`));
+      };
+      waiting.add(wake);
+      wake();
+    });
   return {
     pid: child.pid ?? 0,
     ended,
+    line,
     said: () => said,
     kill: (signal) => void child.kill(signal),
-    line: (pattern) =>
-      new Promise((resolve, reject) => {
-        const wake = (): void => {
-          // The last line may still be half.
-          const found = said
-            .split('\n')
-            .slice(0, -1)
-            .find((line) => pattern.test(line));
-          if (found === undefined && !over) return;
-          waiting.delete(wake);
-          if (found !== undefined) resolve(found);
-          else reject(new Error(`hatchd ended without saying ${String(pattern)}:\n${said}`));
-        };
-        waiting.add(wake);
-        wake();
-      }),
+    client: async (apiKey) => {
+      const url = /"url":"([^"]+)"/.exec(await line(/"msg":"the API listens"/))?.[1] ?? '';
+      return new HatchClient({ url, apiKey });
+    },
   };
 }

@@ -3,6 +3,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import pg from 'pg';
 import { run, type Argv } from '../../src/host/run.ts';
+import { processesOf } from './leaks.ts';
 
 /** A throw-away PostgreSQL server of Debian's package, reached by a Unix socket alone: it listens on no network. */
 export interface Postgres {
@@ -15,6 +16,8 @@ export interface Postgres {
   start(): Promise<void>;
   /** `fast` ends its sessions in order; `immediate` is a crash, from which the next start recovers. */
   stop(how: 'fast' | 'immediate'): Promise<void>;
+  /** Stops (SIGSTOP) or continues all its processes: a server that hangs and says nothing. */
+  signal(name: 'SIGSTOP' | 'SIGCONT'): Promise<void>;
   /** Stops it and removes everything of it. */
   dispose(): Promise<void>;
 }
@@ -69,6 +72,9 @@ export async function makePostgres(): Promise<Postgres> {
   const stop = async (how: 'fast' | 'immediate'): Promise<void> => {
     await asUser('pg_ctl', 'stop', '--wait', '--silent', `--mode=${how}`);
   };
+  const signal: Postgres['signal'] = async (name) => {
+    for (const line of await processesOf(folder)) process.kill(parseInt(line, 10), name);
+  };
   const dispose = async (): Promise<void> => {
     // Not running is status 3: a test may have stopped it.
     if (await runs(asUser)) await stop('fast');
@@ -98,6 +104,7 @@ export async function makePostgres(): Promise<Postgres> {
     admin,
     start,
     stop,
+    signal,
     dispose,
   };
 }
