@@ -1,6 +1,7 @@
 import { Failure, invalid } from '../model/failure.ts';
 import { mergeIdle } from '../model/create-request.ts';
-import { checkQuota, effectiveLimits } from '../model/quota.ts';
+import { effectiveLimits } from '../model/quota.ts';
+import type { Quotas } from '../model/records.ts';
 import type { Vm, VmPatch } from '../model/vm.ts';
 import { Taken } from '../store/store.ts';
 import type { Caller, PatchVm } from './hatch.ts';
@@ -35,7 +36,6 @@ export async function patchVm(
     );
   }
   if (request.diskMib !== undefined) await checkDisk(world, vm, request.diskMib);
-  await checkSize(world, vm, request);
   const patch: VmPatch = {
     ...(request.name === undefined ? {} : { name: request.name }),
     ...(request.labels === undefined ? {} : { labels: request.labels }),
@@ -50,7 +50,9 @@ export async function patchVm(
     const patched =
       field === undefined
         ? await store.vms.update(vm.id, ownerOf(vm), patch)
-        : await store.vms.move(vm.id, ownerOf(vm), ['stopped'], patch);
+        : await store.vms.move(vm.id, ownerOf(vm), ['stopped'], patch, {
+            limits: await limitsOf(world, vm),
+          });
     if (!patched)
       throw new Failure('busy', 'The VM changed in the meantime; ask again.', {
         details: { operation: vm.operation?.verb ?? null },
@@ -71,23 +73,10 @@ async function checkDisk(world: Pick<World, 'store' | 'settings'>, vm: Vm, diskM
     throw invalid('disk_mib', `"disk_mib" can only grow: it is ${least} MiB now.`, { minimum: least });
 }
 
-async function checkSize(
+async function limitsOf(
   { store, settings }: Pick<World, 'store' | 'settings'>,
-  vm: Vm,
-  request: PatchVm,
-): Promise<void> {
-  const adding = {
-    vms: 0,
-    vcpus: (request.vcpuCount ?? vm.vcpuCount) - vm.vcpuCount,
-    memMib: (request.memMib ?? vm.memMib) - vm.memMib,
-  };
-  if (adding.vcpus <= 0 && adding.memMib <= 0) return;
-  const account = await store.accounts.get(vm.accountId);
-  if (!account) return;
-  const failure = checkQuota(
-    await store.vms.use(vm.accountId),
-    effectiveLimits(account.quotas, settings.limits),
-    adding,
-  );
-  if (failure) throw failure;
+  { accountId }: Vm,
+): Promise<Quotas> {
+  const account = await store.accounts.get(accountId);
+  return account ? effectiveLimits(account.quotas, settings.limits) : settings.limits;
 }

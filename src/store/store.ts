@@ -171,8 +171,17 @@ export interface Vms {
   userData(id: VmId): Promise<string | null>;
   /** Changes a VM if `owner` still owns it; null: it does not, or there is none. Throws Taken('name'). */
   update(id: VmId, owner: Owner, patch: VmPatch): Promise<Vm | null>;
-  /** As `update`, only if its state is one of `from`. null also when the state was another. */
-  move(id: VmId, owner: Owner, from: readonly VmState[], patch: VmPatch): Promise<Vm | null>;
+  /**
+   * As `update`, only if its state is one of `from`. null also when the state was another. With `limits`, what it grows by is
+   * checked against them in the same transaction: throws Failure quota_exceeded, as `create` does.
+   */
+  move(
+    id: VmId,
+    owner: Owner,
+    from: readonly VmState[],
+    patch: VmPatch,
+    options?: { readonly limits: Quotas },
+  ): Promise<Vm | null>;
   /** Removes the row with its operations and journal; its events stay. */
   remove(id: VmId, owner: Owner): Promise<boolean>;
   /** What is taken on this host, for choosing what is not: IPs, MACs, SSH ports. */

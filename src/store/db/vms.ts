@@ -50,7 +50,7 @@ export function vms(engine: Engine): Vms {
       return fromJsonOrNull(row?.user_data ?? null);
     },
     update: (id, owner, patch) => change(engine, id, owner, undefined, patch),
-    move: (id, owner, from, patch) => change(engine, id, owner, from, patch),
+    move: (id, owner, from, patch, options) => change(engine, id, owner, from, patch, options?.limits),
     async remove(id, owner) {
       const { numDeletedRows } = await db
         .deleteFrom('vms')
@@ -159,10 +159,12 @@ async function change(
   owner: Owner,
   from: readonly VmState[] | undefined,
   patch: VmPatch,
+  limits?: Quotas,
 ): Promise<Vm | null> {
   if (from?.length === 0) return null;
   return orTaken({ vms_name: 'name' }, () =>
     transact(engine, async (trx) => {
+      if (limits !== undefined) await checkGrowth(trx, id, patch, limits);
       let query = trx
         .updateTable('vms')
         .set({ ...patchColumns(patch), updated_at: engine.clock.now() })
@@ -179,6 +181,25 @@ async function change(
       return get(trx, id);
     }),
   );
+}
+
+/** Refuses what a VM would grow by over a quota of its account; who grows or makes VMs in it does so one after the other. */
+async function checkGrowth(
+  trx: Transaction<Tables>,
+  id: VmId,
+  { vcpuCount, memMib }: VmPatch,
+  limits: Quotas,
+): Promise<void> {
+  const accountId = (await get(trx, id))?.accountId;
+  if (accountId === undefined || !(await lockAccount(trx, accountId))) return;
+  const now = await get(trx, id);
+  if (!now) return;
+  const failure = checkQuota(await use(trx, accountId), limits, {
+    vms: 0,
+    vcpus: (vcpuCount ?? now.vcpuCount) - now.vcpuCount,
+    memMib: (memMib ?? now.memMib) - now.memMib,
+  });
+  if (failure) throw failure;
 }
 
 async function addLabels(trx: Transaction<Tables>, id: VmId, labels: Vm['labels']): Promise<void> {

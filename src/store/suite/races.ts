@@ -2,6 +2,7 @@ import assert from 'node:assert/strict';
 import { newId } from '../../base/ids.ts';
 import { Failure } from '../../model/failure.ts';
 import type { Quotas } from '../../model/records.ts';
+import type { Vm } from '../../model/vm.ts';
 import { furnish, newImage, newTemplate, NO_LIMITS } from '../fixtures.ts';
 import { Busy, Taken, type Store } from '../store.ts';
 import { fails, make, ownerOf, type Declare } from './support.ts';
@@ -68,6 +69,34 @@ export function raceTests(test: Declare): void {
       assert.deepEqual(await store.vms.use(account.id), { vms: most, vcpus: 2 * most, memMib: 1024 * most });
       assert.equal((await store.events.list({ accountId: account.id }, { limit: 100 })).length, most);
     }
+  });
+
+  test('VMs that grow at once never go over a quota, and one that is over it may still shrink', async ({
+    store,
+  }) => {
+    const { account, newVm } = await furnish(store);
+    const vms: Vm[] = [];
+    for (let i = 0; i < 4; i++) vms.push(await make(store, newVm({ vcpuCount: 2, memMib: 1024 })));
+    const grow = (patch: { vcpuCount?: number; memMib?: number }, limits: Partial<Quotas>) =>
+      Promise.allSettled(
+        vms.map((vm) =>
+          store.vms.move(vm.id, ownerOf(vm), ['starting'], patch, { limits: { ...NO_LIMITS, ...limits } }),
+        ),
+      );
+    for (const [results, quota] of [
+      [await grow({ vcpuCount: 3 }, { vcpus: 10 }), 'vcpus'],
+      [await grow({ memMib: 2048 }, { memMib: 4096 + 2 * 1024 }), 'mem_mib'],
+    ] as const) {
+      const refused = results.filter((result) => result.status === 'rejected');
+      assert.equal(refused.length, 2);
+      for (const { reason } of refused) {
+        assert.ok(reason instanceof Failure, String(reason));
+        assert.deepEqual([reason.code, reason.details['quota']], ['quota_exceeded', quota]);
+      }
+    }
+    assert.deepEqual(await store.vms.use(account.id), { vms: 4, vcpus: 10, memMib: 6144 });
+    const shrunk = await grow({ vcpuCount: 1 }, { vms: 0, vcpus: 0, memMib: 0 });
+    assert.ok(shrunk.every((result) => result.status === 'fulfilled' && result.value?.vcpuCount === 1));
   });
 
   test("one account's VMs do not count for another's quota, and an unknown account has none", async ({
