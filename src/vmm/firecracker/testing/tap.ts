@@ -41,13 +41,16 @@ export class Tap {
 
 function attach(fd: number, name: string): void {
   if (Buffer.byteLength(name) >= 16) throw new Error('Open tap device failed: Invalid interface name');
-  const { status, stdout, stderr, error } = spawnSync('/usr/bin/perl', ['-e', ATTACH, name], {
-    stdio: ['ignore', 'pipe', 'pipe', fd],
+  const { status, stdout, stderr, error } = spawnSync('/usr/bin/perl', ['-', name], {
+    // Neither -e nor 'ignore': both would open /dev/null, which a jail has not.
+    input: ATTACH,
+    stdio: ['pipe', 'pipe', 'pipe', fd],
     encoding: 'utf8',
     env: {},
   });
   if (status === 0) return;
-  if (status !== 1) throw new Error(`the double could not open a TAP: ${stderr}`, { cause: error });
+  if (status !== 1)
+    throw new Error(`the double could not ask for a TAP: ${error?.message ?? stderr}`, { cause: error });
   throw new Error(
     `Open tap device failed: Error while creating ifreq structure: ${errnoText(Number(stdout))}. ` +
       `Invalid TUN/TAP Backend provided by ${name}. Check our documentation on setting up the network devices.`,
