@@ -74,6 +74,11 @@ export async function addKey(
   return { key: await store.keys.create({ accountId, name, scopes, prefix, expiresAt, hash }), secret };
 }
 
+/** Whether a key opens anything now: there is one, neither revoked nor expired. */
+export function isGood(key: ApiKey | null, clock: Pick<Clock, 'now'>): key is ApiKey {
+  return key !== null && key.revokedAt === null && (key.expiresAt === null || key.expiresAt > clock.now());
+}
+
 /** The accounts part of Hatch. */
 export function accounts({ store, clock, settings }: Deps): Hatch['accounts'] {
   return {
@@ -81,8 +86,7 @@ export function accounts({ store, clock, settings }: Deps): Hatch['accounts'] {
       if (!secret.startsWith('hatch_') || secret.length > 100) return undefined;
       const key = await store.keys.byHash(hashOf(secret));
       const now = clock.now();
-      if (!key || key.revokedAt !== null || (key.expiresAt !== null && key.expiresAt <= now))
-        return undefined;
+      if (!isGood(key, clock)) return undefined;
       if (key.lastUsedAt === null || now - key.lastUsedAt >= USED_EVERY_MS)
         await store.keys.used(key.id, now);
       return { accountId: key.accountId, keyId: key.id, scopes: new Set(key.scopes) };

@@ -3,6 +3,7 @@ import type { ExecCommand, ExecResult } from '../guest/agent.ts';
 import { readFrom, tailFrom } from '../host/follow.ts';
 import { Failure } from '../model/failure.ts';
 import { CONSOLE_FILE } from '../vmm/driver.ts';
+import { isGood } from './accounts.ts';
 import type { Caller } from './hatch.ts';
 import { translate } from './translate.ts';
 import { findVm } from './vms.ts';
@@ -12,6 +13,8 @@ import { vmFolder, type World } from './world.ts';
 const AGENT_SLACK_MS = 15_000;
 /** How often a followed console is looked at. */
 const FOLLOW_MS = 200;
+/** How often it is looked whether it may still be followed: a revoked key is dead within a second. */
+const MAY_MS = 800;
 
 /** Runs a command in a running guest through its agent. Throws `wrong_state`, `no_guest_agent`, `timeout`. */
 export async function execIn(
@@ -47,7 +50,10 @@ export async function consoleOf(
   return tailFrom(`${vmFolder(world.settings, vm.id)}/${CONSOLE_FILE}`, tailBytes);
 }
 
-/** What the console says after `offset`, as it comes, until the signal aborts or the VM is gone. */
+/**
+ * What the console says after `offset`, as it comes, until the signal aborts or the VM is gone. Throws `unauthorized` when the
+ * caller's key is revoked or expires meanwhile.
+ */
 export async function* followConsole(
   world: Pick<World, 'store' | 'settings' | 'clock'>,
   caller: Caller,
@@ -55,19 +61,26 @@ export async function* followConsole(
   offset: number,
   signal: AbortSignal,
 ): AsyncIterable<string> {
+  const { store, settings, clock } = world;
   const vm = await findVm(world, caller, idOrName);
-  const path = `${vmFolder(world.settings, vm.id)}/${CONSOLE_FILE}`;
+  const path = `${vmFolder(settings, vm.id)}/${CONSOLE_FILE}`;
   const decoder = new TextDecoder();
-  for (let at = offset, rounds = 1; !signal.aborted; rounds++) {
+  let looked = clock.now();
+  for (let at = offset; !signal.aborted;) {
+    if (clock.now() - looked >= MAY_MS) {
+      looked = clock.now();
+      if (!(await store.vms.get(vm.id))) return;
+      if (!isGood(await store.keys.get(caller.accountId, caller.keyId), clock))
+        throw new Failure('unauthorized', 'This API key has been revoked or has expired.');
+    }
     const more = await readFrom(path, at);
     at = more.offset;
     if (more.bytes.length > 0) {
       yield decoder.decode(more.bytes, { stream: true });
       continue;
     }
-    if (rounds % 10 === 0 && !(await world.store.vms.get(vm.id))) return;
     try {
-      await world.clock.sleep(FOLLOW_MS, signal);
+      await clock.sleep(FOLLOW_MS, signal);
     } catch (error) {
       if (signal.aborted) return;
       throw error;
