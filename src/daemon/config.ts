@@ -52,7 +52,7 @@ export const SETTINGS = {
     'auto',
     read.oneOf('auto', 'real', 'fake'),
   ),
-  HATCH_FIRECRACKER_BIN: setting('firecracker program', 'firecracker', read.path, { later: true }),
+  HATCH_FIRECRACKER_BIN: setting('firecracker program', 'firecracker', read.path),
   HATCH_JAILER_BIN: setting('jailer program', 'jailer', read.path, { later: true }),
   HATCH_JAILER: setting('whether to use the jailer', 'auto', read.oneOf('auto', 'on', 'off'), {
     later: true,

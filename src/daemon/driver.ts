@@ -1,7 +1,8 @@
 import type { Logger } from '../base/logger.ts';
 import type { Run } from '../host/run.ts';
-import type { Driver } from '../vmm/driver.ts';
+import { VmmError, type Driver } from '../vmm/driver.ts';
 import { openFake } from '../vmm/fake/driver.ts';
+import { openFirecracker } from '../vmm/firecracker/driver.ts';
 import { openQemu } from '../vmm/qemu/driver.ts';
 import type { Values } from './config.ts';
 import type { DataFolder } from './data-folder.ts';
@@ -14,14 +15,16 @@ export async function chooseDriver(
   values: Values,
   { run, log, data }: { readonly run: Run; readonly log: Logger; readonly data: DataFolder },
 ): Promise<Driver> {
+  const firecracker = (): Promise<Driver> =>
+    openFirecracker({ run, log, firecrackerBin: values.HATCH_FIRECRACKER_BIN, folder: data.vms });
   switch (values.HATCH_VMM) {
     case 'fake':
       return openFake({ folder: data.vms });
     case 'firecracker':
-      throw new Error('HATCH_VMM=firecracker is not part of this version; use qemu or auto.');
+      return firecracker();
     case 'auto':
-    case 'qemu':
-      return openQemu({
+    case 'qemu': {
+      const qemu = await openQemu({
         run,
         log,
         qemuBin: values.HATCH_QEMU_BIN,
@@ -29,5 +32,14 @@ export async function chooseDriver(
         folder: data.vms,
         kvmVerdictFile: data.kvmVerdict,
       });
+      if (values.HATCH_VMM === 'qemu' || qemu.accel !== 'kvm') return qemu;
+      try {
+        return await firecracker();
+      } catch (error) {
+        if (!(error instanceof VmmError)) throw error;
+        log.info({ why: error.message }, 'Firecracker cannot be used here, so guests run on QEMU');
+        return qemu;
+      }
+    }
   }
 }

@@ -70,30 +70,39 @@ export interface Detached {
 }
 
 /**
- * Starts a program in a session of its own that goes on when we end. Its output is appended to the file `log`. Resolves
- * once it runs; throws CommandFailed when it cannot be started.
+ * Starts a program in a session of its own that goes on when we end. Its output is appended to the file `log`, its
+ * standard output to `stdout` where that is given. Resolves once it runs; throws CommandFailed when it cannot be started.
  */
 export function spawnDetached(
   argv: Argv,
   {
     cwd,
     log,
+    stdout = log,
     env = {},
-  }: { readonly cwd: string; readonly log: string; readonly env?: Readonly<Record<string, string>> },
+  }: {
+    readonly cwd: string;
+    readonly log: string;
+    readonly stdout?: string;
+    readonly env?: Readonly<Record<string, string>>;
+  },
 ): Promise<Detached> {
   return new Promise((resolve, reject) => {
-    const out = openSync(log, 'a', 0o600);
+    const err = openSync(log, 'a', 0o600);
+    let out = err;
     const [program, ...args] = argv;
     let child;
     try {
+      if (stdout !== log) out = openSync(stdout, 'a', 0o600);
       child = spawn(program, args, {
         cwd,
         env: { ...BASE_ENV, ...env },
         detached: true,
-        stdio: ['ignore', out, out],
+        stdio: ['ignore', out, err],
       });
     } finally {
-      closeSync(out);
+      closeSync(err);
+      if (out !== err) closeSync(out);
     }
     const exited = new Promise<{ code: number | null; signal: NodeJS.Signals | null }>((done) => {
       child.once('exit', (code, signal) => done({ code, signal }));

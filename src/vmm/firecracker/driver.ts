@@ -1,0 +1,334 @@
+import { open, readdir, readlink, realpath } from 'node:fs/promises';
+import { isAbsolute, join } from 'node:path';
+import type { Socket } from 'node:net';
+import { systemClock } from '../../base/clock.ts';
+import { deadline, DeadlineExceeded } from '../../base/deadline.ts';
+import { parseId, type VmId } from '../../base/ids.ts';
+import type { Logger } from '../../base/logger.ts';
+import { until } from '../../base/until.ts';
+import { isErrno, tail } from '../../host/files.ts';
+import { connectUnix } from '../../host/json-lines.ts';
+import {
+  commandLine as argvOf,
+  identify,
+  isAlive,
+  spawnDetached,
+  type Detached,
+} from '../../host/process.ts';
+import type { Run } from '../../host/run.ts';
+import type { VmmProcess } from '../../model/vm.ts';
+import { markConsole } from '../console.ts';
+import {
+  CONSOLE_FILE,
+  VmmError,
+  type Driver,
+  type LoadOptions,
+  type Machine,
+  type MachineSpec,
+  type SavedMachine,
+} from '../driver.ts';
+import { endProcess, socketPath, valueAfter } from '../processes.ts';
+import { ApiGone, ApiRefused, FirecrackerApi, type ApiRequest } from './api.ts';
+import { bootSteps, FILES, loadSnapshot, processSteps, type BootStep } from './boot.ts';
+import { noCage, LEFTOVERS, type Cage } from './cage.ts';
+import { FirecrackerMachine, OUTPUT_FILE, type MachineFacts } from './machine.ts';
+import { askVersion, featuresOf, sameFormat, type Features, type FirecrackerVersion } from './versions.ts';
+
+export interface FirecrackerOptions {
+  readonly run: Run;
+  readonly log: Logger;
+  readonly firecrackerBin: string;
+  /** Absolute path of the folder all VM folders lie in. */
+  readonly folder: string;
+}
+
+const START_MS = 10_000;
+const ADOPT_MS = 10_000;
+const LOAD_MS = 600_000;
+/** `reboot=k panic=-1`: a reboot ends the process, a panic at once too. The root device is added by Firecracker. */
+const BOOT_ARGS =
+  'console=ttyS0 reboot=k panic=-1 i8042.noaux i8042.nomux i8042.dumbkbd rootfstype=ext4 net.ifnames=0';
+
+/**
+ * Firecracker (https://firecracker-microvm.github.io), 1.13 and newer: one process, one machine, spoken to over a unix socket.
+ * It runs guests only where KVM does. Throws VmmError in a sentence when it is missing, does not run here, or is too old.
+ */
+export async function openFirecracker({
+  run,
+  log,
+  firecrackerBin,
+  folder,
+}: FirecrackerOptions): Promise<Driver> {
+  const version = await askVersion({ run }, firecrackerBin);
+  log.info({ version: version.text, snapshotFormat: version.snapshotFormat }, 'Firecracker');
+  return new FirecrackerDriver(folder, version, noCage(firecrackerBin));
+}
+
+/** A process that has answered on its socket. */
+interface Started {
+  readonly child: Detached;
+  readonly api: FirecrackerApi;
+}
+
+class FirecrackerDriver implements Driver {
+  readonly name = 'firecracker';
+  readonly version: string;
+  readonly accel = 'kvm';
+  readonly capabilities;
+  readonly defaultBootArgs = BOOT_ARGS;
+  readonly scratchFiles = LEFTOVERS;
+  readonly kernel = 'uncompressed';
+  readonly #folder: string;
+  readonly #features: Features;
+  readonly #cage: Cage;
+  readonly #machineType: string;
+
+  constructor(folder: string, version: FirecrackerVersion, cage: Cage) {
+    this.#folder = folder;
+    this.#cage = cage;
+    this.#features = featuresOf(version);
+    this.#machineType = `firecracker-${version.snapshotFormat}`;
+    this.version = version.text;
+    this.capabilities = {
+      snapshot: true,
+      ramFile: false,
+      privateMapping: true,
+      dirtyPages: false,
+      qcow2: false,
+      agent: 'vsock',
+      powerButton: true,
+      resumeKeepsAgent: this.#features.resumeKeepsVsock,
+    } as const;
+  }
+
+  async launch(spec: MachineSpec, signal: AbortSignal): Promise<Machine> {
+    if (spec.disks.some(({ format }) => format !== 'raw'))
+      throw new VmmError('Firecracker has only raw disks, no qcow2', { kind: 'incompatible' });
+    await mustBeUncompressed(spec);
+    return this.#start(spec, signal, ({ api }) => carryOut(api, bootSteps(spec, this.#features), signal));
+  }
+
+  async load(
+    spec: MachineSpec,
+    saved: SavedMachine,
+    { mapping, resume }: LoadOptions,
+    signal: AbortSignal,
+  ): Promise<Machine> {
+    const { memoryPath } = saved;
+    this.#mustFit(spec, saved);
+    if (mapping === 'shared' || memoryPath === null)
+      throw new VmmError('Firecracker maps a memory file privately; it cannot go on in it.', {
+        kind: 'incompatible',
+      });
+    if (!isAbsolute(memoryPath)) throw new VmmError('the memory file must be named by its absolute path');
+    return this.#start(spec, signal, async ({ api }) => {
+      await this.#cage.bring(spec, saved.statePath, FILES.state);
+      await this.#cage.bring(spec, memoryPath, FILES.loadedMemory);
+      await carryOut(api, processSteps(this.#features), signal);
+      await api.call(loadSnapshot(spec, { resume, features: this.#features }), {
+        timeoutMs: LOAD_MS,
+        signal,
+      });
+    });
+  }
+
+  #mustFit(spec: MachineSpec, saved: SavedMachine): void {
+    const refuse = (message: string): never => {
+      throw new VmmError(message, { kind: 'incompatible' });
+    };
+    if (saved.driver !== 'firecracker' || saved.accel !== this.accel)
+      refuse(
+        `A state saved by ${saved.driver} under ${saved.accel} does not load under firecracker with ${this.accel}.`,
+      );
+    if (saved.vcpuCount !== spec.vcpuCount || saved.memMib !== spec.memMib)
+      refuse(
+        `The state has ${saved.vcpuCount} vCPUs and ${saved.memMib} MiB; the machine must have as many.`,
+      );
+    if (!sameFormat(saved.machineType, this.#machineType))
+      refuse(
+        `The state was saved as ${saved.machineType}; this Firecracker ${this.version} reads ${this.#machineType}.`,
+      );
+  }
+
+  /** Starts a process, has `configure` make it a machine, and hands it over; whatever fails, no process is left. */
+  async #start(
+    spec: MachineSpec,
+    signal: AbortSignal,
+    configure: (started: Started) => Promise<void>,
+  ): Promise<Machine> {
+    signal.throwIfAborted();
+    await this.#cage.prepare(spec);
+    await markConsole(spec.folder);
+    const root = this.#cage.root(spec);
+    let child: Detached | undefined;
+    let api: FirecrackerApi | undefined;
+    let tether: Socket | undefined;
+    try {
+      child = await spawnDetached(this.#cage.argv(spec), {
+        cwd: root,
+        log: join(spec.folder, OUTPUT_FILE),
+        stdout: join(spec.folder, CONSOLE_FILE),
+      });
+      const { identity, exited } = child;
+      api = new FirecrackerApi(socketPath(identity, FILES.api));
+      const answered = answers(api, identity, signal);
+      await Promise.race([answered, exited.then(() => endedAtOnce())]);
+      tether = await connectUnix(socketPath(identity, FILES.api), signal);
+      await Promise.race([configure({ child, api }), exited.then(() => endedAtOnce())]);
+      signal.throwIfAborted();
+      return new FirecrackerMachine(this.#factsOf(spec, identity), api, tether, exited);
+    } catch (error) {
+      tether?.destroy();
+      api?.close();
+      if (child) await endProcess(child.identity, 'Firecracker');
+      const output = await this.#lastWords(spec);
+      await this.#cage.clear(spec);
+      if (signal.aborted) throw signal.reason;
+      throw explain(error, output);
+    }
+  }
+
+  #factsOf(spec: MachineSpec, process: VmmProcess): MachineFacts {
+    const { vmId, folder, vcpuCount, memMib } = spec;
+    const root = this.#cage.root(spec);
+    return {
+      vmId,
+      folder,
+      root,
+      process,
+      machineType: this.#machineType,
+      version: this.version,
+      vcpuCount,
+      memMib,
+    };
+  }
+
+  async #lastWords(spec: MachineSpec): Promise<string> {
+    const texts = [join(this.#cage.root(spec), FILES.log), join(spec.folder, OUTPUT_FILE)];
+    return (await Promise.all(texts.map((path) => tail(path, 2000).catch(() => '')))).join('\n').trim();
+  }
+
+  async adopt(spec: MachineSpec, process: VmmProcess, signal: AbortSignal): Promise<Machine | undefined> {
+    if (!(await isAlive(process)) || (await this.#vmOf(process.pid)) !== spec.vmId) return undefined;
+    const api = new FirecrackerApi(socketPath(process, FILES.api));
+    try {
+      const said = await api.call({ method: 'GET', path: '/' }, { timeoutMs: ADOPT_MS, signal });
+      if (typeof said !== 'object' || said === null || !('id' in said) || said.id !== spec.vmId) {
+        api.close();
+        return undefined;
+      }
+      const tether = await connectUnix(socketPath(process, FILES.api), signal);
+      return new FirecrackerMachine(this.#factsOf(spec, process), api, tether);
+    } catch (error) {
+      api.close();
+      signal.throwIfAborted();
+      if (!(await isAlive(process))) return undefined;
+      throw error instanceof VmmError
+        ? error
+        : new VmmError('Firecracker runs but does not answer', { kind: 'timeout', cause: error });
+    }
+  }
+
+  async observe(): Promise<readonly { readonly vmId: VmId; readonly process: VmmProcess }[]> {
+    const found = [];
+    for (const name of await readdir('/proc')) {
+      if (!/^\d+$/.test(name)) continue;
+      const vmId = await this.#vmOf(Number(name));
+      const process = vmId && (await identify(Number(name)));
+      if (process) found.push({ vmId, process });
+    }
+    return found;
+  }
+
+  /** The VM a process is of: by its id in the command line, and by the folder it works in. */
+  async #vmOf(pid: number): Promise<VmId | undefined> {
+    const argv = (await argvOf(pid)) ?? [];
+    const vmId = parseId('vm', valueAfter(argv, '--id'));
+    if (vmId === undefined || valueAfter(argv, '--api-sock') !== FILES.api) return undefined;
+    try {
+      // A folder that was removed under it is shown with this after its name.
+      const cwd = (await readlink(`/proc/${pid}/cwd`)).replace(/ \(deleted\)$/, '');
+      const folder = join(await realpath(this.#folder), vmId);
+      return cwd === this.#cage.root({ vmId, folder }) ? vmId : undefined;
+    } catch {
+      return undefined;
+    }
+  }
+
+  reap(process: VmmProcess): Promise<void> {
+    return endProcess(process, 'Firecracker');
+  }
+}
+
+async function carryOut(api: FirecrackerApi, steps: readonly BootStep[], signal: AbortSignal): Promise<void> {
+  for (const { request } of steps) await api.call(request, { signal });
+}
+
+/** Resolves when the process answers on its socket; tried again at once while the socket is not there or not listened on. */
+async function answers(api: FirecrackerApi, process: VmmProcess, signal: AbortSignal): Promise<void> {
+  const ask: ApiRequest = { method: 'GET', path: '/' };
+  await deadline(
+    'the start of Firecracker',
+    START_MS,
+    (within) =>
+      until(
+        { clock: systemClock, signal: within },
+        async () => {
+          try {
+            await api.call(ask, { signal: within });
+            return true;
+          } catch (error) {
+            if (!(error instanceof ApiGone) || !error.nobodyListens) throw error;
+            if (!(await isAlive(process))) endedAtOnce();
+            return undefined;
+          }
+        },
+        { firstMs: 1, mostMs: 4 },
+      ),
+    signal,
+  );
+}
+
+/** Throws when the kernel is not an ELF file, which is all that Firecracker up to 1.16 boots on x86_64. */
+async function mustBeUncompressed({ folder, kernel }: MachineSpec): Promise<void> {
+  let file;
+  try {
+    file = await open(join(folder, kernel), 'r');
+  } catch (error) {
+    throw new VmmError(
+      `the kernel cannot be opened: ${isErrno(error, 'ENOENT') ? 'it is not there' : String(error)}`,
+      { cause: error },
+    );
+  }
+  try {
+    const { buffer, bytesRead } = await file.read(Buffer.alloc(4), 0, 4, 0);
+    if (bytesRead < 4 || buffer.toString('latin1') !== '\x7fELF')
+      throw new VmmError(
+        "the image's kernel is compressed, and Firecracker boots only uncompressed ones: register the image with its vmlinux",
+        { kind: 'incompatible' },
+      );
+  } finally {
+    await file.close();
+  }
+}
+
+function endedAtOnce(): never {
+  throw new VmmError('Firecracker ended at once');
+}
+
+/** Why a machine did not come up, from what failed for us and what the process wrote itself. */
+function explain(error: unknown, output: string): VmmError {
+  if (error instanceof DeadlineExceeded)
+    return new VmmError(error.message, { kind: 'timeout', output, cause: error });
+  const message = error instanceof Error ? error.message : String(error);
+  const full = isErrno(error, 'ENOSPC') || /No space left on device/.test(`${message}\n${output}`);
+  if (error instanceof ApiRefused)
+    return new VmmError(message, { kind: full ? 'no_space' : 'failed', output, cause: error });
+  if (error instanceof VmmError && error.kind !== 'failed') return error;
+  const last = output.split('\n').at(-1) ?? '';
+  return new VmmError(last === '' ? message : `${message}: ${last}`, {
+    kind: full ? 'no_space' : 'failed',
+    output,
+    cause: error,
+  });
+}

@@ -1,0 +1,63 @@
+import { readFile } from 'node:fs/promises';
+import { systemClock } from '../base/clock.ts';
+import { deadline, DeadlineExceeded } from '../base/deadline.ts';
+import { until } from '../base/until.ts';
+import { isAlive, signalProcess } from '../host/process.ts';
+import type { VmmProcess } from '../model/vm.ts';
+import { VmmError } from './driver.ts';
+
+/** What every VMM's process has in common, whatever it is (proc(5)). */
+
+const END_MS = 10_000;
+const CLOCK_TICKS = 100;
+const PAGE_BYTES = 4096;
+
+/**
+ * Kills a VMM and resolves when it is gone. No failure when it is already. Throws VmmError `timeout` for one that the kernel
+ * does not let go, as happens when its disk does not answer.
+ */
+export async function endProcess(process: VmmProcess, what: string): Promise<void> {
+  if (!(await signalProcess(process, 'SIGKILL'))) return;
+  try {
+    await deadline(`the end of ${what}`, END_MS, (signal) => untilGone(process, signal));
+  } catch (error) {
+    if (!(error instanceof DeadlineExceeded)) throw error;
+    throw new VmmError(error.message, { kind: 'timeout', cause: error });
+  }
+}
+
+/** Resolves when a process has ended; rejects with the signal's reason when it aborts first. */
+export async function untilGone(process: VmmProcess, signal: AbortSignal): Promise<void> {
+  await until({ clock: systemClock, signal }, async () => ((await isAlive(process)) ? undefined : true), {
+    firstMs: 2,
+    mostMs: 100,
+  });
+}
+
+/** What a process has used of the processor, in seconds, and holds of memory, in bytes. */
+export async function usageOf({ pid }: VmmProcess): Promise<{
+  readonly cpuSeconds: number;
+  readonly rssBytes: number;
+}> {
+  const stat = await readFile(`/proc/${pid}/stat`, 'utf8');
+  const fields = stat
+    .slice(stat.lastIndexOf(')') + 2)
+    .split(' ')
+    .map(Number);
+  const [user = 0, system = 0, pages = 0] = [fields[11], fields[12], fields[21]];
+  return { cpuSeconds: (user + system) / CLOCK_TICKS, rssBytes: pages * PAGE_BYTES };
+}
+
+/**
+ * A socket's path that is short whatever the folder's: a unix socket's address holds 108 bytes (unix(7)), and /proc/PID/cwd is
+ * the VMM's working folder, in a jail too.
+ */
+export function socketPath({ pid }: Pick<VmmProcess, 'pid'>, name: string): string {
+  return `/proc/${pid}/cwd/${name}`;
+}
+
+/** The argument after a flag; empty when the flag is not there. */
+export function valueAfter(argv: readonly string[], flag: string): string {
+  const at = argv.indexOf(flag);
+  return at === -1 ? '' : (argv[at + 1] ?? '');
+}
