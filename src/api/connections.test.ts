@@ -114,6 +114,7 @@ test('close answers what still waits with 503 and ends soon, while the work goes
   assert.equal(refused.headers['retry-after'], '1');
   const body: unknown = JSON.parse(await text(refused));
   assert.equal(field(body, 'code'), 'unavailable');
+  assert.match(String(field(body, 'error')), /What was under way is finished or taken back/);
   letGo();
   await until(patience, () => (api.hatch.vmRows.size === 1 ? true : undefined));
   agent.destroy();

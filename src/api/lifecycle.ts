@@ -49,8 +49,8 @@ export interface Streams {
 
 /**
  * Lets the server close within a second: streams are ended, new requests on open connections refused, answers under way
- * get a moment, and what then still waits (a guest to boot, say) is answered 503 while the work itself goes on. A caller who
- * hangs up ends only its own stream; what it asked for is done.
+ * get a moment, and what then still waits (a guest to boot, say) is answered 503: the guest goes on, and what the journal has
+ * unfinished is the next start's. A caller who hangs up ends only its own stream; what it asked for is done.
  */
 export function closeInTime(app: App, clock: Clock): Streams {
   const streams = new Set<AbortController>();
@@ -95,7 +95,9 @@ export function closeInTime(app: App, clock: Clock): Streams {
 }
 
 function stopping(): Failure {
-  return new Failure('unavailable', 'Hatch is stopping; what was asked goes on, ask again in a moment.', {
-    details: { retry_after_seconds: 1 },
-  });
+  return new Failure(
+    'unavailable',
+    'Hatch is stopping. What was under way is finished or taken back when it is there again; ask in a moment.',
+    { details: { retry_after_seconds: 1 } },
+  );
 }
