@@ -9,6 +9,7 @@ import { Failure } from '../model/failure.ts';
 import { SCOPES } from '../model/records.ts';
 import { openStore } from '../store/db/open.ts';
 import type { Store } from '../store/store.ts';
+import { over } from '../../test/support/fake-world.ts';
 import { accounts, ensureDefaultAccount, keys } from './accounts.ts';
 
 let folder = '';
@@ -62,7 +63,7 @@ test("the server's own account keeps its name, by which the next start finds it"
   withStore('own.db', async (store) => {
     const { account } = await ensureDefaultAccount({ store });
     const settings = { sharedAccountId: account.id, limits: { vms: null, vcpus: null, memMib: null } };
-    const deps = { store, clock: systemClock, settings };
+    const deps = { store, clock: systemClock, log: silent, settings };
     const [key] = await store.keys.list(account.id, { limit: 1 });
     assert.ok(key);
     const caller = { accountId: account.id, keyId: key.id, scopes: new Set(SCOPES) };
@@ -92,3 +93,15 @@ function refused(field: string): (error: unknown) => boolean {
   return (error) =>
     error instanceof Failure && error.code === 'invalid_request' && error.details['field'] === field;
 }
+
+test('a key opens also when its use cannot be noted', () =>
+  withStore('full.db', async (store) => {
+    const { account, secret } = await ensureDefaultAccount({ store });
+    const full = over(store, {
+      keys: over(store.keys, { used: () => Promise.reject(new Failure('no_space', 'The disk is full.')) }),
+    });
+    const limits = { vms: null, vcpus: null, memMib: null };
+    const settings = { limits, sharedAccountId: account.id };
+    const hatch = accounts({ store: full, clock: systemClock, log: silent, settings });
+    assert.equal((await hatch.authenticate(secret ?? ''))?.accountId, account.id);
+  }));

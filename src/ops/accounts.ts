@@ -1,6 +1,7 @@
 import { createHash, randomBytes } from 'node:crypto';
 import type { Clock } from '../base/clock.ts';
 import { parseId, type AccountId } from '../base/ids.ts';
+import { errorFields, type Logger } from '../base/logger.ts';
 import { Failure, invalid, notFound } from '../model/failure.ts';
 import { effectiveLimits } from '../model/quota.ts';
 import { SCOPES, type Account, type ApiKey, type Quotas, type Scope } from '../model/records.ts';
@@ -11,6 +12,7 @@ import type { Settings } from './world.ts';
 interface Deps {
   readonly store: Store;
   readonly clock: Clock;
+  readonly log: Logger;
   readonly settings: Pick<Settings, 'limits' | 'sharedAccountId'>;
 }
 
@@ -80,15 +82,21 @@ export function isGood(key: ApiKey | null, clock: Pick<Clock, 'now'>): key is Ap
 }
 
 /** The accounts part of Hatch. */
-export function accounts({ store, clock, settings }: Deps): Hatch['accounts'] {
+export function accounts({ store, clock, log, settings }: Deps): Hatch['accounts'] {
   return {
     async authenticate(secret) {
       if (!secret.startsWith('hatch_') || secret.length > 100) return undefined;
       const key = await store.keys.byHash(hashOf(secret));
       const now = clock.now();
       if (!isGood(key, clock)) return undefined;
-      if (key.lastUsedAt === null || now - key.lastUsedAt >= USED_EVERY_MS)
-        await store.keys.used(key.id, now);
+      if (key.lastUsedAt === null || now - key.lastUsedAt >= USED_EVERY_MS) {
+        // On a full disk one must still be let in, to make room.
+        await store.keys
+          .used(key.id, now)
+          .catch((error: unknown) =>
+            log.warn({ key: key.id, ...errorFields(error) }, 'could not note a key’s use'),
+          );
+      }
       return { accountId: key.accountId, keyId: key.id, scopes: new Set(key.scopes) };
     },
     async own(caller) {
@@ -122,7 +130,7 @@ export function accounts({ store, clock, settings }: Deps): Hatch['accounts'] {
 }
 
 /** The keys part of Hatch. */
-export function keys({ store, clock }: Deps): Hatch['keys'] {
+export function keys({ store, clock }: Pick<Deps, 'store' | 'clock'>): Hatch['keys'] {
   return {
     async create(caller, { name, scopes, expiresAt, accountId }) {
       const missing = scopes.find((scope) => !caller.scopes.has(scope));

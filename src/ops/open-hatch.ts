@@ -19,7 +19,7 @@ import type { World } from './world.ts';
 /** Puts the operations together into what the API calls, and sets the fleet to tell when guests answer and when they end. */
 export function openHatch(world: World, registry: ImageRegistry, readiness: Hatch['readiness']): Hatch {
   watchFleet(world);
-  const { store, clock, settings } = world;
+  const { store, clock, log, settings } = world;
   return {
     vms: {
       create: (caller, request, wait) => createVm(world, caller, request, wait),
@@ -42,8 +42,8 @@ export function openHatch(world: World, registry: ImageRegistry, readiness: Hatc
     },
     images: images(world, registry),
     templates: templates(world),
-    accounts: accounts({ store, clock, settings }),
-    keys: keys({ store, clock, settings }),
+    accounts: accounts({ store, clock, log, settings }),
+    keys: keys({ store, clock }),
     events: {
       async list(caller, { vm, kind, everyone }, page) {
         const vmId = vm === undefined ? undefined : (await findVm(world, caller, vm)).id;

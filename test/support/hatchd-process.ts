@@ -7,10 +7,14 @@ const MAIN = join(import.meta.dirname, '../../src/daemon/main.ts');
 const NODE = [process.execPath, '--disable-warning=ExperimentalWarning'] as const;
 
 type Env = Readonly<Record<string, string>>;
+/** Prefixes a command so that it runs somewhere else: in a namespace, as another user. */
+export type Enter = (argv: readonly string[]) => readonly string[];
+const outside: Enter = (argv) => argv;
 
 /** Runs a command of `hatchd` to its end, as an operator would type it, in an environment of these settings alone. */
-export function hatchd(args: readonly string[], env: Env = {}): Promise<RunResult> {
-  return run([...NODE, MAIN, ...args], { env, okExitCodes: [0, 1, 2], timeoutMs: 50_000 });
+export function hatchd(args: readonly string[], env: Env = {}, enter: Enter = outside): Promise<RunResult> {
+  const [program = '', ...rest] = enter([...NODE, MAIN, ...args]);
+  return run([program, ...rest], { env, okExitCodes: [0, 1, 2], timeoutMs: 50_000 });
 }
 
 /** A hatchd that serves, in a process of its own. */
@@ -27,8 +31,9 @@ export interface ServingHatchd {
 }
 
 /** Starts `hatchd` with these settings; guests and network are pretended unless they say otherwise. */
-export function serveHatchd(env: Env): ServingHatchd {
-  const child = spawn(NODE[0], [...NODE.slice(1), MAIN], {
+export function serveHatchd(env: Env, enter: Enter = outside): ServingHatchd {
+  const [program = '', ...args] = enter([...NODE, MAIN]);
+  const child = spawn(program, args, {
     env: { PATH: process.env['PATH'] ?? '', HATCH_VMM: 'fake', ...env },
     stdio: ['ignore', 'ignore', 'pipe'],
   });
