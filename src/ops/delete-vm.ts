@@ -1,9 +1,11 @@
 import type { Caller } from './hatch.ts';
 import { remove } from '../host/files.ts';
 import type { Operation } from '../model/records.ts';
+import { Busy } from '../store/store.ts';
 import { dropDisk, endVmm, ownerOf } from './host-steps.ts';
 import { depsOf } from './start-vm.ts';
 import { Overtaken, runForward } from './steps.ts';
+import { translate } from './translate.ts';
 import { findVm } from './vms.ts';
 import { vmFolder, type World } from './world.ts';
 
@@ -17,7 +19,17 @@ export async function deleteVm(world: World, caller: Caller, idOrName: string): 
     'delete',
     async () => {
       const now = (await store.vms.get(vm.id)) ?? vm;
-      return store.operations.begin({ id: vm.id, owner: ownerOf(now) }, 'delete', {});
+      const begin = (): Promise<Operation> =>
+        store.operations.begin({ id: vm.id, owner: ownerOf(now) }, 'delete', {});
+      try {
+        return await begin();
+      } catch (error) {
+        if (!(error instanceof Busy) || error.operation.verb === 'delete') throw error;
+        // One that failed and waits to be tried again: nobody carries it out, and what it would do the deletion does.
+        const { code, message } = translate(new Overtaken());
+        await store.operations.finish(error.operation.id, 'failed', { code, message });
+        return begin();
+      }
     },
     (operation, signal) => carryOutDelete(world, operation, signal),
   );

@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
 import { after, before, test } from 'node:test';
 import { Failure } from '../model/failure.ts';
+import type { FakeFailures } from '../net/fake.ts';
 import type { Store } from '../store/store.ts';
 import {
   assertNothingLeft,
@@ -13,6 +14,7 @@ import {
 
 let host: FakeHostFolder;
 let fake: FakeWorld;
+const net: FakeFailures = {};
 let hold: (step: string) => { readonly reached: Promise<void>; readonly go: () => void };
 before(async () => {
   host = await makeHostFolder();
@@ -37,7 +39,7 @@ before(async () => {
         },
       }),
     });
-  fake = await openFakeWorld(host, { wrapStore });
+  fake = await openFakeWorld(host, { wrapStore, net });
 });
 after(async () => {
   await assertNothingLeft(fake);
@@ -102,4 +104,18 @@ test('who waits for a VM that is being stopped hears of its end as soon as it ha
   assert.equal(code, 'wrong_state', message);
   assert.match(message, /is stopped and will not be ready/);
   await hatch.vms.delete(caller, id);
+});
+
+test('a stop that failed and waits to be tried again does not keep its VM from being deleted', async () => {
+  const { hatch, caller } = fake;
+  const { id } = await hatch.vms.create(caller, {});
+  net.detach = 'before';
+  assert.equal((await refusal(hatch.vms.stop(caller, id, { graceSeconds: 0 }))).code, 'unavailable');
+  assert.equal((await hatch.vms.get(caller, id)).operation?.verb, 'stop');
+  // What stands in the way of the deletion is told as it is, and it is tried again too.
+  assert.equal((await refusal(hatch.vms.delete(caller, id))).code, 'unavailable');
+  assert.equal((await hatch.vms.get(caller, id)).operation?.verb, 'delete');
+  delete net.detach;
+  await hatch.vms.delete(caller, id);
+  assert.equal((await refusal(hatch.vms.get(caller, id))).code, 'not_found');
 });
