@@ -126,6 +126,24 @@ test('what labels and variables may be called is described, beside what they may
   assert.deepEqual(['A_1', 'A-B', '1A'].map(named('ExecVm', 'env')), [true, false, false]);
 });
 
+test('how a wait, a full disk and a stopping server are answered is described', async () => {
+  const doc = await description();
+  const described = (method: string, url: string): string[] =>
+    Object.keys(fields(field(doc, 'paths', url, method, 'responses')));
+  for (const status of ['404', '409', '504'])
+    for (const [method, url] of [
+      ['post', '/vms'],
+      ['get', '/vms/{id}'],
+      ['post', '/vms/{id}/start'],
+    ] as const)
+      assert.ok(described(method, url).includes(status), `${method} ${url} ${status}`);
+  for (const [url, calls] of Object.entries(fields(field(doc, 'paths'))))
+    for (const method of Object.keys(fields(calls))) {
+      assert.ok(described(method, url).includes('503'), `${method} ${url}`);
+      assert.equal(described(method, url).includes('507'), method !== 'get', `${method} ${url}`);
+    }
+});
+
 test('text answers are described as text', async () => {
   const doc = await description();
   for (const url of ['/vms/{id}/console', '/vms/{id}/user-data'])

@@ -20,7 +20,7 @@ export function healthRoutes(app: App, { hatch, version }: Pick<ApiDeps, 'hatch'
   app.get(
     '/readyz',
     {
-      config: { access: 'open', errors: ['unavailable'] },
+      config: { access: 'open' },
       schema: {
         operationId: 'getReadiness',
         tags: ['Server'],

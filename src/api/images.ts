@@ -15,7 +15,7 @@ export function imageRoutes(app: App, { hatch }: Pick<ApiDeps, 'hatch'>): void {
   app.post(
     '/images',
     {
-      config: { access: OPERATOR, errors: ['already_exists', 'no_space'] },
+      config: { access: OPERATOR, errors: ['already_exists'] },
       schema: {
         operationId: 'createImage',
         tags,

@@ -33,7 +33,10 @@ export const describeRoute: SwaggerTransform = ({ schema, url, route }) => {
       ...parts,
       security: config.access === 'open' ? [] : [{ bearer: [] }, { apiKey: [] }],
       description: [schema?.description, whoMay(config)].filter(Boolean).join('\n\n'),
-      response: { ...successes(schema?.response, config), ...failures(errorsOf(parts, config)) },
+      response: {
+        ...successes(schema?.response, config),
+        ...failures(errorsOf(parts, config, { writes: route.method !== 'GET' })),
+      },
     },
   };
 };
@@ -83,8 +86,14 @@ function successes(response: unknown, config: FastifyContextConfig): Record<stri
 }
 
 /** The codes a route may answer with: those of its kind and its own. */
-function errorsOf(schema: { body?: unknown; params?: unknown }, config: FastifyContextConfig): ErrorCode[] {
-  const codes = new Set<ErrorCode>(['invalid_request', 'internal', ...(config.errors ?? [])]);
+function errorsOf(
+  schema: { body?: unknown; params?: unknown },
+  config: FastifyContextConfig,
+  { writes }: { readonly writes: boolean },
+): ErrorCode[] {
+  // Any call may meet a server that starts or stops, and any that writes a full disk.
+  const codes = new Set<ErrorCode>(['invalid_request', 'internal', 'unavailable', ...(config.errors ?? [])]);
+  if (writes) codes.add('no_space');
   if (config.access !== 'open')
     for (const code of ['unauthorized', 'forbidden', 'rate_limited'] as const) codes.add(code);
   if (schema.params !== undefined) codes.add('not_found');

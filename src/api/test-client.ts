@@ -62,6 +62,17 @@ export async function testApi(clock: Clock = new FakeClock()): Promise<TestApi> 
   const app = await createApi({ hatch, log, clock, version: '1.2.3' });
   const key = hatch.makeKey(SCOPES);
 
+  const paths = Object.entries(fields(field(app.swagger(), 'paths'))).map(([path, calls]) => ({
+    matches: new RegExp(`^${path.replace(/\{\w+\}/g, '[^/]+')}/?$`),
+    calls: fields(calls),
+  }));
+  /** Whether the description says of a call that it may be answered so; of what is no call it says nothing. */
+  const isDescribed = (method: InjectOptions['method'], url: string, status: number): boolean => {
+    const entry = paths.find(({ matches }) => matches.test(url.split('?')[0] ?? ''));
+    const described = entry?.calls[(method ?? 'GET').toLowerCase()];
+    return described === undefined || Object.hasOwn(fields(field(described, 'responses')), String(status));
+  };
+
   const call: TestApi['call'] = async (method, url, body, headers = {}) => {
     const raw = typeof body === 'string' || Buffer.isBuffer(body);
     const response = await app.inject({
@@ -88,6 +99,10 @@ export async function testApi(clock: Clock = new FakeClock()): Promise<TestApi> 
       assert.equal(ERRORS[error.code].status, answer.status);
       assert.equal(error.request_id, answer.headers['x-request-id']);
       assert.match(error.error, /^["A-Z].*[.?]$/s, 'an error is a sentence');
+      assert.ok(
+        isDescribed(method, url, answer.status),
+        `${method} ${url}: ${answer.status} is not described`,
+      );
     }
     return answer;
   };

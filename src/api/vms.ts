@@ -20,13 +20,13 @@ export function vmRoutes(app: App, { hatch }: Pick<ApiDeps, 'hatch'>): void {
         access: WRITE,
         errors: [
           'quota_exceeded',
+          'not_found',
           'already_exists',
+          'wrong_state',
           'busy',
           'vmm_failed',
-          'unavailable',
           'no_capacity',
           'timeout',
-          'no_space',
         ],
       },
       schema: {
@@ -75,7 +75,7 @@ export function vmRoutes(app: App, { hatch }: Pick<ApiDeps, 'hatch'>): void {
   app.get(
     '/vms/:id',
     {
-      config: { access: READ, errors: ['timeout'] },
+      config: { access: READ, errors: ['wrong_state', 'timeout'] },
       schema: {
         operationId: 'getVm',
         tags,
@@ -109,7 +109,7 @@ export function vmRoutes(app: App, { hatch }: Pick<ApiDeps, 'hatch'>): void {
   app.delete(
     '/vms/:id',
     {
-      config: { access: WRITE, errors: ['busy'] },
+      config: { access: WRITE, errors: ['busy', 'vmm_failed'] },
       schema: {
         operationId: 'deleteVm',
         tags,
@@ -154,7 +154,7 @@ export function vmRoutes(app: App, { hatch }: Pick<ApiDeps, 'hatch'>): void {
     {
       config: {
         access: WRITE,
-        errors: ['wrong_state', 'busy', 'vmm_failed', 'unavailable', 'no_capacity', 'timeout', 'no_space'],
+        errors: ['wrong_state', 'busy', 'vmm_failed', 'no_capacity', 'timeout'],
       },
       schema: {
         operationId: 'startVm',
