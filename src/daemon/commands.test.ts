@@ -18,8 +18,7 @@ test('wrong use ends with 2 and says in a line what is meant', async () => {
   const cases: readonly [words: string[], env: Record<string, string>, says: string][] = [
     [['docter'], {}, 'hatchd: there is no command "docter". Did you mean doctor?\n'],
     [['down', '--grace', '5x'], {}, 'It must be a whole number from 0 to 600.\n'],
-    [[], { HATCH_DATADIR: '/x' }, 'hatchd: HATCH_DATADIR is not a setting of Hatch. Did you mean'],
-    [['config'], { HATCH_VMM: 'xen' }, 'hatchd: HATCH_VMM must be one of auto, firecracker, qemu, fake.'],
+    [[], { HATCH_VMM: 'xen' }, 'hatchd: HATCH_VMM must be one of auto, firecracker, qemu, fake.'],
   ];
   for (const [words, env, says] of cases) {
     const { exitCode, stdout, stderr } = await hatchd(words, env);
@@ -61,7 +60,7 @@ test('doctor tells programs all it found, and ends with 1 when something fails',
   assert.match(people.stdout, /^ ok {3}rights .*\n[^]*\n\nGuests can run here\.\n$/);
 });
 
-test('down ends hatchd and its guests in order, keeps their rows, and finds nothing the second time', async () => {
+test('down ends hatchd and its guests in order and keeps their rows; where there is nothing it makes nothing', async () => {
   const data = join(folder, 'down');
   const env = { HATCH_VMM: 'fake', HATCH_DATA_DIR: data, HATCH_HTTP_ADDR: '127.0.0.1:0' };
   const nothing = await hatchd(['down'], env);
@@ -85,8 +84,6 @@ test('down ends hatchd and its guests in order, keeps their rows, and finds noth
   assert.deepEqual(await first.ended, { code: 0, signal: null });
   assert.equal(await exists(join(data, 'net/fake-network.json')), false);
 
-  const again = await hatchd(['down'], env);
-  assert.match(again.stdout, /^Down: 0 guests stopped, /);
   const second = serveHatchd(env);
   await second.line(/"msg":"ready"/);
   const after = await second.client(secret);

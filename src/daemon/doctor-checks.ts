@@ -2,7 +2,7 @@ import { access, constants } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { silent } from '../base/logger.ts';
 import { findBuiltImage } from '../guest/image/build-image.ts';
-import { hostPackages } from '../guest/image/debian-packages.ts';
+import { hostPackages, type HostPackage } from '../guest/image/debian-packages.ts';
 import { exists, freeBytes, reflink, remove, writeFileAtomic } from '../host/files.ts';
 import { isAlive } from '../host/process.ts';
 import { BASE_ENV, run } from '../host/run.ts';
@@ -60,16 +60,24 @@ async function rights(values: Values): Promise<readonly Found[]> {
 async function programs(values: Values): Promise<readonly Found[]> {
   if (values.HATCH_VMM === 'fake') return ok('none are needed: guests are pretended');
   const folders = (BASE_ENV['PATH'] ?? '').split(':');
-  const missing = [];
+  const missing: HostPackage[] = [];
   for (const one of hostPackages) {
     const found = await Promise.all(folders.map((folder) => exists(join(folder, one.binary))));
     if (!found.includes(true)) missing.push(one);
   }
   if (missing.length === 0) return ok('all are there');
-  const names = [...new Set(missing.map(({ name }) => name))];
-  return fail(
-    `missing: ${missing.map(({ binary, why }) => `${binary} (${why})`).join(', ')}; \`apt-get install ${names.join(' ')}\` brings them`,
-  );
+  const forGuests = missing.filter(({ needs }) => needs === 'run');
+  const forImages = missing.filter(({ needs }) => needs === 'build');
+  return [
+    ...(forGuests.length > 0 ? fail(`missing: ${listed(forGuests)}`) : []),
+    ...(forImages.length > 0 ? warn(`missing for \`hatchd image build\`: ${listed(forImages)}`) : []),
+  ];
+}
+
+function listed(missing: readonly HostPackage[]): string {
+  const programs = missing.map(({ binary, why }) => `${binary} (${why})`).join(', ');
+  const packages = [...new Set(missing.map(({ name }) => name))].join(' ');
+  return `${programs}; \`apt-get install ${packages}\` brings ${missing.length > 1 ? 'them' : 'it'}`;
 }
 
 async function hypervisor(values: Values, data: DataFolder): Promise<readonly Found[]> {

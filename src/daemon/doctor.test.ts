@@ -70,7 +70,12 @@ test('a configuration that is wrong is a finding, a line for each problem', asyn
 test('a hypervisor that is not installed is told with the package it is in', async () => {
   const missing = { HATCH_VMM: 'qemu', HATCH_NET: 'fake', HATCH_QEMU_BIN: join(folder, 'no-qemu') };
   await fails('hypervisor', missing, /no-qemu\) is not installed; install the package qemu-system-x86$/);
-  await fails('hypervisor', { ...missing, HATCH_VMM: 'firecracker' }, /not part of this version; use qemu/);
+  const firecracker = {
+    HATCH_VMM: 'firecracker',
+    HATCH_NET: 'fake',
+    HATCH_FIRECRACKER_BIN: '/nonexistent/fc',
+  };
+  await fails('hypervisor', firecracker, /^Firecracker \(\/nonexistent\/fc\) is not installed/);
 });
 
 test("an API that could not listen is told, unless it is hatchd's own that listens", async () => {

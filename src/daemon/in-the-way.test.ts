@@ -69,7 +69,12 @@ test('without its hypervisor or its database hatchd does not start, and says wha
       qemu,
       /QEMU \(\/nonexistent\/qemu\) is not installed; install the package qemu-sys/,
     );
-    await startFails(host, { HATCH_VMM: 'firecracker', HATCH_NET: 'fake' }, /use qemu or auto\.$/);
+    const firecracker = {
+      HATCH_VMM: 'firecracker',
+      HATCH_NET: 'fake',
+      HATCH_FIRECRACKER_BIN: '/nonexistent/fc',
+    };
+    await startFails(host, firecracker, /^Firecracker \(\/nonexistent\/fc\) is not installed/);
     const postgres = { DATABASE_URL: 'postgres://hatch:hunter2@127.0.0.1:1/hatch' };
     const said = await startFails(
       host,

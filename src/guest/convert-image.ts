@@ -149,7 +149,7 @@ async function copyOut(
   if (check.exitCode > 1) {
     throw invalid(
       'rootfs_path',
-      'The root file system in rootfs_path is damaged, or too new for e2fsck of this host.',
+      'The root file system in "rootfs_path" is damaged, or too new for e2fsck of this host.',
     );
   }
   progress?.('check', 100);

@@ -20,6 +20,7 @@ export const hostPackages: readonly HostPackage[] = [
   { name: 'qemu-system-x86', binary: 'qemu-system-x86_64', why: 'run guests', needs: 'run' },
   { name: 'qemu-utils', binary: 'qemu-img', why: "make guests' disks", needs: 'run' },
   { name: 'genisoimage', binary: 'genisoimage', why: "make guests' cloud-init volumes", needs: 'run' },
+  { name: 'fdisk', binary: 'sfdisk', why: 'read partitioned cloud images', needs: 'run' },
   { name: 'iproute2', binary: 'ip', why: 'bridge and taps', needs: 'run' },
   { name: 'nftables', binary: 'nft', why: 'firewall and masquerading', needs: 'run' },
   { name: 'dnsmasq-base', binary: 'dnsmasq', why: 'DHCP for guests', needs: 'run' },
