@@ -1,4 +1,4 @@
-import { invalid } from '../model/failure.ts';
+import { Failure, invalid } from '../model/failure.ts';
 import type { VmId } from '../base/ids.ts';
 import { errorFields } from '../base/logger.ts';
 import { accounts, keys } from './accounts.ts';
@@ -83,6 +83,8 @@ function watchFleet(world: World): void {
         try {
           await afterExit(world, vmId);
         } catch (error) {
+          // Somebody was faster, with a deletion say; what that leaves is looked at when it has landed.
+          if (error instanceof Failure && error.code === 'busy') return;
           log.error({ vm: vmId, ...errorFields(error) }, 'could not follow the end of a guest');
           await clock.sleep(1000);
         }

@@ -1,8 +1,10 @@
 import assert from 'node:assert/strict';
 import { after, before, test } from 'node:test';
+import { silent, type Logger } from '../base/logger.ts';
 import { Failure } from '../model/failure.ts';
 import type { FakeFailures } from '../net/fake.ts';
 import type { Store } from '../store/store.ts';
+import { endFakeGuest } from '../vmm/fake/state.ts';
 import {
   assertNothingLeft,
   makeHostFolder,
@@ -11,6 +13,7 @@ import {
   type FakeHostFolder,
   type FakeWorld,
 } from '../../test/support/fake-world.ts';
+import { openHatch } from './open-hatch.ts';
 
 let host: FakeHostFolder;
 let fake: FakeWorld;
@@ -118,4 +121,26 @@ test('a stop that failed and waits to be tried again does not keep its VM from b
   delete net.detach;
   await hatch.vms.delete(caller, id);
   assert.equal((await refusal(hatch.vms.get(caller, id))).code, 'not_found');
+});
+
+test('a deletion that cuts short the following of a guest that ended is nothing to report', async () => {
+  const { hatch, caller, world } = fake;
+  const reported: string[] = [];
+  const log: Logger = { ...silent, error: (_fields, message) => void reported.push(message) };
+  const registry = {
+    register: () => assert.fail('not in this test'),
+    forget: async () => undefined,
+    sha256: async () => null,
+  };
+  // From now on it is this one that follows the ends of guests.
+  openHatch({ ...world, driver: world.driver, log }, registry, async () => []);
+  const { id } = await hatch.vms.create(caller, {});
+  const { reached, go } = hold('vmm');
+  await endFakeGuest(`${host.vms}/${id}`, { kind: 'poweroff' });
+  await reached;
+  const deleted = hatch.vms.delete(caller, id);
+  await turn();
+  go();
+  await deleted;
+  assert.deepEqual(reported, []);
 });
