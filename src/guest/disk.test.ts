@@ -102,3 +102,20 @@ test('a disk smaller than its image is refused with the least that will do', asy
   );
   assert.deepEqual(await readdir(folder), []);
 });
+
+test('an image whose file was taken away is told as that, without its path', async () => {
+  const folder = await mkdtemp(join(top, 'vm-'));
+  const never: Run = async () => assert.fail('nothing is to be run');
+  const imagePath = join(top, 'taken-away.raw');
+  await assert.rejects(
+    makeDisk({ run: never }, { folder, imagePath, imageFormat: 'raw', sizeBytes: null, qcow2: true }, signal),
+    (error: unknown) => {
+      assert(error instanceof Failure);
+      assert.equal(error.code, 'unavailable');
+      assert.match(error.message, /no longer on the host; put its file back, or register the image anew\.$/);
+      assert(!error.message.includes(top));
+      return true;
+    },
+  );
+  assert.deepEqual(await readdir(folder), []);
+});

@@ -48,7 +48,9 @@ export async function makeDisk(
   const beside = join(folder, BESIDE);
   try {
     await rm(beside, { force: true });
-    const image = await imageSize({ run }, imagePath, signal);
+    const image = await imageSize({ run }, imagePath, signal).catch((error: unknown) => {
+      throw isErrno(error, 'ENOENT') ? imageGone(error) : error;
+    });
     // A raw image's bytes may be made by anyone: it is what it was registered as, or it is not used.
     if (image.format !== wanted.imageFormat) {
       throw new Failure(
@@ -75,6 +77,15 @@ export async function makeDisk(
   } finally {
     await rm(beside, { force: true });
   }
+}
+
+/** The operator's own file was registered, and is the operator's to move. */
+function imageGone(cause: unknown): Failure {
+  return new Failure(
+    'unavailable',
+    "The image's root file system is no longer on the host; put its file back, or register the image anew.",
+    { cause },
+  );
 }
 
 /** Removes a VM's disk and its link to the image. No failure when they are not there. */

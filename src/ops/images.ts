@@ -91,14 +91,7 @@ export function images(
       if (!image) throw notFound('image', id);
       const { removed, vms, templates } = await store.images.remove(caller.accountId, parsed);
       if (!removed) {
-        const users = [...vms, ...templates];
-        throw new Failure(
-          'in_use',
-          `Image ${parsed} is used by ${users.slice(0, 5).join(', ')}${users.length > 5 ? ` and ${users.length - 5} more` : ''}.`,
-          {
-            details: { vms, templates },
-          },
-        );
+        throw new Failure('in_use', inUse(parsed, [...vms, ...templates]), { details: { vms, templates } });
       }
       await registry
         .forget(image)
@@ -107,6 +100,13 @@ export function images(
         );
     },
   };
+}
+
+function inUse(id: ImageId, users: readonly string[]): string {
+  // Who used it has just gone, or a disk that still stands on it has lost its VM: reconciling takes that away.
+  if (users.length === 0) return `Image ${id} is just being let go of; try again in a minute.`;
+  const more = users.length > 5 ? ` and ${users.length - 5} more` : '';
+  return `Image ${id} is used by ${users.slice(0, 5).join(', ')}${more}.`;
 }
 
 function exists(name: string): Failure {

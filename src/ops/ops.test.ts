@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict';
 import { after, before, test } from 'node:test';
+import { newId } from '../base/ids.ts';
 import { Failure } from '../model/failure.ts';
 import type { ErrorCode } from '../contract/errors.ts';
 import {
@@ -10,6 +11,7 @@ import {
   type FakeWorld,
 } from '../../test/support/fake-world.ts';
 import type { CreateVm } from './hatch.ts';
+import { reconcile } from './reconcile.ts';
 
 let host: FakeHostFolder;
 let fake: FakeWorld;
@@ -159,6 +161,27 @@ test('the default image is kept while a VM stands on it', async () => {
   const vm = await create();
   await refused(fake.hatch.images.delete(fake.caller, 'img-default'), 'in_use');
   await fake.hatch.vms.delete(fake.caller, vm.id);
+});
+
+test('an image that only a disk without a VM stands on is told to be let go of soon, and is', async () => {
+  const { store, settings } = fake.world;
+  const [image] = await store.images.list([settings.sharedAccountId], { limit: 1 });
+  assert.ok(image);
+  const layer = await store.layers.create({
+    id: newId('layer'),
+    hostId: settings.hostId,
+    kind: 'disk',
+    path: '/gone',
+    format: 'raw',
+    parentId: null,
+    imageAccountId: image.accountId,
+    imageId: image.id,
+    frozen: false,
+  });
+  const failure = await refused(fake.hatch.images.delete(fake.caller, image.id), 'in_use');
+  assert.equal(failure.message, `Image ${image.id} is just being let go of; try again in a minute.`);
+  await reconcile(fake.world);
+  assert.equal(await store.layers.get(layer.id), null);
 });
 
 test('size changes wait for a stopped VM; name and labels do not', async () => {
