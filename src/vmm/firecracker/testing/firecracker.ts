@@ -8,6 +8,7 @@ import { Metrics } from './metrics.ts';
 import { osError } from './musl.ts';
 import { Refused } from './calls.ts';
 import { formatOf } from './state-file.ts';
+import { Tap } from './tap.ts';
 import { Vmm } from './vmm.ts';
 
 /**
@@ -43,7 +44,13 @@ const OPTIONS: Readonly<Record<string, ArgumentSpec>> = {
   'enable-pci': { takes: 'nothing' },
 };
 
-const EXIT = { ok: 0, generic: 1, badConfiguration: 152, argParsing: 153, hangup: 156 } as const;
+const EXIT = { ok: 0, generic: 1, badConfiguration: 152, argParsing: 153 } as const;
+/** Signals it ends at in an orderly manner, with a code of their own; SIGTERM just kills it. */
+const SIGNALS = [
+  ['SIGXFSZ', 151],
+  ['SIGXCPU', 154],
+  ['SIGHUP', 156],
+] as const;
 
 function print(text: string): void {
   writeSync(1, text);
@@ -129,7 +136,7 @@ async function run(args: Arguments, knobs: Knobs): Promise<void> {
       EXIT.generic,
     );
   }
-  process.on('SIGHUP', () => end(EXIT.hangup));
+  for (const [signal, code] of SIGNALS) process.on(signal, () => end(code));
   if (knobs.pidNamespace) process.on('SIGTERM', () => undefined);
   const end = (how: number | 'kill'): void => {
     if (how === 'kill') return void process.kill(process.pid, 'SIGKILL');
@@ -146,6 +153,7 @@ async function run(args: Arguments, knobs: Knobs): Promise<void> {
     log,
     metrics,
     pci: args.has('enable-pci'),
+    openTap: (name) => new Tap(name),
     mmdsLimit: size(args, 'mmds-size-limit', payloadLimit),
     end,
   });

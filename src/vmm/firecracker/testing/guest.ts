@@ -113,7 +113,7 @@ export class PretendedGuest {
 
   async #pass(ms: number): Promise<void> {
     // Never at once: the call that asked for it is answered before the guest can do anything.
-    await new Promise((resolve) => (ms > 0 ? setTimeout(resolve, ms) : setImmediate(resolve)));
+    await new Promise((resolve) => (ms > 0 ? setTimeout(resolve, ms).unref() : setImmediate(resolve)));
     await this.#awake();
   }
 

@@ -1,18 +1,20 @@
 import type { Body } from './bodies.ts';
 import { Refused } from './calls.ts';
 import { osError } from './musl.ts';
-import { Tap } from './tap.ts';
 
 export type NetConfig = Body<'network'>;
 
+/** Opens a TAP by its name; what it throws is what Firecracker says of it. */
+export type OpenTap = (name: string) => { readonly close: () => void };
+
 interface Interface {
   config: NetConfig;
-  readonly tap: Tap;
+  readonly tap: ReturnType<OpenTap>;
 }
 
 /** Throws an Error with what Firecracker says. */
-function openInterface(config: NetConfig): Interface {
-  const tap = new Tap(config.host_dev_name);
+function openInterface(config: NetConfig, openTap: OpenTap): Interface {
+  const tap = openTap(config.host_dev_name);
   if (config.mtu !== null && config.mtu < 68) {
     tap.close();
     throw new Error(`MTU ${config.mtu} is out of range [68, 65535]`);
@@ -23,6 +25,11 @@ function openInterface(config: NetConfig): Interface {
 /** The network interfaces: their TAPs are open from the moment they are made. */
 export class Interfaces {
   #list: readonly Interface[] = [];
+  readonly #openTap: OpenTap;
+
+  constructor(openTap: OpenTap) {
+    this.#openTap = openTap;
+  }
 
   get configs(): readonly NetConfig[] {
     return this.#list.map(({ config }) => config);
@@ -42,7 +49,7 @@ export class Interfaces {
       throw new Refused(`Network config error: The MAC address is already in use: ${mac}`);
     this.remove(config.iface_id);
     try {
-      this.#list = [...this.#list, openInterface(config)];
+      this.#list = [...this.#list, openInterface(config, this.#openTap)];
     } catch (error) {
       throw new Refused(`Network config error: Could not create the network device: ${osError(error)}`);
     }
@@ -50,7 +57,7 @@ export class Interfaces {
 
   /** Opens what a snapshot recorded. Throws an Error with what Firecracker says. */
   restore(configs: readonly NetConfig[]): void {
-    for (const config of configs) this.#list = [...this.#list, openInterface(config)];
+    for (const config of configs) this.#list = [...this.#list, openInterface(config, this.#openTap)];
   }
 
   /** Takes over what a change of rate limits gives. */

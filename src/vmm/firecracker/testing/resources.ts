@@ -5,7 +5,7 @@ import { Refused } from './calls.ts';
 import type { RateLimit } from './console.ts';
 import { checkMmdsConfig, Mmds } from './mmds.ts';
 import { osError } from './musl.ts';
-import { Interfaces } from './net.ts';
+import { Interfaces, type OpenTap } from './net.ts';
 import type { Machine } from './state-file.ts';
 import { Vsock } from './vsock.ts';
 
@@ -17,7 +17,7 @@ export const DEFAULT_BOOT_ARGS =
 /** What the machine is made of: put together by calls before it starts, and with it from then on. */
 export class Resources {
   readonly blocks = new Blocks();
-  readonly interfaces = new Interfaces();
+  readonly interfaces: Interfaces;
   readonly mmds: Mmds;
   machine: Machine = {
     vcpu_count: 1,
@@ -38,7 +38,8 @@ export class Resources {
   mmdsConfig: Body<'mmdsConfig'> | null = null;
   serial: { readonly path: string | null; readonly limit: RateLimit } = { path: null, limit: null };
 
-  constructor(mmdsLimit: number) {
+  constructor(mmdsLimit: number, openTap: OpenTap) {
+    this.interfaces = new Interfaces(openTap);
     this.mmds = new Mmds(mmdsLimit);
   }
 

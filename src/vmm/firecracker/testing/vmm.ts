@@ -8,6 +8,7 @@ import type { MappedMemory } from './memory-file.ts';
 import type { Metrics } from './metrics.ts';
 import { mustReachMmds } from './mmds.ts';
 import { osError } from './musl.ts';
+import type { OpenTap } from './net.ts';
 import { Resources } from './resources.ts';
 import { parserOf, type HttpRequest, type Parsed } from './routes.ts';
 import { createSnapshot, loadSnapshot } from './snapshot.ts';
@@ -21,6 +22,7 @@ export interface VmmOptions {
   readonly metrics: Metrics;
   readonly pci: boolean;
   readonly mmdsLimit: number;
+  readonly openTap: OpenTap;
   /** The process ends with this exit code. */
   readonly end: (code: number) => void;
 }
@@ -48,7 +50,7 @@ export class Vmm {
   constructor(options: VmmOptions) {
     this.#options = options;
     this.#parse = parserOf(options.knobs.version);
-    this.#resources = new Resources(options.mmdsLimit);
+    this.#resources = new Resources(options.mmdsLimit, options.openTap);
     this.#balloon = new Balloon(this.#resources);
     this.#hotplug = new Hotplug(this.#resources);
   }

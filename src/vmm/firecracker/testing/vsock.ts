@@ -45,6 +45,8 @@ export class Vsock {
       server.once('error', reject);
       server.listen(path, () => {
         server.off('error', reject);
+        // It is no reason to live on: the API is.
+        server.unref();
         resolve(new Vsock(path, server));
       });
     });
@@ -54,6 +56,7 @@ export class Vsock {
     this.path = path;
     this.#server = server;
     server.on('connection', (socket) => {
+      socket.unref();
       socket.on('error', () => undefined);
       this.#waiting.push(socket);
       this.#admit();
@@ -128,10 +131,12 @@ export class Vsock {
   }
 
   #dial(socket: Socket, port: number): void {
+    // Given out before anybody knows whether the guest will have it.
+    const hostPort = ++this.#lastPort;
     const stream = this.#accept?.(port) ?? 'silent';
     if (stream === 'refused') return void socket.destroy();
     if (stream === 'silent') return;
-    socket.write(`OK ${++this.#lastPort}\n`);
+    socket.write(`OK ${hostPort}\n`);
     const pipe = { socket, stream };
     this.#pipes.add(pipe);
     socket.once('close', () => {
