@@ -41,6 +41,22 @@ test('a claim whose process is gone, or that is none, holds nobody up', async ()
   }
 });
 
+test('of several that start at once where one has crashed, exactly one gets the folder', async () => {
+  const data = dataFolder(join(folder, 'rush'));
+  await makeDataFolder(data);
+  const me = await identify(process.pid);
+  for (let round = 0; round < 5; round++) {
+    await writeFile(data.pidFile, JSON.stringify({ ...me, startTime: '1' }));
+    const claims = await Promise.allSettled(Array.from({ length: 5 }, () => claimDataFolder(data)));
+    const won = claims.flatMap((claim) => (claim.status === 'fulfilled' ? [claim.value] : []));
+    assert.equal(won.length, 1);
+    for (const claim of claims)
+      if (claim.status === 'rejected') assert.match(String(claim.reason), /Another hatchd \(pid \d+\)/);
+    assert.deepEqual(await claimant(data), me);
+    for (const letGo of won) await letGo();
+  }
+});
+
 test('a claim somebody else has taken over meanwhile is not let go', async () => {
   const data = dataFolder(join(folder, 'taken-over'));
   await makeDataFolder(data);

@@ -1,6 +1,7 @@
-import { link, readFile } from 'node:fs/promises';
+import { link, readFile, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { isErrno, makeFolder, readIfThere, remove, writeFileAtomic } from '../host/files.ts';
+import { onlyOne } from '../host/only-one.ts';
 import { identify, isAlive, type ProcessIdentity } from '../host/process.ts';
 
 /** Everything Hatch keeps on disk, by name. */
@@ -69,6 +70,14 @@ export function whyNotWritten({ root }: Pick<DataFolder, 'root'>, error: unknown
  * gone is taken over. Throws an Error naming the other's pid. Gives what lets it go again.
  */
 export async function claimDataFolder(data: DataFolder): Promise<() => Promise<void>> {
+  const { dev, ino } = await stat(data.root).catch((error: unknown) => {
+    throw whyNotWritten(data, error);
+  });
+  // Of several that find a dead one's claim, the second would take away the first one's.
+  return onlyOne(`hatchd-claim-${dev}-${ino}`, () => claim(data));
+}
+
+async function claim(data: DataFolder): Promise<() => Promise<void>> {
   const me = await identify(process.pid);
   if (!me) throw new Error('this process cannot be found in /proc');
   const mine = `${data.pidFile}.${process.pid}`;
