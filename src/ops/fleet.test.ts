@@ -1,6 +1,8 @@
 import assert from 'node:assert/strict';
+import { getEventListeners } from 'node:events';
 import { test } from 'node:test';
 import { FakeClock } from '../base/clock.ts';
+import { newId } from '../base/ids.ts';
 import { silent } from '../base/logger.ts';
 import { makeHostFolder, openFakeWorld } from '../../test/support/fake-world.ts';
 import { Fleet } from './fleet.ts';
@@ -46,4 +48,24 @@ test('that a guest answers is told again until it is heard, and no more once it 
     await fake.close();
     await host.remove();
   }
+});
+
+test('a long wait looks again at each change, and leaves nothing on its signal', async () => {
+  const fleet = new Fleet({
+    clock: new FakeClock(),
+    log: silent,
+    openAgent: () => assert.fail('no guest here'),
+    waitReady: () => assert.fail('no guest here'),
+  });
+  const vmId = newId('vm');
+  const { signal } = new AbortController();
+  let looks = 0;
+  const seen = fleet.watch(vmId, async () => (++looks === 20 ? looks : undefined), signal);
+  while (looks < 20) {
+    assert.ok(getEventListeners(signal, 'abort').length <= 1);
+    fleet.touch(vmId);
+    await new Promise((resolve) => setImmediate(resolve));
+  }
+  assert.equal(await seen, 20);
+  assert.equal(getEventListeners(signal, 'abort').length, 0);
 });

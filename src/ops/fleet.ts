@@ -120,12 +120,14 @@ export class Fleet {
       const waiting = this.#changed.get(vmId) ?? new Set();
       waiting.add(resolve);
       this.#changed.set(vmId, waiting);
-      signal.addEventListener('abort', () => resolve(), { once: true });
+      const onAbort = (): void => resolve();
+      signal.addEventListener('abort', onAbort, { once: true });
       try {
         const found = await look();
         if (found !== undefined) return found;
         await promise;
       } finally {
+        signal.removeEventListener('abort', onAbort);
         waiting.delete(resolve);
         if (waiting.size === 0 && this.#changed.get(vmId) === waiting) this.#changed.delete(vmId);
       }
