@@ -3,6 +3,8 @@ import type { Run } from '../host/run.ts';
 import { VmmError, type Driver } from '../vmm/driver.ts';
 import { openFake } from '../vmm/fake/driver.ts';
 import { openFirecracker } from '../vmm/firecracker/driver.ts';
+import { firecrackerRunsCode } from '../vmm/firecracker/kvm-probe.ts';
+import { kvmVerdict } from '../vmm/kvm-verdict.ts';
 import { openQemu } from '../vmm/qemu/driver.ts';
 import type { Values } from './config.ts';
 import type { DataFolder } from './data-folder.ts';
@@ -15,31 +17,35 @@ export async function chooseDriver(
   values: Values,
   { run, log, data }: { readonly run: Run; readonly log: Logger; readonly data: DataFolder },
 ): Promise<Driver> {
-  const firecracker = (): Promise<Driver> =>
-    openFirecracker({ run, log, firecrackerBin: values.HATCH_FIRECRACKER_BIN, folder: data.vms });
+  const firecracker = (folder = data.vms): Promise<Driver> =>
+    openFirecracker({ run, log, firecrackerBin: values.HATCH_FIRECRACKER_BIN, folder });
+  const qemu = (): Promise<Driver> =>
+    openQemu({
+      run,
+      log,
+      qemuBin: values.HATCH_QEMU_BIN,
+      cpu: values.HATCH_QEMU_CPU ?? null,
+      folder: data.vms,
+      kvmVerdictFile: data.kvmVerdict,
+    });
   switch (values.HATCH_VMM) {
     case 'fake':
       return openFake({ folder: data.vms });
     case 'firecracker':
       return firecracker();
-    case 'auto':
-    case 'qemu': {
-      const qemu = await openQemu({
-        run,
-        log,
-        qemuBin: values.HATCH_QEMU_BIN,
-        cpu: values.HATCH_QEMU_CPU ?? null,
-        folder: data.vms,
-        kvmVerdictFile: data.kvmVerdict,
-      });
-      if (values.HATCH_VMM === 'qemu' || qemu.accel !== 'kvm') return qemu;
+    case 'qemu':
+      return qemu();
+    case 'auto': {
       try {
-        return await firecracker();
+        const driver = await firecracker();
+        const verdict = await kvmVerdict(data.kvmVerdict, () => firecrackerRunsCode(data.root, firecracker));
+        if (verdict.usable) return driver;
+        log.info({ kvm: verdict.reason }, 'Firecracker needs KVM, so guests run on QEMU');
       } catch (error) {
         if (!(error instanceof VmmError)) throw error;
         log.info({ why: error.message }, 'Firecracker cannot be used here, so guests run on QEMU');
-        return qemu;
       }
+      return qemu();
     }
   }
 }

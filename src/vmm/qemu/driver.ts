@@ -35,7 +35,8 @@ import {
 } from './command-line.ts';
 import { explainStart, notInstalled } from './explain.ts';
 import { mustFit } from './fit.ts';
-import { kvmVerdict } from './kvm-probe.ts';
+import { kvmVerdict } from '../kvm-verdict.ts';
+import { qemuRunsUnderKvm } from './kvm-probe.ts';
 import { LOG_FILE, markConsole, QemuMachine } from './machine.ts';
 import { connectMonitors, socketPath, type Monitors } from './monitors.ts';
 import { endQemu, valueAfter, vmOfQemu } from './processes.ts';
@@ -69,7 +70,9 @@ const BOOT_ARGS = 'console=ttyS0 reboot=t panic=-1 root=/dev/vda rw rootfstype=e
  */
 export async function openQemu(options: QemuOptions): Promise<Driver> {
   const { version, machineType } = await ask(options);
-  const verdict = await kvmVerdict({ ...options, machineType });
+  const verdict = await kvmVerdict(options.kvmVerdictFile, () =>
+    qemuRunsUnderKvm({ ...options, machineType }),
+  );
   const accel = verdict.usable ? 'kvm' : 'tcg';
   options.log.info({ version, machineType, accel, kvm: verdict.reason }, 'QEMU');
   const choice: QemuChoice = {

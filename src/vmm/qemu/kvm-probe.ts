@@ -1,23 +1,12 @@
-import { constants } from 'node:fs';
-import { access, mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { isErrno, readIfThere, writeFileAtomic } from '../../host/files.ts';
-import { bootId } from '../../host/process.ts';
 import { CommandFailed, type Run } from '../../host/run.ts';
-
-/** Whether guests can run under KVM here, and why (not). */
-export interface KvmVerdict {
-  readonly usable: boolean;
-  readonly reason:
-    'runs code' | 'no /dev/kvm' | 'no right to /dev/kvm' | 'opens but runs nothing' | 'refused by QEMU';
-}
 
 interface Deps {
   readonly run: Run;
   readonly qemuBin: string;
   readonly machineType: string;
-  readonly kvmVerdictFile: string;
 }
 
 /** Real KVM counts this far in some milliseconds; one that emulates every instruction in the kernel needs minutes. */
@@ -26,37 +15,12 @@ const PROBE_MS = 3000;
 /** isa-debug-exit ends QEMU with (value << 1) | 1. */
 const SUCCESS = (0x21 << 1) | 1;
 
-/**
- * Finds out by running code, not by opening /dev/kvm: there are hosts where it opens, makes a vCPU, and then executes
- * nothing. The verdict holds for this boot of the host and is kept in a file.
- */
-export async function kvmVerdict(deps: Deps): Promise<KvmVerdict> {
-  const boot = await bootId();
-  const kept = await readIfThere(deps.kvmVerdictFile);
-  if (kept !== undefined) {
-    try {
-      const { bootId: of, usable, reason } = JSON.parse(kept) as KvmVerdict & { readonly bootId: string };
-      if (of === boot && typeof usable === 'boolean') return { usable, reason };
-    } catch {
-      // An unreadable verdict is found anew.
-    }
-  }
-  const verdict = await probe(deps);
-  // Without the device nothing was run: it may appear when a module is loaded.
-  if (verdict.reason === 'runs code' || verdict.reason === 'opens but runs nothing') {
-    const text = JSON.stringify({ ...verdict, bootId: boot });
-    // Where it cannot be kept (no folder yet, a full disk) it is found anew the next time.
-    await writeFileAtomic(deps.kvmVerdictFile, text, 0o644).catch(() => undefined);
-  }
-  return verdict;
-}
-
-async function probe({ run, qemuBin, machineType }: Deps): Promise<KvmVerdict> {
-  try {
-    await access('/dev/kvm', constants.R_OK | constants.W_OK);
-  } catch (error) {
-    return { usable: false, reason: isErrno(error, 'EACCES') ? 'no right to /dev/kvm' : 'no /dev/kvm' };
-  }
+/** Finds out whether KVM runs code by running QEMU on it: with a boot sector that counts and ends QEMU. */
+export async function qemuRunsUnderKvm({
+  run,
+  qemuBin,
+  machineType,
+}: Deps): Promise<'runs code' | 'opens but runs nothing' | 'refused'> {
   const folder = await mkdtemp(join(tmpdir(), 'hatch-kvm-'));
   try {
     await writeFile(join(folder, 'count.img'), probeDisk());
@@ -87,14 +51,11 @@ async function probe({ run, qemuBin, machineType }: Deps): Promise<KvmVerdict> {
       ],
       { cwd: folder, timeoutMs: PROBE_MS, okExitCodes: [SUCCESS] },
     );
-    return { usable: true, reason: 'runs code' };
+    return 'runs code';
   } catch (error) {
     if (!(error instanceof CommandFailed)) throw error;
     // Killed at the deadline: it was still counting. Ended by itself: QEMU could not begin.
-    return {
-      usable: false,
-      reason: error.exitCode === undefined ? 'opens but runs nothing' : 'refused by QEMU',
-    };
+    return error.exitCode === undefined ? 'opens but runs nothing' : 'refused';
   } finally {
     await rm(folder, { recursive: true, force: true });
   }

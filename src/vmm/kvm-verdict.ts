@@ -1,0 +1,44 @@
+import { constants } from 'node:fs';
+import { access } from 'node:fs/promises';
+import { isErrno, readIfThere, writeFileAtomic } from '../host/files.ts';
+import { bootId } from '../host/process.ts';
+
+/** Whether guests can run under KVM here, and why (not). */
+export interface KvmVerdict {
+  readonly usable: boolean;
+  readonly reason:
+    'runs code' | 'no /dev/kvm' | 'no right to /dev/kvm' | 'opens but runs nothing' | 'refused';
+}
+
+/**
+ * The verdict on KVM, found by `probe` running code in it: there are hosts where /dev/kvm opens, makes a vCPU, and then
+ * executes nothing. It holds for this boot of the host and is kept in a file, whoever found it.
+ */
+export async function kvmVerdict(
+  file: string,
+  probe: () => Promise<'runs code' | 'opens but runs nothing' | 'refused'>,
+): Promise<KvmVerdict> {
+  const boot = await bootId();
+  const kept = await readIfThere(file);
+  if (kept !== undefined) {
+    try {
+      const { bootId: of, usable, reason } = JSON.parse(kept) as KvmVerdict & { readonly bootId: string };
+      if (of === boot && typeof usable === 'boolean') return { usable, reason };
+    } catch {
+      // An unreadable verdict is found anew.
+    }
+  }
+  // Without the device nothing is run: it may appear when a module is loaded.
+  try {
+    await access('/dev/kvm', constants.R_OK | constants.W_OK);
+  } catch (error) {
+    return { usable: false, reason: isErrno(error, 'EACCES') ? 'no right to /dev/kvm' : 'no /dev/kvm' };
+  }
+  const reason = await probe();
+  const verdict = { usable: reason === 'runs code', reason };
+  if (reason !== 'refused') {
+    // Where it cannot be kept (no folder yet, a full disk) it is found anew the next time.
+    await writeFileAtomic(file, JSON.stringify({ ...verdict, bootId: boot }), 0o644).catch(() => undefined);
+  }
+  return verdict;
+}
