@@ -38,7 +38,7 @@ export async function chooseDriver(
     case 'auto': {
       try {
         const driver = await firecracker();
-        const verdict = await kvmVerdict(data.kvmVerdict, () => firecrackerRunsCode(data.root, firecracker));
+        const verdict = await kvmVerdict(data.kvmVerdict, () => firecrackerRunsCode(firecracker));
         if (verdict.usable) return driver;
         log.info({ kvm: verdict.reason }, 'Firecracker needs KVM, so guests run on QEMU');
       } catch (error) {

@@ -46,5 +46,5 @@ test('without its reset it would never end: what ends it is that it ran', async 
 test('a Firecracker whose guests run nothing is found out, and leaves nothing', async () => {
   const open = (vms: string): ReturnType<typeof openFirecracker> =>
     openFirecracker({ run, log: silent, firecrackerBin: DOUBLE, folder: vms });
-  assert.equal(await firecrackerRunsCode(folder, open), 'opens but runs nothing');
+  assert.equal(await firecrackerRunsCode(open), 'opens but runs nothing');
 });

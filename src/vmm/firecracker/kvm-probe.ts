@@ -1,4 +1,5 @@
 import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { systemClock } from '../../base/clock.ts';
 import { newId } from '../../base/ids.ts';
@@ -12,10 +13,9 @@ const PROBE_MS = 3000;
  * driver for a folder of VMs.
  */
 export async function firecrackerRunsCode(
-  folder: string,
   open: (vmsFolder: string) => Promise<Driver>,
 ): Promise<'runs code' | 'opens but runs nothing' | 'refused'> {
-  const vms = await mkdtemp(join(folder, 'kvm-probe-'));
+  const vms = await mkdtemp(join(tmpdir(), 'hatch-kvm-'));
   const vmId = newId('vm');
   const own = join(vms, vmId);
   try {
