@@ -56,6 +56,7 @@ export class PretendedGuest {
   #presses = 0;
   #agentFree: Promise<unknown> = Promise.resolve();
   #ending = false;
+  #booting = false;
 
   constructor(options: GuestOptions) {
     this.#options = options;
@@ -91,7 +92,7 @@ export class PretendedGuest {
     this.#still?.resolve();
     this.#still = undefined;
     if (this.#presses > 0 && !this.#options.deaf) this.#pressed();
-    if (this.#memory.stage === 'booting') void this.#boot();
+    if (this.#memory.stage === 'booting' && !this.#booting) void this.#boot();
   }
 
   stop(): void {
@@ -118,6 +119,7 @@ export class PretendedGuest {
   }
 
   async #boot(): Promise<void> {
+    this.#booting = true;
     this.#kernel('Linux version 6.1.0-pretended (hatch)');
     this.#kernel(`Command line: ${this.#memory.bootArgs}`);
     if (this.#options.kind === 'panics')
