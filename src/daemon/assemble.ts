@@ -36,6 +36,7 @@ import {
 } from './data-folder.ts';
 import { putDefaultImage } from './default-image.ts';
 import { chooseDriver } from './driver.ts';
+import { checkDatabaseOf, hostNameOf } from './host-name.ts';
 import { whyNotListening } from './listening.ts';
 import { imageRegistry, pretendedRegistry } from './image-registry.ts';
 import { Shutdown } from './shutdown.ts';
@@ -177,7 +178,8 @@ export async function openWorld(
     }),
   );
   shutdown.add('store', () => store.close());
-  const hostId = values.HATCH_HOST_NAME ?? hostname();
+  const hostId = await hostNameOf(data, values.HATCH_HOST_NAME, hostname());
+  await checkDatabaseOf(data, store, hostId);
   await store.hosts.register({ id: hostId, bootId: await bootId() });
   const { account, secret } = await ensureDefaultAccount({ store }, (fresh) =>
     writeFileAtomic(data.adminKey, `${fresh}\n`).catch((error: unknown) => {

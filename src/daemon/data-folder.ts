@@ -9,6 +9,8 @@ export interface DataFolder {
   readonly root: string;
   readonly database: string;
   readonly adminKey: string;
+  /** The name of the host it is of. */
+  readonly hostName: string;
   readonly images: string;
   readonly vms: string;
   readonly net: string;
@@ -22,6 +24,7 @@ export function dataFolder(root: string): DataFolder {
     root,
     database: join(root, 'hatch.db'),
     adminKey: join(root, 'admin-key'),
+    hostName: join(root, 'host-name'),
     images: join(root, 'images'),
     vms: join(root, 'vms'),
     net: join(root, 'net'),

@@ -1,4 +1,4 @@
-import { readdir } from 'node:fs/promises';
+import { readdir, rename } from 'node:fs/promises';
 import { parseId, type VmId } from '../base/ids.ts';
 import { errorFields } from '../base/logger.ts';
 import { isErrno, remove, truncateLog } from '../host/files.ts';
@@ -83,7 +83,13 @@ async function folders({ store, settings, log }: World, flying: ReadonlySet<VmId
     const folder = vmFolder(settings, id);
     const vm = rows.get(id);
     try {
-      if (!vm || vm.layerId === null) {
+      if (!vm && (await readdir(folder)).some((file) => file.startsWith('disk.'))) {
+        // No crash of ours leaves a disk without a row: the database was put back to an earlier state, or lost.
+        await rename(folder, `${folder}.lost`);
+        done.push(
+          `put the folder of ${id} aside as ${id}.lost: it holds a disk, and the database knows no such VM`,
+        );
+      } else if (!vm || vm.layerId === null) {
         await remove(folder);
         done.push(`removed the folder of ${id}, which no VM claims`);
       } else await truncateLog(`${folder}/${CONSOLE_FILE}`, CONSOLE_BYTES);
