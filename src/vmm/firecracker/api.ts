@@ -1,6 +1,7 @@
 import { Client } from 'undici';
 import { deadline, DeadlineExceeded } from '../../base/deadline.ts';
 import { isErrno } from '../../host/files.ts';
+import { connectInPlace } from '../../host/unix-socket.ts';
 import { VmmError } from '../driver.ts';
 
 /** One call of Firecracker's API, as data. */
@@ -46,7 +47,12 @@ export class FirecrackerApi {
 
   constructor(socketPath: string) {
     this.#client = new Client('http://localhost', {
-      socketPath,
+      connect: (_options, done) => {
+        connectInPlace(socketPath, new AbortController().signal).then(
+          (socket) => done(null, socket),
+          (error: unknown) => done(error instanceof Error ? error : new Error(String(error)), null),
+        );
+      },
       pipelining: 1,
       // The server never closes a connection; a call that hangs is ended by its own deadline.
       keepAliveTimeout: 3_600_000,

@@ -7,7 +7,7 @@ import { parseId, type VmId } from '../../base/ids.ts';
 import type { Logger } from '../../base/logger.ts';
 import { until } from '../../base/until.ts';
 import { isErrno, tail } from '../../host/files.ts';
-import { connectUnix } from '../../host/json-lines.ts';
+import { connectInPlace } from '../../host/unix-socket.ts';
 import {
   commandLine as argvOf,
   identify,
@@ -28,6 +28,7 @@ import {
   type SavedMachine,
 } from '../driver.ts';
 import { endProcess, socketPath, valueAfter } from '../processes.ts';
+import { mustHaveTap } from '../tap.ts';
 import { ApiGone, ApiRefused, FirecrackerApi, type ApiRequest } from './api.ts';
 import { bootSteps, FILES, loadSnapshot, processSteps, type BootStep } from './boot.ts';
 import { noCage, LEFTOVERS, type Cage } from './cage.ts';
@@ -157,6 +158,7 @@ class FirecrackerDriver implements Driver {
     configure: (started: Started) => Promise<void>,
   ): Promise<Machine> {
     signal.throwIfAborted();
+    await mustHaveTap(spec);
     await this.#cage.prepare(spec);
     await markConsole(spec.folder);
     const root = this.#cage.root(spec);
@@ -173,7 +175,7 @@ class FirecrackerDriver implements Driver {
       api = new FirecrackerApi(socketPath(identity, FILES.api));
       const answered = answers(api, identity, signal);
       await Promise.race([answered, exited.then(() => endedAtOnce())]);
-      tether = await connectUnix(socketPath(identity, FILES.api), signal);
+      tether = await connectInPlace(socketPath(identity, FILES.api), signal);
       await Promise.race([configure({ child, api }), exited.then(() => endedAtOnce())]);
       signal.throwIfAborted();
       return new FirecrackerMachine(this.#factsOf(spec, identity), api, tether, exited);
@@ -217,7 +219,7 @@ class FirecrackerDriver implements Driver {
         api.close();
         return undefined;
       }
-      const tether = await connectUnix(socketPath(process, FILES.api), signal);
+      const tether = await connectInPlace(socketPath(process, FILES.api), signal);
       return new FirecrackerMachine(this.#factsOf(spec, process), api, tether);
     } catch (error) {
       api.close();

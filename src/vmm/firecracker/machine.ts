@@ -134,11 +134,11 @@ export class FirecrackerMachine implements Machine {
   }
 
   async pause(): Promise<void> {
-    await this.#api.call(vmState('Paused'), { timeoutMs: VCPU_MS });
+    if ((await this.status()) === 'running') await this.#api.call(vmState('Paused'), { timeoutMs: VCPU_MS });
   }
 
   async resume(): Promise<void> {
-    await this.#api.call(vmState('Resumed'), { timeoutMs: VCPU_MS });
+    if ((await this.status()) === 'paused') await this.#api.call(vmState('Resumed'), { timeoutMs: VCPU_MS });
   }
 
   async status(): Promise<'running' | 'paused'> {
@@ -157,6 +157,8 @@ export class FirecrackerMachine implements Machine {
     const { root, machineType, version, vcpuCount, memMib } = this.#facts;
     const made = [join(root, FILES.state), join(root, FILES.memory)] as const;
     try {
+      // What lies there is written into, not replaced, and may be a link to what this guest was loaded from.
+      for (const path of made) await remove(path);
       await this.#api.call(createSnapshot(), { timeoutMs: SAVE_MS });
       await move(made[1], memoryPath);
       await move(made[0], statePath);

@@ -1,6 +1,6 @@
 import type { Socket } from 'node:net';
 import { deadline } from '../../base/deadline.ts';
-import { connectUnix } from '../../host/json-lines.ts';
+import { connectInPlace } from '../../host/unix-socket.ts';
 import { VmmError } from '../driver.ts';
 
 /** Where the agent of the default image listens (hatch-agent-vsock.service). */
@@ -13,7 +13,7 @@ const ANSWER_MS = 3000;
  * VmmError when nobody does, `timeout` while the guest stands still.
  */
 export async function connectVsock(path: string, signal: AbortSignal): Promise<Socket> {
-  const socket = await connectUnix(path, signal);
+  const socket = await connectInPlace(path, signal);
   try {
     await deadline(
       'the guest on vsock',
