@@ -36,7 +36,7 @@ export async function askVersion({ run }: { readonly run: Run }, bin: string): P
   const text = `${major}.${minor}.${found[3]}`;
   if (major !== 1 || minor < OLDEST_MINOR)
     throw new VmmError(
-      `Firecracker ${text} is ${major < 1 || minor < OLDEST_MINOR ? 'too old' : 'of a kind not known yet'}; install 1.${OLDEST_MINOR} or newer of version 1, best 1.16.`,
+      `Firecracker ${text} is ${major > 1 ? 'of a kind not known yet' : 'too old'}; install 1.${OLDEST_MINOR} or newer of version 1, best 1.16.`,
       { kind: 'incompatible' },
     );
   const format = /(\d+\.\d+\.\d+)/.exec(await ask(run, bin, '--snapshot-version'))?.[1];
