@@ -60,6 +60,19 @@ export class DhcpServer {
     this.files = dhcpFiles(folder);
   }
 
+  /** The configuration of a server that another hatchd keeps on this bridge, for a data folder that is still there. */
+  async another(): Promise<string | undefined> {
+    const sockets = await command(this.#deps.run, ['ss', '-Hulnp', 'sport = :67']);
+    for (const line of sockets.split('\n').filter((one) => one.includes(`%${this.#bridge}:67 `))) {
+      for (const [, pid] of line.matchAll(/pid=(\d+)/g)) {
+        const option = (await commandLine(Number(pid)))?.find((one) => one.startsWith('--conf-file='));
+        const conf = option?.slice('--conf-file='.length) ?? this.files.conf;
+        if (conf !== this.files.conf && (await readIfThere(conf)) !== undefined) return conf;
+      }
+    }
+    return undefined;
+  }
+
   /** What is reserved now. */
   async reserved(): Promise<readonly Port[]> {
     return readHosts((await readIfThere(this.files.hosts)) ?? '');

@@ -70,6 +70,11 @@ class LinuxNetwork implements Network {
   start(ports: readonly Port[]): Promise<void> {
     return this.#alone(async () => {
       await checkTools(this.#deps.run);
+      const another = await this.#dhcp.another();
+      if (another !== undefined)
+        throw new NetError(
+          `another hatchd has the bridge ${this.#options.bridge}, whose DHCP server has ${another}; take that one down, or give this one a HATCH_BRIDGE_NAME and a HATCH_BRIDGE_CIDR of its own`,
+        );
       await makeFolder(this.#options.folder);
       const mtu = await this.#ensureBase();
       for (const port of ports) checkPort(this.#plan, port);

@@ -153,14 +153,43 @@ on('two servers with bridges of their own live side by side on one host', async 
 });
 
 on('a changed address of the bridge replaces the old one', async ({ open, netns }) => {
-  const first = await open();
+  const folder = await mkdtemp(join(tmpdir(), 'hatch-net-'));
+  const first = await open({ folder });
   await first.start([]);
   await first.release();
-  const second = await open({ cidr: '10.77.0.1/16' });
+  const second = await open({ folder, cidr: '10.77.0.1/16' });
   await second.start([]);
   const shown = (await netns.run(['ip', '-4', 'address', 'show', 'dev', 'hatch0'])).stdout;
   assert.match(shown, /10\.77\.0\.1\/16/);
   assert.doesNotMatch(shown, /192\.168/);
+  await second.down();
+  await rm(folder, { recursive: true });
+});
+
+on('the bridge of another hatchd is left to it, until its data folder is gone', async ({ open, netns }) => {
+  const folder = await mkdtemp(join(tmpdir(), 'hatch-net-'));
+  const first = await open({ folder });
+  const [a, b] = [examplePort(1), examplePort(2)];
+  await first.start([a]);
+  const before = await netns.contents();
+  await refused(
+    await open(),
+    'failed',
+    /another hatchd has the bridge hatch0, whose DHCP server has \/.*\/dnsmasq\.conf; take that one down/,
+  );
+  // Also while its daemon is not there: its guests are.
+  await first.release();
+  await refused(await open(), 'failed', /another hatchd has the bridge hatch0/);
+  assert.deepEqual(await netns.contents(), before);
+  assert.deepEqual(await first.observe(), [a.vmId]);
+  await first.start([a]);
+  await first.release();
+
+  await rm(folder, { recursive: true });
+  const heir = await open();
+  await heir.start([b]);
+  await heir.repair([b]);
+  assert.deepEqual(await heir.observe(), [b.vmId]);
 });
 
 on('options that could not stand in a rule or a configuration are refused by name', async ({ open }) => {
