@@ -44,8 +44,11 @@ const ANSWER_MS = 10_000;
  */
 export class FirecrackerApi {
   readonly #client: Client;
+  readonly #answerMs: number;
 
-  constructor(socketPath: string) {
+  /** `answerMs`: how long a call may take that does not say otherwise. */
+  constructor(socketPath: string, answerMs = ANSWER_MS) {
+    this.#answerMs = answerMs;
     this.#client = new Client('http://localhost', {
       connect: (_options, done) => {
         connectInPlace(socketPath, new AbortController().signal).then(
@@ -70,7 +73,7 @@ export class FirecrackerApi {
     request: ApiRequest,
     options: { readonly timeoutMs?: number; readonly signal?: AbortSignal } = {},
   ): Promise<unknown> {
-    const { timeoutMs = ANSWER_MS, signal } = options;
+    const { timeoutMs = this.#answerMs, signal } = options;
     try {
       return await deadline(
         `Firecracker's answer to ${request.method} ${request.path}`,

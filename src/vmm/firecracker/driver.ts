@@ -41,10 +41,12 @@ export interface FirecrackerOptions {
   readonly firecrackerBin: string;
   /** Absolute path of the folder all VM folders lie in. */
   readonly folder: string;
+  /** How long one call may take; 10 s unless told. */
+  readonly answerMs?: number;
 }
 
+const ANSWER_MS = 10_000;
 const START_MS = 10_000;
-const ADOPT_MS = 10_000;
 const LOAD_MS = 600_000;
 /** `reboot=k panic=-1`: a reboot ends the process, a panic at once too. The root device is added by Firecracker. */
 const BOOT_ARGS =
@@ -59,10 +61,11 @@ export async function openFirecracker({
   log,
   firecrackerBin,
   folder,
+  answerMs = ANSWER_MS,
 }: FirecrackerOptions): Promise<Driver> {
   const version = await askVersion({ run }, firecrackerBin);
   log.info({ version: version.text, snapshotFormat: version.snapshotFormat }, 'Firecracker');
-  return new FirecrackerDriver(folder, version, noCage(firecrackerBin));
+  return new FirecrackerDriver(folder, version, noCage(firecrackerBin), answerMs);
 }
 
 /** A process that has answered on its socket. */
@@ -83,8 +86,10 @@ class FirecrackerDriver implements Driver {
   readonly #features: Features;
   readonly #cage: Cage;
   readonly #machineType: string;
+  readonly #answerMs: number;
 
-  constructor(folder: string, version: FirecrackerVersion, cage: Cage) {
+  constructor(folder: string, version: FirecrackerVersion, cage: Cage, answerMs: number) {
+    this.#answerMs = answerMs;
     this.#folder = folder;
     this.#cage = cage;
     this.#features = featuresOf(version);
@@ -172,7 +177,7 @@ class FirecrackerDriver implements Driver {
         stdout: join(spec.folder, CONSOLE_FILE),
       });
       const { identity, exited } = child;
-      api = new FirecrackerApi(socketPath(identity, FILES.api));
+      api = new FirecrackerApi(socketPath(identity, FILES.api), this.#answerMs);
       const answered = answers(api, identity, signal);
       await Promise.race([answered, exited.then(() => endedAtOnce())]);
       tether = await connectInPlace(socketPath(identity, FILES.api), signal);
@@ -212,9 +217,9 @@ class FirecrackerDriver implements Driver {
 
   async adopt(spec: MachineSpec, process: VmmProcess, signal: AbortSignal): Promise<Machine | undefined> {
     if (!(await isAlive(process)) || (await this.#vmOf(process.pid)) !== spec.vmId) return undefined;
-    const api = new FirecrackerApi(socketPath(process, FILES.api));
+    const api = new FirecrackerApi(socketPath(process, FILES.api), this.#answerMs);
     try {
-      const said = await api.call({ method: 'GET', path: '/' }, { timeoutMs: ADOPT_MS, signal });
+      const said = await api.call({ method: 'GET', path: '/' }, { signal });
       if (typeof said !== 'object' || said === null || !('id' in said) || said.id !== spec.vmId) {
         api.close();
         return undefined;
