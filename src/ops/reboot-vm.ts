@@ -6,9 +6,10 @@ import type { Vm } from '../model/vm.ts';
 import type { Caller, Wait } from './hatch.ts';
 import { diskOf, endVmm, imageOf, ownerOf, portOf, specOf } from './host-steps.ts';
 import { markError } from './mark-error.ts';
+import { askToPowerOff, noteRungs } from './power-off.ts';
 import { depsOf, mustGet } from './start-vm.ts';
 import { Closing, Overtaken, runForward, TryAgain } from './steps.ts';
-import { askToPowerOff, exitReason } from './stop-vm.ts';
+import { exitReason } from './stop-vm.ts';
 import { translate } from './translate.ts';
 import { findVm, waitFor } from './vms.ts';
 import type { World } from './world.ts';
@@ -57,7 +58,9 @@ export async function carryOutReboot(world: World, operation: Operation, signal:
         await store.vms.update(vm.id, ownerOf(vm), { readyAt: null });
         fleet.touch(vm.id);
         const live = fleet.get(vm.id);
-        if (live) await askToPowerOff(world, live, GRACE_MS, stepSignal, 'reboot');
+        if (!live) return;
+        const onRung = noteRungs(world, vm, 'vm.rebooting');
+        await askToPowerOff(world, live, { graceMs: GRACE_MS, mode: 'reboot', onRung }, stepSignal);
       },
     },
     { name: 'end', run: () => endVmm(world, vm) },

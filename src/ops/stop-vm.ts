@@ -1,19 +1,14 @@
 import type { Caller } from './hatch.ts';
-import { deadline } from '../base/deadline.ts';
-import { errorFields } from '../base/logger.ts';
 import type { Operation } from '../model/records.ts';
 import { refuse } from '../model/states.ts';
 import type { StateReason, Vm, VmState } from '../model/vm.ts';
 import type { MachineExit } from '../vmm/driver.ts';
-import type { Live } from './fleet.ts';
 import { endVmm, ownerOf } from './host-steps.ts';
+import { askToPowerOff, noteRungs } from './power-off.ts';
 import { depsOf, mustGet } from './start-vm.ts';
 import { runForward, type Step } from './steps.ts';
 import { findVm, waitFor } from './vms.ts';
 import type { World } from './world.ts';
-
-/** How long a guest's agent may take to accept that it shall power off before the power button is pressed as well. */
-const ASK_MS = 3000;
 
 /**
  * Stops a VM: asks the guest, waits up to `graceSeconds`, then kills it and says so. Its disk, IP, MAC and port stay.
@@ -117,7 +112,11 @@ export async function carryOutStop(world: World, operation: Operation, signal: A
           forced = !(await askToPowerOff(
             world,
             live,
-            typeof grace === 'number' ? grace * 1000 : 0,
+            {
+              graceMs: typeof grace === 'number' ? grace * 1000 : 0,
+              mode: 'powerdown',
+              onRung: noteRungs(world, vm, 'vm.stopping'),
+            },
             stepSignal,
           ));
       },
@@ -170,47 +169,4 @@ async function moveTo(
 ): Promise<void> {
   await store.vms.update(vm.id, ownerOf(vm), { state, ...patch });
   fleet.touch(vm.id);
-}
-
-/**
- * Asks a guest to power off, by its agent and its power button, and waits. True: it has ended. False: it has not within
- * `graceMs`. Throws only when the daemon ends or the stop is overtaken by a deletion.
- */
-export async function askToPowerOff(
-  { driver, log }: Pick<World, 'driver' | 'log'>,
-  live: Live,
-  graceMs: number,
-  signal: AbortSignal,
-  mode: 'powerdown' | 'reboot' = 'powerdown',
-): Promise<boolean> {
-  if (live.exit) return true;
-  if (graceMs <= 0) return false;
-  const asked = async (within: AbortSignal): Promise<void> => {
-    try {
-      await deadline('asking the agent', ASK_MS, (inner) => live.agent.shutdown(mode, inner), within);
-    } catch (error) {
-      log.debug({ vm: live.machine.vmId, error: String(error) }, 'the agent did not take the request');
-      // An agent whose guest has gone down falls silent too.
-      if (!driver.capabilities.powerButton || within.aborted || live.exit) return;
-      await live.machine
-        .powerButton()
-        .catch((broken: unknown) =>
-          log.warn({ vm: live.machine.vmId, ...errorFields(broken) }, 'could not press the power button'),
-        );
-    }
-  };
-  try {
-    await deadline(
-      'the guest',
-      graceMs,
-      async (within) => {
-        await Promise.race([asked(within).then(() => live.machine.exited), live.machine.exited]);
-      },
-      signal,
-    );
-    return true;
-  } catch (error) {
-    if (signal.aborted) throw error;
-    return live.exit !== undefined;
-  }
 }
