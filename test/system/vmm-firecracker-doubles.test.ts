@@ -239,6 +239,7 @@ describe('the doubles of Firecracker and its jailer', () => {
     await chown(join(root, 'kernel'), UID, GID);
     for (const [path, body] of [
       ['/boot-source', { ...kernel, kernel_image_path: '/kernel' }],
+      ['/drives/d', { drive_id: 'd', is_root_device: false, path_on_host: 'kernel' }],
       ['/vsock', { guest_cid: 3, uds_path: 'agent.vsock' }],
       ['/actions', { action_type: 'InstanceStart' }],
     ] as const)
@@ -247,10 +248,9 @@ describe('the doubles of Firecracker and its jailer', () => {
     await talk.dial();
     assert.equal(await talk.shell('echo jailed'), 'jailed');
     assert.equal((await lstat(join(root, 'agent.vsock'))).uid, UID);
-    // The same file of the host's is not to be seen.
-    assert.equal(await exists('/proc/self/root/etc/passwd'), true);
+    // What the host has is not to be seen.
     const [, fault] = await call(api, 'PATCH', '/drives/d', { drive_id: 'd', path_on_host: '/etc/passwd' });
-    assert.match(fault ?? '', /Device not found/);
+    assert.match(fault ?? '', /No such file or directory \(os error 2\) \/etc\/passwd/);
     await kill(running);
   });
 
@@ -354,5 +354,36 @@ describe('the doubles of Firecracker and its jailer', () => {
       () => undefined,
     );
     assert.deepEqual(await running.ended, [151, null]);
+  });
+
+  test('a memory file for which there is no room stays where it broke off, and the guest can go on', async () => {
+    const own = join(folder, 'small');
+    await mkdir(own);
+    const script = 'mount -t tmpfs -o size=4m none . && cd "$PWD" && exec "$0" --api-sock fc.sock';
+    const unshared = ['unshare', '--mount', '--propagation', 'private', '--', 'sh', '-c', script];
+    const whole = await wrapDouble(join(folder, 'whole'), { FC_DOUBLE_WHOLE_MEMORY: '1' });
+    const running = start([...unshared, whole], own);
+    // Only its own view of the folder has the socket.
+    const inside = `/proc/${running.child.pid}/cwd`;
+    const api = join(inside, 'fc.sock');
+    await ready(api, running);
+    await writeFile(join(inside, 'kernel'), '\x7fELF', 'latin1');
+    await call(api, 'PUT', '/boot-source', { kernel_image_path: 'kernel' });
+    await call(api, 'PUT', '/actions', { action_type: 'InstanceStart' });
+    await call(api, 'PATCH', '/vm', { state: 'Paused' });
+    const [status, fault] = await call(api, 'PUT', '/snapshot/create', {
+      snapshot_path: 's',
+      mem_file_path: 'm',
+    });
+    assert.equal(status, 400);
+    assert.match(
+      fault ?? '',
+      /^Create snapshot error: Cannot write memory file: .*No space left on device \(os error 28\)$/,
+    );
+    const left = await lstat(join(inside, 'm'));
+    assert.equal(left.size, 128 * 2 ** 20);
+    assert(left.blocks * 512 < 4 * 2 ** 20);
+    assert.deepEqual(await call(api, 'PATCH', '/vm', { state: 'Resumed' }), [204, null]);
+    await kill(running);
   });
 });

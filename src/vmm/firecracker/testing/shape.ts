@@ -5,6 +5,8 @@ export interface Shape<T> {
   read(json: Json, text: string): T;
   /** What a field that is not there is read as; without this it must be there. */
   readonly absent?: () => T;
+  /** Of a struct: the fields it knows, and whether each must be there. */
+  readonly known?: Readonly<Record<string, 'required' | 'optional'>>;
 }
 
 export type Value<S> = S extends Shape<infer T> ? T : never;
@@ -138,6 +140,7 @@ export function struct<F extends Fields>(
 ): Shape<Struct<F>> {
   const known = Object.keys(fields).filter((key) => !hidden.includes(key));
   return {
+    known: Object.fromEntries(known.map((key) => [key, fields[key]?.absent ? 'optional' : 'required'])),
     read(json, text) {
       if (json.kind !== 'object') throw wrongType(json, text, `struct ${name}`);
       const values: Record<string, unknown> = {};
