@@ -142,6 +142,8 @@ export interface Machine {
 }
 
 export interface MachineCounters {
+  /** Since the VMM was started. */
+  readonly uptimeSeconds: number;
   readonly cpuSeconds: number;
   /** Resident bytes of the VMM, guest memory included. */
   readonly rssBytes: number;

@@ -34,18 +34,33 @@ export async function untilGone(process: VmmProcess, signal: AbortSignal): Promi
   });
 }
 
-/** What a process has used of the processor, in seconds, and holds of memory, in bytes. */
-export async function usageOf({ pid }: VmmProcess): Promise<{
+/** What a process has used of the processor and for how long it is there, in seconds, and what it holds of memory, in bytes. */
+export interface Usage {
   readonly cpuSeconds: number;
   readonly rssBytes: number;
-}> {
-  const stat = await readFile(`/proc/${pid}/stat`, 'utf8');
+  readonly uptimeSeconds: number;
+}
+
+/** Looks at a VMM's process. Throws VmmError when it has ended. */
+export async function usageOf(process: VmmProcess): Promise<Usage> {
+  let stat: string, uptime: string;
+  try {
+    if (!(await isAlive(process))) throw new Error(`process ${process.pid} is another or none`);
+    stat = await readFile(`/proc/${process.pid}/stat`, 'utf8');
+    uptime = await readFile('/proc/uptime', 'utf8');
+  } catch (error) {
+    throw new VmmError('the hypervisor has ended', { cause: error });
+  }
   const fields = stat
     .slice(stat.lastIndexOf(')') + 2)
     .split(' ')
     .map(Number);
-  const [user = 0, system = 0, pages = 0] = [fields[11], fields[12], fields[21]];
-  return { cpuSeconds: (user + system) / CLOCK_TICKS, rssBytes: pages * PAGE_BYTES };
+  const [user = 0, system = 0, started = 0, pages = 0] = [fields[11], fields[12], fields[19], fields[21]];
+  return {
+    cpuSeconds: (user + system) / CLOCK_TICKS,
+    rssBytes: pages * PAGE_BYTES,
+    uptimeSeconds: Math.max(0, Number(uptime.split(' ')[0]) - started / CLOCK_TICKS),
+  };
 }
 
 /**

@@ -1,6 +1,7 @@
 import { randomInt } from 'node:crypto';
 import { appendFile, lstat, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { systemClock } from '../../base/clock.ts';
 import { isErrno, remove } from '../../host/files.ts';
 import {
   CONSOLE_FILE,
@@ -47,6 +48,7 @@ export function openFake({
         startTime: String(randomInt(2 ** 40)),
         bootId: 'pretended',
       },
+      startedAt: systemClock.now(),
       vcpuCount: spec.vcpuCount,
       memMib: spec.memMib,
       paused,

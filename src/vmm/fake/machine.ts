@@ -2,6 +2,7 @@ import { watch, type FSWatcher } from 'node:fs';
 import { appendFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Duplex } from 'node:stream';
+import { systemClock } from '../../base/clock.ts';
 import { remove } from '../../host/files.ts';
 import type { VmmProcess } from '../../model/vm.ts';
 import {
@@ -154,8 +155,10 @@ export class FakeMachine implements Machine {
   }
 
   async counters(): Promise<MachineCounters> {
-    const { memMib } = await this.#guest();
-    return { cpuSeconds: 0, rssBytes: memMib * 1024 * 1024, blockReadBytes: 0, blockWriteBytes: 0 };
+    const { memMib, startedAt } = await this.#guest();
+    const uptimeSeconds = Math.max(0, systemClock.now() - startedAt) / 1000;
+    const rssBytes = memMib * 1024 * 1024;
+    return { uptimeSeconds, cpuSeconds: 0, rssBytes, blockReadBytes: 0, blockWriteBytes: 0 };
   }
 
   powerButton(): Promise<void> {

@@ -9,6 +9,8 @@ import type { MachineExit } from '../driver.ts';
 export interface FakeGuest {
   readonly vmId: VmId;
   readonly process: VmmProcess;
+  /** Milliseconds since 1970. */
+  readonly startedAt: number;
   readonly vcpuCount: number;
   readonly memMib: number;
   readonly paused: boolean;

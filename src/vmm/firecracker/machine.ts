@@ -78,10 +78,11 @@ export class FirecrackerMachine implements Machine {
 
   async #watch(tether: Socket): Promise<MachineExit> {
     tether.on('error', () => undefined).resume();
-    const stopListening = await watchConsole(this.#facts.folder, (text) => this.#hear(text));
+    // A guest whose console cannot be watched ends all the same.
+    const stopListening = await watchConsole(this.#facts.folder, (text) => this.#hear(text)).catch(
+      () => () => undefined,
+    );
     try {
-      // What the guest said before we listened counts too: a daemon before us may have ended between its words and its end.
-      this.#hear(await consoleSinceLaunch(this.#facts.folder));
       if (!tether.closed) await once(tether, 'close');
     } finally {
       stopListening();

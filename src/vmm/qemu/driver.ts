@@ -15,6 +15,7 @@ import {
 } from '../../host/process.ts';
 import { CommandFailed, type Run } from '../../host/run.ts';
 import type { VmmProcess } from '../../model/vm.ts';
+import { markConsole } from '../console.ts';
 import {
   VmmError,
   type Driver,
@@ -23,6 +24,7 @@ import {
   type MachineSpec,
   type SavedMachine,
 } from '../driver.ts';
+import { endProcess, socketPath, valueAfter } from '../processes.ts';
 import { mustHaveTap } from '../tap.ts';
 import {
   AGENT_SOCKET,
@@ -37,9 +39,9 @@ import { explainStart, notInstalled } from './explain.ts';
 import { mustFit } from './fit.ts';
 import { kvmVerdict } from '../kvm-verdict.ts';
 import { qemuRunsUnderKvm } from './kvm-probe.ts';
-import { LOG_FILE, markConsole, QemuMachine } from './machine.ts';
-import { connectMonitors, socketPath, type Monitors } from './monitors.ts';
-import { endQemu, valueAfter, vmOfQemu } from './processes.ts';
+import { LOG_FILE, QemuMachine } from './machine.ts';
+import { connectMonitors, type Monitors } from './monitors.ts';
+import { vmOfQemu } from './processes.ts';
 import { sendState, STATE_SOCKET } from './state-stream.ts';
 
 export interface QemuOptions {
@@ -234,7 +236,7 @@ class QemuDriver implements Driver {
       );
     } catch (error) {
       monitors?.close();
-      if (child) await endQemu(child.identity);
+      if (child) await endProcess(child.identity, 'QEMU');
       signal.throwIfAborted();
       throw explainStart(error, this.#choice.bin, {
         output: await tail(join(spec.folder, LOG_FILE), 4000).catch(() => ''),
@@ -289,7 +291,7 @@ class QemuDriver implements Driver {
   }
 
   reap(process: VmmProcess): Promise<void> {
-    return endQemu(process);
+    return endProcess(process, 'QEMU');
   }
 }
 

@@ -1,35 +1,30 @@
-import { readFile, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Duplex } from 'node:stream';
 import { systemClock } from '../../base/clock.ts';
 import { deadline } from '../../base/deadline.ts';
 import type { VmId } from '../../base/ids.ts';
 import { until } from '../../base/until.ts';
-import { isErrno, readIfThere, tail, writeFileAtomic } from '../../host/files.ts';
+import { tail } from '../../host/files.ts';
 import { connectUnix } from '../../host/json-lines.ts';
-import { isAlive, signalProcess, type Detached } from '../../host/process.ts';
+import { signalProcess, type Detached } from '../../host/process.ts';
 import type { VmmProcess } from '../../model/vm.ts';
+import { consoleSinceLaunch } from '../console.ts';
 import {
-  CONSOLE_FILE,
   VmmError,
   type Machine,
   type MachineCounters,
   type MachineExit,
   type SavedMachine,
 } from '../driver.ts';
+import { endProcess, socketPath, untilGone, usageOf } from '../processes.ts';
 import { AGENT_SOCKET } from './command-line.ts';
 import { exitReason } from './exit-reason.ts';
-import { socketPath, type Monitors } from './monitors.ts';
-import { endQemu, untilGone } from './processes.ts';
+import type { Monitors } from './monitors.ts';
 import type { QmpEvent } from './qmp.ts';
 import { receiveState } from './state-stream.ts';
 
 /** QEMU's own output, in the VM's folder. */
 export const LOG_FILE = 'vmm.log';
-/** Where the console stood when this QEMU was started: what is before was said by one before it. */
-const OFFSET_FILE = 'console.offset';
-const CONSOLE_BYTES = 16 * 1024;
-const CLOCK_TICKS = 100;
 
 /** What a machine is besides its process. */
 export interface MachineFacts {
@@ -43,20 +38,6 @@ export interface MachineFacts {
   readonly memMib: number;
   /** Absolute path of the file that holds the memory; null when the memory is QEMU's own. */
   readonly ramFile: string | null;
-}
-
-/** Notes where the console stands before a machine is started in the folder. */
-export async function markConsole(folder: string): Promise<void> {
-  await writeFileAtomic(join(folder, OFFSET_FILE), String(await sizeOf(join(folder, CONSOLE_FILE))));
-}
-
-async function sizeOf(path: string): Promise<number> {
-  try {
-    return (await stat(path)).size;
-  } catch (error) {
-    if (isErrno(error, 'ENOENT')) return 0;
-    throw error;
-  }
 }
 
 /** A guest in a QEMU process, watched through its monitor. */
@@ -111,23 +92,9 @@ export class QemuMachine implements Machine {
       shutdown: this.#shutdown,
       exitCode: ended?.code ?? null,
       signal: ended?.signal ?? null,
-      console: await this.#consoleSinceLaunch(),
+      console: await consoleSinceLaunch(this.#facts.folder),
       output: await tail(join(this.#facts.folder, LOG_FILE), 2000).catch(() => ''),
     });
-  }
-
-  async #consoleSinceLaunch(): Promise<string> {
-    const path = join(this.#facts.folder, CONSOLE_FILE);
-    try {
-      const from = Number((await readIfThere(join(this.#facts.folder, OFFSET_FILE))) ?? 0);
-      const size = await sizeOf(path);
-      // Shorter than it was at launch: it has been cut since, and all of it is this machine's.
-      const mine = from > size ? size : size - from;
-      return await tail(path, Math.min(CONSOLE_BYTES, mine));
-    } catch {
-      // The folder is gone: a deletion does not wait for the last words.
-      return '';
-    }
   }
 
   async #execute(command: string, args: Readonly<Record<string, unknown>> = {}): Promise<unknown> {
@@ -191,19 +158,12 @@ export class QemuMachine implements Machine {
   }
 
   async counters(): Promise<MachineCounters> {
-    if (!(await isAlive(this.process))) throw new VmmError('QEMU has ended');
-    const stat = await readFile(`/proc/${this.process.pid}/stat`, 'utf8');
-    const fields = stat
-      .slice(stat.lastIndexOf(')') + 2)
-      .split(' ')
-      .map(Number);
-    const [user = 0, system = 0, pages = 0] = [fields[11], fields[12], fields[21]];
+    const usage = await usageOf(this.process);
     const blocks = (await this.#execute('query-blockstats')) as readonly {
       readonly stats: { readonly rd_bytes: number; readonly wr_bytes: number };
     }[];
     return {
-      cpuSeconds: (user + system) / CLOCK_TICKS,
-      rssBytes: pages * 4096,
+      ...usage,
       blockReadBytes: blocks.reduce((sum, { stats }) => sum + stats.rd_bytes, 0),
       blockWriteBytes: blocks.reduce((sum, { stats }) => sum + stats.wr_bytes, 0),
     };
@@ -215,7 +175,7 @@ export class QemuMachine implements Machine {
 
   async kill(): Promise<void> {
     this.#killed = true;
-    await endQemu(this.process);
+    await endProcess(this.process, 'QEMU');
   }
 
   async release(): Promise<void> {

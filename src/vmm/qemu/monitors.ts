@@ -4,6 +4,7 @@ import { isErrno } from '../../host/files.ts';
 import { isAlive } from '../../host/process.ts';
 import type { VmmProcess } from '../../model/vm.ts';
 import { VmmError } from '../driver.ts';
+import { socketPath } from '../processes.ts';
 import { EVENTS_SOCKET, QMP_SOCKET } from './command-line.ts';
 import { Qmp, type QmpEvent } from './qmp.ts';
 
@@ -53,14 +54,6 @@ export async function connectMonitors(process: VmmProcess, signal: AbortSignal):
       heard.close();
     },
   };
-}
-
-/**
- * A socket's path that is short whatever the folder's: a unix socket's address holds 108 bytes (unix(7)), and /proc/PID/cwd is
- * the VM's folder.
- */
-export function socketPath(process: VmmProcess, name: string): string {
-  return `/proc/${process.pid}/cwd/${name}`;
 }
 
 function connectWhenThere(

@@ -6,10 +6,10 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, test } from 'node:test';
 import { newId, type VmId } from '../../base/ids.ts';
-import { identify, isAlive } from '../../host/process.ts';
+import { identify } from '../../host/process.ts';
 import type { VmmProcess } from '../../model/vm.ts';
 import { nameOf } from './command-line.ts';
-import { endQemu, valueAfter, vmOfQemu } from './processes.ts';
+import { vmOfQemu } from './processes.ts';
 
 let root: string;
 let folder: string;
@@ -72,20 +72,4 @@ test('another folder, another name, no name, no process are nobody of ours', asy
     assert.equal(await vmOfQemu(folder, pid), undefined);
   assert.equal(await vmOfQemu(folder, 2 ** 22 + 1), undefined);
   assert.equal(await vmOfQemu(join(root, 'nowhere'), elsewhere.pid), undefined);
-});
-
-test('a QEMU is ended for certain, even one that stands still, and only that very one', async () => {
-  const process = await start(join(folder, vmId), '-name', nameOf(vmId));
-  children[0]?.kill('SIGSTOP');
-  await endQemu({ ...process, startTime: '1' });
-  assert.equal(await isAlive(process), true);
-  await endQemu(process);
-  assert.equal(await isAlive(process), false);
-  await endQemu(process);
-});
-
-test('the value of a flag is what follows it', () => {
-  assert.equal(valueAfter(['a', '-m', '512', '-m', '1'], '-m'), '512');
-  assert.equal(valueAfter(['a', '-m'], '-m'), '');
-  assert.equal(valueAfter(['a'], '-m'), '');
 });

@@ -55,9 +55,10 @@ export function lifeCases(declare: Declare): void {
     assert(first.rssBytes > 1024 * 1024, `${first.rssBytes} bytes resident`);
     assert(first.rssBytes < 16 * 1024 ** 3, `${first.rssBytes} bytes resident`);
     assert(first.cpuSeconds < 600, `${first.cpuSeconds} s`);
+    assert(first.uptimeSeconds < 3600, `${first.uptimeSeconds} s`);
     await bench.remember(subject, 'word', 'work');
     const second = await subject.machine.counters();
-    for (const name of ['cpuSeconds', 'blockReadBytes', 'blockWriteBytes'] as const)
+    for (const name of ['uptimeSeconds', 'cpuSeconds', 'blockReadBytes', 'blockWriteBytes'] as const)
       assert(second[name] >= first[name], `${name}: ${second[name]} after ${first[name]}`);
   });
 
