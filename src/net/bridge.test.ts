@@ -51,19 +51,37 @@ test('a bridge as it should be needs no command', () => {
   ]);
 });
 
+test("a tap is made for its VMM's user, and made anew when it is another's", () => {
+  const host = { bridge: 'hatch0', mtu: 1500 };
+  const made = tapCommands(host, { vmId, tapOwner: 61005 }, undefined);
+  assert.equal(made[0], `tuntap add dev ${vmId} mode tap user 61005`);
+  const of = (user?: number): Link =>
+    link(vmId, {
+      ...joined,
+      linkinfo: { ...joined.linkinfo, info_data: user === undefined ? {} : { user } },
+    });
+  assert.deepEqual(tapCommands(host, { vmId, tapOwner: 61005 }, of(61005)), []);
+  for (const other of [of(61006), of()])
+    assert.deepEqual(tapCommands(host, { vmId, tapOwner: 61005 }, other), [`link del dev ${vmId}`, ...made]);
+  // Who does not know the owner leaves it as it is, and one that is kept off the bridge stays off it.
+  assert.deepEqual(tapCommands(host, { vmId }, of(61006)), []);
+  const apart = { ...of(61006), ifalias: apartAlias('hatch0') };
+  assert.deepEqual(tapCommands(host, { vmId, tapOwner: 61005 }, apart), []);
+});
+
 test('a tap is isolated before it goes up, and one that lost its isolation is put back through down', () => {
-  const made = tapCommands({ bridge: 'hatch0', mtu: 1500 }, vmId, undefined);
+  const made = tapCommands({ bridge: 'hatch0', mtu: 1500 }, { vmId }, undefined);
   const at = (end: string): number => made.findIndex((line) => line.endsWith(end));
   assert.ok(at(`${vmId} down`) < at('master hatch0'));
   assert.ok(at('master hatch0') < at('isolated on') && at('isolated on') < at(`${vmId} up`));
-  assert.deepEqual(tapCommands({ bridge: 'hatch0', mtu: 1500 }, vmId, link(vmId, joined)), []);
+  assert.deepEqual(tapCommands({ bridge: 'hatch0', mtu: 1500 }, { vmId }, link(vmId, joined)), []);
   const open = link(vmId, { ...joined, linkinfo: { info_slave_data: { isolated: false } } });
-  assert.equal(tapCommands({ bridge: 'hatch0', mtu: 1500 }, vmId, open)[0], `link set dev ${vmId} down`);
+  assert.equal(tapCommands({ bridge: 'hatch0', mtu: 1500 }, { vmId }, open)[0], `link set dev ${vmId} down`);
 });
 
 test('a tap that is to stay apart is left so', () => {
   assert.deepEqual(
-    tapCommands({ bridge: 'hatch0', mtu: 1500 }, vmId, link(vmId, { ifalias: apartAlias('hatch0') })),
+    tapCommands({ bridge: 'hatch0', mtu: 1500 }, { vmId }, link(vmId, { ifalias: apartAlias('hatch0') })),
     [],
   );
 });

@@ -1,6 +1,6 @@
 import { overlaps, parseCidr, type AddressPlan } from '../model/cidr.ts';
 import { parseId, type VmId } from '../base/ids.ts';
-import { NetError } from './network.ts';
+import { NetError, type Port } from './network.ts';
 import type { Link, Route } from './tools.ts';
 
 /**
@@ -121,17 +121,20 @@ export function ourTaps(bridge: string, links: readonly Link[]): ReadonlyMap<VmI
 /** The `ip` commands that make or mend a VM's tap; none when it is as it should be. */
 export function tapCommands(
   { bridge, mtu }: { readonly bridge: string; readonly mtu: number },
-  vmId: VmId,
+  { vmId, tapOwner }: Pick<Port, 'vmId' | 'tapOwner'>,
   there: Link | undefined,
 ): readonly string[] {
   if (there?.ifalias === apartAlias(bridge)) return [];
+  // The owner is given when it is made (TUNSETOWNER); none of `ip`'s commands changes it later.
+  if (there && tapOwner !== undefined && there.linkinfo?.info_data?.user !== tapOwner)
+    return [`link del dev ${vmId}`, ...tapCommands({ bridge, mtu }, { vmId, tapOwner }, undefined)];
   const isolated = there?.linkinfo?.info_slave_data?.isolated === true;
   const made = there
     ? there.ifalias === aliasOf(bridge)
       ? []
       : [`link set dev ${vmId} alias "${aliasOf(bridge)}"`]
     : [
-        `tuntap add dev ${vmId} mode tap`,
+        `tuntap add dev ${vmId} mode tap${tapOwner === undefined ? '' : ` user ${tapOwner}`}`,
         `link set dev ${vmId} alias "${aliasOf(bridge)}"`,
         `link set dev ${vmId} addrgenmode none`,
       ];

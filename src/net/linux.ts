@@ -104,7 +104,7 @@ class LinuxNetwork implements Network {
       const ports = withPorts(await this.#dhcp.reserved(), [port]);
       await this.#tables.put([port], ports);
       const [tap] = await listLinks(run, port.vmId);
-      await ipBatch(run, tapCommands({ bridge, mtu: there.mtu }, port.vmId, tap));
+      await ipBatch(run, tapCommands({ bridge, mtu: there.mtu }, port, tap));
       await this.#dhcp.reserve(ports);
       return { tap: port.vmId };
     });
@@ -229,7 +229,7 @@ class LinuxNetwork implements Network {
     const links = new Map((await listLinks(run)).map((link) => [link.ifname, link]));
     const did: string[] = [];
     const commands = vmIds.flatMap((vmId) => {
-      const needed = tapCommands({ bridge, mtu }, vmId, links.get(vmId));
+      const needed = tapCommands({ bridge, mtu }, { vmId }, links.get(vmId));
       if (needed.length > 0)
         did.push(links.has(vmId) ? `mended the tap of ${vmId}` : `made the tap of ${vmId}`);
       return needed;

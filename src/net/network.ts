@@ -47,6 +47,8 @@ export interface Port {
   readonly mac: string;
   /** What DHCP calls it. */
   readonly hostname: string;
+  /** The user who may open its tap besides root; unless told, whoever is there first. A tap that is another's is made anew. */
+  readonly tapOwner?: number;
 }
 
 export interface NetworkOptions {

@@ -67,6 +67,8 @@ export interface Link {
   readonly ifalias?: string;
   readonly linkinfo?: {
     readonly info_kind?: string;
+    /** Of a tap: its owner. */
+    readonly info_data?: { readonly user?: number | string };
     readonly info_slave_data?: { readonly isolated?: boolean };
   };
   readonly addr_info: readonly {

@@ -195,14 +195,22 @@ function seedStep({ store, files, settings }: Deps, vm: Vm, image: Image): Step 
   };
 }
 
-function networkStep({ net }: Deps, vm: Vm, network: VmNetwork): Step {
+function networkStep({ net, driver, settings }: Deps, vm: Vm, network: VmNetwork): Step {
   return {
     name: 'network',
-    run: async () => {
-      await net.attach(portOf(vm, network));
-    },
+    run: () => attach({ net, driver, settings }, vm, network),
     undo: () => net.detach(vm.id),
   };
+}
+
+/** Gives a VM its place in the network, with a tap its hypervisor can open. */
+export async function attach(
+  { net, driver, settings }: Pick<Deps, 'net' | 'driver' | 'settings'>,
+  vm: Vm,
+  network: VmNetwork,
+): Promise<void> {
+  const tapOwner = await driver.tapOwner({ vmId: vm.id, folder: vmFolder(settings, vm.id) });
+  await net.attach({ ...portOf(vm, network), ...(tapOwner === null ? {} : { tapOwner }) });
 }
 
 function vmmStep(deps: Deps, vm: Vm, image: Image): Step {
@@ -237,7 +245,7 @@ export async function endVmm(
   for (const found of await driver.observe()) {
     if (found.vmId === vm.id) await driver.reap(found.process);
   }
-  for (const name of driver.scratchFiles) await remove(join(vmFolder(settings, vm.id), name));
+  await driver.clear({ vmId: vm.id, folder: vmFolder(settings, vm.id) });
   await store.vms.update(vm.id, ownerOf(vm), { process: null, readyAt: null });
 }
 

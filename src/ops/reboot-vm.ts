@@ -4,7 +4,7 @@ import type { Operation } from '../model/records.ts';
 import { refuse } from '../model/states.ts';
 import type { Vm } from '../model/vm.ts';
 import type { Caller, Wait } from './hatch.ts';
-import { diskOf, endVmm, imageOf, ownerOf, portOf, specOf } from './host-steps.ts';
+import { attach, diskOf, endVmm, imageOf, ownerOf, specOf } from './host-steps.ts';
 import { markError } from './mark-error.ts';
 import { askToPowerOff, noteRungs } from './power-off.ts';
 import { depsOf, mustGet } from './start-vm.ts';
@@ -69,7 +69,7 @@ export async function carryOutReboot(world: World, operation: Operation, signal:
       name: 'ways-in',
       run: async () => {
         if (vm.network === null) return;
-        await world.net.attach(portOf(vm, vm.network));
+        await attach(world, vm, vm.network);
         await world.ports.open({ vmId: vm.id, port: vm.network.sshPort, ip: vm.network.ip });
       },
     },

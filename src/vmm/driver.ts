@@ -19,8 +19,6 @@ export interface Driver {
   readonly capabilities: Capabilities;
   /** Kernel arguments for an image that brings none of its own. */
   readonly defaultBootArgs: string;
-  /** Files it makes in a VM's folder that are worth nothing once the machine has ended: its memory, its sockets. */
-  readonly scratchFiles: readonly string[];
   /** Which of an image's kernels it boots. */
   readonly kernel: 'compressed' | 'uncompressed';
 
@@ -46,6 +44,15 @@ export interface Driver {
 
   /** Ends a VMM process found by `observe` that belongs to no row, and resolves when it is gone. */
   reap(process: VmmProcess): Promise<void>;
+
+  /**
+   * Removes what it made for a VM and what is worth nothing once the machine has ended: its memory, its sockets, its jail. The VM's
+   * folder may be gone. Twice is as good as once.
+   */
+  clear(vm: Pick<MachineSpec, 'vmId' | 'folder'>): Promise<void>;
+
+  /** The user a VM's tap must belong to so that its VMM can open it; null: any will do. The VM's folder is there. */
+  tapOwner(vm: Pick<MachineSpec, 'vmId' | 'folder'>): Promise<number | null>;
 }
 
 export interface Capabilities {

@@ -82,7 +82,6 @@ export function openFake({
       resumeKeepsAgent: true,
     },
     defaultBootArgs: 'console=ttyS0',
-    scratchFiles: [],
     kernel: 'compressed',
     launch: (spec, signal) => begin('launch', spec, {}, false, signal),
     async adopt(spec, process, signal) {
@@ -102,6 +101,8 @@ export function openFake({
         if (same(one.guest.process, process)) await endFakeGuest(one.folder, { kind: 'killed' });
       }
     },
+    clear: async () => undefined,
+    tapOwner: async () => null,
   };
 }
 

@@ -1,4 +1,4 @@
-import { open, readdir, readlink, realpath } from 'node:fs/promises';
+import { open, readdir } from 'node:fs/promises';
 import { isAbsolute, join } from 'node:path';
 import type { Socket } from 'node:net';
 import { systemClock } from '../../base/clock.ts';
@@ -31,7 +31,8 @@ import { endProcess, socketPath, valueAfter } from '../processes.ts';
 import { mustHaveTap } from '../tap.ts';
 import { ApiGone, ApiRefused, FirecrackerApi, type ApiRequest } from './api.ts';
 import { bootSteps, FILES, loadSnapshot, processSteps, type BootStep } from './boot.ts';
-import { noCage, LEFTOVERS, type Cage } from './cage.ts';
+import { noCage, type Cage, type Den } from './cage.ts';
+import { OUT_OF_MEMORY } from './exit-reason.ts';
 import { FirecrackerMachine, OUTPUT_FILE, type MachineFacts } from './machine.ts';
 import { askVersion, featuresOf, sameFormat, type Features, type FirecrackerVersion } from './versions.ts';
 
@@ -65,7 +66,7 @@ export async function openFirecracker({
 }: FirecrackerOptions): Promise<Driver> {
   const version = await askVersion({ run }, firecrackerBin);
   log.info({ version: version.text, snapshotFormat: version.snapshotFormat }, 'Firecracker');
-  return new FirecrackerDriver(folder, version, noCage(firecrackerBin), answerMs);
+  return new FirecrackerDriver(folder, version, [noCage(firecrackerBin)], answerMs);
 }
 
 /** A process that has answered on its socket. */
@@ -80,18 +81,23 @@ class FirecrackerDriver implements Driver {
   readonly accel = 'kvm';
   readonly capabilities;
   readonly defaultBootArgs = BOOT_ARGS;
-  readonly scratchFiles = LEFTOVERS;
   readonly kernel = 'uncompressed';
   readonly #folder: string;
   readonly #features: Features;
-  readonly #cage: Cage;
+  /** Guests are started in the first; a daemon before us may have used another. */
+  readonly #cages: readonly [Cage, ...Cage[]];
   readonly #machineType: string;
   readonly #answerMs: number;
 
-  constructor(folder: string, version: FirecrackerVersion, cage: Cage, answerMs: number) {
+  constructor(
+    folder: string,
+    version: FirecrackerVersion,
+    cages: readonly [Cage, ...Cage[]],
+    answerMs: number,
+  ) {
     this.#answerMs = answerMs;
     this.#folder = folder;
-    this.#cage = cage;
+    this.#cages = cages;
     this.#features = featuresOf(version);
     this.#machineType = `firecracker-${version.snapshotFormat}`;
     this.version = version.text;
@@ -128,8 +134,9 @@ class FirecrackerDriver implements Driver {
       });
     if (!isAbsolute(memoryPath)) throw new VmmError('the memory file must be named by its absolute path');
     return this.#start(spec, signal, async ({ api }) => {
-      await this.#cage.bring(spec, saved.statePath, FILES.state);
-      await this.#cage.bring(spec, memoryPath, FILES.loadedMemory);
+      const [cage] = this.#cages;
+      await cage.bring(spec, saved.statePath, FILES.state);
+      await cage.bring(spec, memoryPath, FILES.loadedMemory);
       await carryOut(api, processSteps(this.#features), signal);
       await api.call(loadSnapshot(spec, { resume, features: this.#features }), {
         timeoutMs: LOAD_MS,
@@ -164,15 +171,16 @@ class FirecrackerDriver implements Driver {
   ): Promise<Machine> {
     signal.throwIfAborted();
     await mustHaveTap(spec);
-    await this.#cage.prepare(spec);
+    const [cage, ...others] = this.#cages;
+    for (const other of others) await other.clear(spec);
+    const { argv, cwd } = await cage.prepare(spec);
     await markConsole(spec.folder);
-    const root = this.#cage.root(spec);
     let child: Detached | undefined;
     let api: FirecrackerApi | undefined;
     let tether: Socket | undefined;
     try {
-      child = await spawnDetached(this.#cage.argv(spec), {
-        cwd: root,
+      child = await spawnDetached(argv, {
+        cwd,
         log: join(spec.folder, OUTPUT_FILE),
         stdout: join(spec.folder, CONSOLE_FILE),
       });
@@ -183,25 +191,25 @@ class FirecrackerDriver implements Driver {
       tether = await connectInPlace(socketPath(identity, FILES.api), signal);
       await Promise.race([configure({ child, api }), exited.then(() => endedAtOnce())]);
       signal.throwIfAborted();
-      return new FirecrackerMachine(this.#factsOf(spec, identity), api, tether, exited);
+      return new FirecrackerMachine(this.#factsOf(spec, identity, cage), api, tether, exited);
     } catch (error) {
       tether?.destroy();
       api?.close();
       if (child) await endProcess(child.identity, 'Firecracker');
-      const output = await this.#lastWords(spec);
-      await this.#cage.clear(spec);
+      const output = await lastWords(spec);
+      const starved = await cage.ranOutOfMemory(spec);
+      await cage.clear(spec);
       if (signal.aborted) throw signal.reason;
-      throw explain(error, output);
+      throw explain(starved ? new VmmError(OUT_OF_MEMORY, { cause: error }) : error, output);
     }
   }
 
-  #factsOf(spec: MachineSpec, process: VmmProcess): MachineFacts {
+  #factsOf(spec: MachineSpec, process: VmmProcess, cage: Cage): MachineFacts {
     const { vmId, folder, vcpuCount, memMib } = spec;
-    const root = this.#cage.root(spec);
     return {
       vmId,
       folder,
-      root,
+      cage,
       process,
       machineType: this.#machineType,
       version: this.version,
@@ -210,13 +218,9 @@ class FirecrackerDriver implements Driver {
     };
   }
 
-  async #lastWords(spec: MachineSpec): Promise<string> {
-    const texts = [join(this.#cage.root(spec), FILES.log), join(spec.folder, OUTPUT_FILE)];
-    return (await Promise.all(texts.map((path) => tail(path, 2000).catch(() => '')))).join('\n').trim();
-  }
-
   async adopt(spec: MachineSpec, process: VmmProcess, signal: AbortSignal): Promise<Machine | undefined> {
-    if (!(await isAlive(process)) || (await this.#vmOf(process.pid)) !== spec.vmId) return undefined;
+    const found = (await isAlive(process)) ? await this.#vmOf(process.pid) : undefined;
+    if (found?.vmId !== spec.vmId) return undefined;
     const api = new FirecrackerApi(socketPath(process, FILES.api), this.#answerMs);
     try {
       const said = await api.call({ method: 'GET', path: '/' }, { signal });
@@ -225,7 +229,7 @@ class FirecrackerDriver implements Driver {
         return undefined;
       }
       const tether = await connectInPlace(socketPath(process, FILES.api), signal);
-      return new FirecrackerMachine(this.#factsOf(spec, process), api, tether);
+      return new FirecrackerMachine(this.#factsOf(spec, process, found.cage), api, tether);
     } catch (error) {
       api.close();
       signal.throwIfAborted();
@@ -240,31 +244,41 @@ class FirecrackerDriver implements Driver {
     const found = [];
     for (const name of await readdir('/proc')) {
       if (!/^\d+$/.test(name)) continue;
-      const vmId = await this.#vmOf(Number(name));
-      const process = vmId && (await identify(Number(name)));
-      if (process) found.push({ vmId, process });
+      const vm = await this.#vmOf(Number(name));
+      const process = vm && (await identify(Number(name)));
+      if (process) found.push({ vmId: vm.vmId, process });
     }
     return found;
   }
 
-  /** The VM a process is of: by its id in the command line, and by the folder it works in. */
-  async #vmOf(pid: number): Promise<VmId | undefined> {
+  /** The VM a process is of, and where it lives: by its id in the command line, and by the folder it works in. */
+  async #vmOf(pid: number): Promise<{ readonly vmId: VmId; readonly cage: Cage } | undefined> {
     const argv = (await argvOf(pid)) ?? [];
     const vmId = parseId('vm', valueAfter(argv, '--id'));
     if (vmId === undefined || valueAfter(argv, '--api-sock') !== FILES.api) return undefined;
-    try {
-      // A folder that was removed under it is shown with this after its name.
-      const cwd = (await readlink(`/proc/${pid}/cwd`)).replace(/ \(deleted\)$/, '');
-      const folder = join(await realpath(this.#folder), vmId);
-      return cwd === this.#cage.root({ vmId, folder }) ? vmId : undefined;
-    } catch {
-      return undefined;
+    const den = { vmId, folder: join(this.#folder, vmId) };
+    for (const cage of this.#cages) {
+      if (await cage.holds(den, pid)) return { vmId, cage };
     }
+    return undefined;
   }
 
   reap(process: VmmProcess): Promise<void> {
     return endProcess(process, 'Firecracker');
   }
+
+  async clear(den: Den): Promise<void> {
+    for (const cage of this.#cages) await cage.clear(den);
+  }
+
+  tapOwner(den: Den): Promise<number | null> {
+    return this.#cages[0].tapOwner(den);
+  }
+}
+
+async function lastWords({ folder }: Den): Promise<string> {
+  const texts = [join(folder, FILES.log), join(folder, OUTPUT_FILE)];
+  return (await Promise.all(texts.map((path) => tail(path, 2000).catch(() => '')))).join('\n').trim();
 }
 
 async function carryOut(api: FirecrackerApi, steps: readonly BootStep[], signal: AbortSignal): Promise<void> {

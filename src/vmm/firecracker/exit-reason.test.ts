@@ -3,7 +3,16 @@ import { test } from 'node:test';
 import { exitReason, type Ending } from './exit-reason.ts';
 
 const ended = (what: Partial<Ending>): ReturnType<typeof exitReason> =>
-  exitReason({ killed: false, said: null, exitCode: 0, signal: null, console: '', output: '', ...what });
+  exitReason({
+    killed: false,
+    said: null,
+    exitCode: 0,
+    signal: null,
+    outOfMemory: false,
+    console: '',
+    output: '',
+    ...what,
+  });
 
 test("the guest's own words come before exit code 0, which a reboot and a panic share", () => {
   assert.equal(ended({ console: 'hatch-shutdown: reboot\n' }).kind, 'reboot');
@@ -40,4 +49,14 @@ test("Firecracker's exit codes are told in words, with its last line", () => {
   assert.deepEqual(unknown, { kind: 'crashed', exitCode: 99, signal: null, message: '' });
   const signalled = ended({ exitCode: null, signal: 'SIGSEGV' });
   assert.equal(signalled.kind === 'crashed' && signalled.signal, 'SIGSEGV');
+});
+
+test('one the kernel ended for its memory says so, also when its exit code is not known; what the guest did comes first', () => {
+  const starved = { outOfMemory: true, exitCode: null, signal: 'SIGKILL', output: 'last line' } as const;
+  const exit = ended(starved);
+  assert.equal(exit.kind, 'crashed');
+  assert.match(exit.kind === 'crashed' ? exit.message : '', /took more memory than its limit \(memory\.max/);
+  assert.equal(ended({ ...starved, signal: null, console: 'hatch-shutdown: reboot\n' }).kind, 'crashed');
+  assert.equal(ended({ ...starved, killed: true }).kind, 'killed');
+  assert.equal(ended({ ...starved, said: 'poweroff' }).kind, 'poweroff');
 });

@@ -9,11 +9,17 @@ export interface Ending {
   /** Of the process, where we are its parent. */
   readonly exitCode: number | null;
   readonly signal: string | null;
+  /** The kernel has ended it because it took more memory than its limit. */
+  readonly outOfMemory: boolean;
   /** What the guest wrote to its console since this process was started (its end is enough). */
   readonly console: string;
   /** The last of Firecracker's own output and log. */
   readonly output: string;
 }
+
+/** Why a process in a cgroup ended that was killed there. */
+export const OUT_OF_MEMORY =
+  'the kernel ended Firecracker because it took more memory than its limit (memory.max of its cgroup)';
 
 const MARKER = /hatch-shutdown: (poweroff|reboot)/g;
 
@@ -49,6 +55,8 @@ export function exitReason(ending: Ending): MachineExit {
   )
     return { kind: 'panic', console: ending.console.slice(-4000) };
   if (ending.killed) return { kind: 'killed' };
+  if (ending.outOfMemory)
+    return { kind: 'crashed', exitCode: ending.exitCode, signal: ending.signal, message: OUT_OF_MEMORY };
   if (ending.exitCode === 0) return { kind: marker?.[1] === 'poweroff' ? 'poweroff' : 'reboot' };
   // A daemon that adopted it does not learn the code; a guest that had said what it does has done it.
   if (ending.exitCode === null && ending.signal === null && marker)

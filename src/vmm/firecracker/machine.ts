@@ -1,4 +1,4 @@
-import { copyFile, rename } from 'node:fs/promises';
+import { copyFile, rename, stat } from 'node:fs/promises';
 import { once } from 'node:events';
 import { join } from 'node:path';
 import type { Socket } from 'node:net';
@@ -20,6 +20,7 @@ import {
 import { endProcess, socketPath, untilGone, usageOf } from '../processes.ts';
 import type { FirecrackerApi } from './api.ts';
 import { action, createSnapshot, FILES, vmState } from './boot.ts';
+import type { Cage } from './cage.ts';
 import { exitReason, type Ending } from './exit-reason.ts';
 import { takeMetrics, type BlockBytes } from './metrics.ts';
 import { connectVsock } from './vsock.ts';
@@ -36,8 +37,8 @@ const PANIC_MS = 5000;
 export interface MachineFacts {
   readonly vmId: VmId;
   readonly folder: string;
-  /** Absolute path, on the host, of the folder the VMM works in. */
-  readonly root: string;
+  /** Where the VMM lives. */
+  readonly cage: Cage;
   readonly process: VmmProcess;
   readonly machineType: string;
   readonly version: string;
@@ -97,16 +98,17 @@ export class FirecrackerMachine implements Machine {
     );
     const ended =
       this.#child && (await Promise.race([this.#child, systemClock.sleep(1000).then(() => undefined)]));
-    const { folder, root } = this.#facts;
+    const { folder, cage } = this.#facts;
     this.#api.close();
     const reason = exitReason({
       killed: this.#killed,
       said: this.#said,
       exitCode: ended?.code ?? null,
       signal: ended?.signal ?? null,
+      outOfMemory: await cage.ranOutOfMemory(this.#facts),
       console: await consoleSinceLaunch(folder),
       output: [
-        await tail(join(root, FILES.log), 2000).catch(() => ''),
+        await tail(join(folder, FILES.log), 2000).catch(() => ''),
         await tail(join(folder, OUTPUT_FILE), 2000).catch(() => ''),
       ].join('\n'),
     });
@@ -155,15 +157,21 @@ export class FirecrackerMachine implements Machine {
     readonly memoryPath: string;
   }): Promise<SavedMachine> {
     if ((await this.status()) === 'running') throw new VmmError('only a paused guest can be saved');
-    const { root, machineType, version, vcpuCount, memMib } = this.#facts;
-    const made = [join(root, FILES.state), join(root, FILES.memory)] as const;
+    const { folder, cage, machineType, version, vcpuCount, memMib } = this.#facts;
+    const names = [FILES.state, FILES.memory] as const;
+    const made = [join(folder, FILES.state), join(folder, FILES.memory)] as const;
     try {
-      // What lies there is written into, not replaced, and may be a link to what this guest was loaded from.
-      for (const path of made) await remove(path);
+      // What lies there is written into, not replaced, and may be what this guest was loaded from.
+      await cage.lend(this.#facts, names);
       await this.#api.call(createSnapshot(), { timeoutMs: SAVE_MS });
+      await cage.takeBack(this.#facts, names);
+      for (const path of made) {
+        if ((await stat(path)).size === 0) throw new VmmError('Firecracker has written nothing');
+      }
       await move(made[1], memoryPath);
       await move(made[0], statePath);
     } catch (error) {
+      await cage.takeBack(this.#facts, names).catch(() => undefined);
       for (const path of [...made, statePath]) await remove(path);
       const full =
         isErrno(error, 'ENOSPC') || (error instanceof Error && /No space left/.test(error.message));
@@ -200,7 +208,7 @@ export class FirecrackerMachine implements Machine {
 
   async counters(): Promise<MachineCounters> {
     await this.#api.call(action('FlushMetrics'));
-    this.#blocks = await takeMetrics(join(this.#facts.root, FILES.metrics), this.#blocks);
+    this.#blocks = await takeMetrics(join(this.#facts.folder, FILES.metrics), this.#blocks);
     const { read, written } = this.#blocks;
     return { ...(await usageOf(this.process)), blockReadBytes: read, blockWriteBytes: written };
   }

@@ -105,6 +105,9 @@ async function ask({
   }
 }
 
+/** Worth nothing once the machine has ended. */
+const SCRATCH_FILES = [RAM_FILE, LOADED_RAM, ...SOCKETS, STATE_SOCKET];
+
 class QemuDriver implements Driver {
   readonly name = 'qemu';
   readonly version: string;
@@ -120,7 +123,6 @@ class QemuDriver implements Driver {
     resumeKeepsAgent: true,
   } as const;
   readonly defaultBootArgs = BOOT_ARGS;
-  readonly scratchFiles = [RAM_FILE, LOADED_RAM, ...SOCKETS, STATE_SOCKET];
   readonly kernel = 'compressed';
   readonly #folder: string;
   readonly #choice: QemuChoice;
@@ -292,6 +294,14 @@ class QemuDriver implements Driver {
 
   reap(process: VmmProcess): Promise<void> {
     return endProcess(process, 'QEMU');
+  }
+
+  async clear({ folder }: Pick<MachineSpec, 'vmId' | 'folder'>): Promise<void> {
+    for (const name of SCRATCH_FILES) await remove(join(folder, name));
+  }
+
+  async tapOwner(): Promise<null> {
+    return null;
   }
 }
 
