@@ -3,7 +3,10 @@ import { abortReason } from '../base/clock.ts';
 
 /** Unix stream sockets (unix(7)), and one JSON object a line over them, as QMP speaks. */
 
-/** Connects to a unix socket. Rejects with the system's error, or the signal's reason when it aborts first. */
+/**
+ * Connects to a unix socket. Rejects with the system's error, or the signal's reason when it aborts first. What breaks the
+ * connection later closes it and ends nothing else, also before whoever asked for it listens.
+ */
 export function connectUnix(path: string, signal: AbortSignal): Promise<Socket> {
   return new Promise((resolve, reject) => {
     if (signal.aborted) return reject(abortReason(signal));
@@ -15,10 +18,9 @@ export function connectUnix(path: string, signal: AbortSignal): Promise<Socket> 
     signal.addEventListener('abort', onAbort, { once: true });
     socket.once('connect', () => {
       signal.removeEventListener('abort', onAbort);
-      socket.removeAllListeners('error');
       resolve(socket);
     });
-    socket.once('error', (error) => {
+    socket.on('error', (error) => {
       signal.removeEventListener('abort', onAbort);
       reject(error);
     });

@@ -49,3 +49,10 @@ test('who has given up connects to nobody', async () => {
   const reason = new Error('called off');
   await assert.rejects(connectInPlace(join(folder, 'sock'), AbortSignal.abort(reason)), reason);
 });
+
+test('a connection that breaks before anybody listens to it is closed, and nothing else happens', async () => {
+  const socket = await connectInPlace(join(folder, 'sock'), live);
+  socket.destroy(new Error('reset by peer'));
+  await new Promise((resolve) => socket.once('close', resolve));
+  assert.match(String(socket.errored), /reset by peer/);
+});

@@ -13,10 +13,14 @@ const O_PATH = 0o10000000;
  */
 export async function connectInPlace(path: string, signal: AbortSignal): Promise<Socket> {
   const handle = await open(path, O_PATH | constants.O_NOFOLLOW);
+  let socket: Socket;
   try {
     if (!(await handle.stat()).isSocket()) throw new Error('what bears the name of a socket is none');
-    return await connectUnix(`/proc/self/fd/${handle.fd}`, signal);
+    socket = await connectUnix(`/proc/self/fd/${handle.fd}`, signal);
   } finally {
     await handle.close();
   }
+  // It may have broken meanwhile, and says so only once.
+  if (socket.destroyed) throw socket.errored ?? new Error('the other side closed the connection');
+  return socket;
 }
