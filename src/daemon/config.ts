@@ -53,14 +53,16 @@ export const SETTINGS = {
     read.oneOf('auto', 'real', 'fake'),
   ),
   HATCH_FIRECRACKER_BIN: setting('firecracker program', 'firecracker', read.path),
-  HATCH_JAILER_BIN: setting('jailer program', 'jailer', read.path, { later: true }),
-  HATCH_JAILER: setting('whether to use the jailer', 'auto', read.oneOf('auto', 'on', 'off'), {
-    later: true,
-  }),
+  HATCH_JAILER_BIN: setting('jailer program', 'jailer', read.path),
+  HATCH_JAILER: setting(
+    'whether guests of Firecracker are jailed; auto: where hatchd is root and the jailer is there',
+    'auto',
+    read.oneOf('auto', 'on', 'off'),
+  ),
   HATCH_QEMU_BIN: setting('QEMU program', 'qemu-system-x86_64', read.path),
   HATCH_QEMU_CPU: setting('QEMU CPU model; host under KVM, max under emulation unless set', null, read.word),
-  HATCH_VM_UID_MIN: setting('first uid for hypervisors', '61000', read.whole(1, 2 ** 31), { later: true }),
-  HATCH_VM_UID_MAX: setting('last uid for hypervisors', '64999', read.whole(1, 2 ** 31), { later: true }),
+  HATCH_VM_UID_MIN: setting('first uid, and gid, for jailed hypervisors', '61000', read.whole(1, 2 ** 31)),
+  HATCH_VM_UID_MAX: setting('last uid, and gid, for jailed hypervisors', '64999', read.whole(1, 2 ** 31)),
   HATCH_DEFAULT_KERNEL_PATH: setting('kernel of img-default', null, read.path),
   HATCH_DEFAULT_INITRD_PATH: setting('initrd of img-default', null, read.path),
   HATCH_DEFAULT_ROOTFS_PATH: setting('root file system of img-default', null, read.path),
@@ -199,6 +201,8 @@ function contradictions(values: Values): string[] {
   together('HATCH_HTTP_TLS_CERT', 'HATCH_HTTP_TLS_KEY');
   if (values.HATCH_SSH_PORT_MIN > values.HATCH_SSH_PORT_MAX)
     problems.push('HATCH_SSH_PORT_MIN must not be above HATCH_SSH_PORT_MAX.');
+  if (values.HATCH_VM_UID_MIN > values.HATCH_VM_UID_MAX)
+    problems.push('HATCH_VM_UID_MIN must not be above HATCH_VM_UID_MAX.');
   return problems;
 }
 

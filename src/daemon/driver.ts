@@ -2,6 +2,7 @@ import type { Logger } from '../base/logger.ts';
 import type { Run } from '../host/run.ts';
 import { VmmError, type Driver } from '../vmm/driver.ts';
 import { openFake } from '../vmm/fake/driver.ts';
+import type { JailWish } from '../vmm/firecracker/cages.ts';
 import { openFirecracker } from '../vmm/firecracker/driver.ts';
 import { firecrackerRunsCode } from '../vmm/firecracker/kvm-probe.ts';
 import { kvmVerdict } from '../vmm/kvm-verdict.ts';
@@ -17,8 +18,9 @@ export async function chooseDriver(
   values: Values,
   { run, log, data }: { readonly run: Run; readonly log: Logger; readonly data: DataFolder },
 ): Promise<Driver> {
-  const firecracker = (folder = data.vms): Promise<Driver> =>
-    openFirecracker({ run, log, firecrackerBin: values.HATCH_FIRECRACKER_BIN, folder });
+  const firecrackerBin = values.HATCH_FIRECRACKER_BIN;
+  const firecracker = (): Promise<Driver> =>
+    openFirecracker({ run, log, firecrackerBin, folder: data.vms, jail: jailWish(values) });
   const qemu = (): Promise<Driver> =>
     openQemu({
       run,
@@ -38,7 +40,12 @@ export async function chooseDriver(
     case 'auto': {
       try {
         const driver = await firecracker();
-        const verdict = await kvmVerdict(data.kvmVerdict, () => firecrackerRunsCode(firecracker));
+        const verdict = await kvmVerdict(data.kvmVerdict, () =>
+          firecrackerRunsCode((folder) =>
+            // What it runs is our own.
+            openFirecracker({ run, log, firecrackerBin, folder }),
+          ),
+        );
         if (verdict.usable) return driver;
         log.info({ kvm: verdict.reason }, 'Firecracker needs KVM, so guests run on QEMU');
       } catch (error) {
@@ -48,4 +55,13 @@ export async function chooseDriver(
       return qemu();
     }
   }
+}
+
+/** How guests are to be jailed, as configured. */
+export function jailWish(values: Values): JailWish {
+  return {
+    mode: values.HATCH_JAILER,
+    jailerBin: values.HATCH_JAILER_BIN,
+    uids: { min: values.HATCH_VM_UID_MIN, max: values.HATCH_VM_UID_MAX },
+  };
 }

@@ -32,6 +32,7 @@ import { mustHaveTap } from '../tap.ts';
 import { ApiGone, ApiRefused, FirecrackerApi, type ApiRequest } from './api.ts';
 import { bootSteps, FILES, loadSnapshot, processSteps, type BootStep } from './boot.ts';
 import { noCage, type Cage, type Den } from './cage.ts';
+import { openCages, type JailHost, type JailWish } from './cages.ts';
 import { OUT_OF_MEMORY } from './exit-reason.ts';
 import { FirecrackerMachine, OUTPUT_FILE, type MachineFacts } from './machine.ts';
 import { askVersion, featuresOf, sameFormat, type Features, type FirecrackerVersion } from './versions.ts';
@@ -44,6 +45,10 @@ export interface FirecrackerOptions {
   readonly folder: string;
   /** How long one call may take; 10 s unless told. */
   readonly answerMs?: number;
+  /** How guests are jailed; unless told, they are not. */
+  readonly jail?: JailWish;
+  /** What the jailer finds on the host; this machine unless told. */
+  readonly jailHost?: JailHost;
 }
 
 const ANSWER_MS = 10_000;
@@ -63,10 +68,16 @@ export async function openFirecracker({
   firecrackerBin,
   folder,
   answerMs = ANSWER_MS,
+  jail,
+  jailHost,
 }: FirecrackerOptions): Promise<Driver> {
   const version = await askVersion({ run }, firecrackerBin);
   log.info({ version: version.text, snapshotFormat: version.snapshotFormat }, 'Firecracker');
-  return new FirecrackerDriver(folder, version, [noCage(firecrackerBin)], answerMs);
+  const cages: readonly [Cage, ...Cage[]] =
+    jail === undefined
+      ? [noCage(firecrackerBin)]
+      : await openCages({ run, log }, jail, { bin: firecrackerBin, version: version.text, folder }, jailHost);
+  return new FirecrackerDriver(folder, version, cages, answerMs);
 }
 
 /** A process that has answered on its socket. */

@@ -51,7 +51,12 @@ test('who is somebody on the host is seen: processes by any of their users, name
       `Name:\tx\nUmask:\t0022\nUid:\t${uids}\nGid:\t0\t0\t0\t0\n`,
     );
   }
-  // One that has just ended, and what is no process.
+  // One whose parent has not yet been told of its end, one that has just ended, and what is no process.
+  await mkdir(join(root, 'proc', '29'));
+  await writeFile(
+    join(root, 'proc', '29', 'status'),
+    'Name:\tx\nState:\tZ (zombie)\nUid:\t61009\t61009\t61009\t61009\n',
+  );
   await mkdir(join(root, 'proc', '30'));
   await mkdir(join(root, 'proc', 'sys'));
   await mkdir(join(root, 'etc'));

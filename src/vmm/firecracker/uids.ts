@@ -60,9 +60,10 @@ export async function hostUsers(root = '/'): Promise<HostUsers> {
   return { processes, named };
 }
 
-/** None when the process has ended meanwhile. */
+/** None when the process has ended: also of one whose parent has not yet been told, which may take for ever. */
 async function usersOf(status: string): Promise<ReadonlySet<number>> {
-  const text = await readIfThere(status).catch(() => undefined);
-  const found = /^Uid:\s+(\d+)\s+(\d+)\s+(\d+)\s+(\d+)$/m.exec(text ?? '');
+  const text = (await readIfThere(status).catch(() => undefined)) ?? '';
+  if (/^State:\s+[ZX]/m.test(text)) return new Set();
+  const found = /^Uid:\s+(\d+)\s+(\d+)\s+(\d+)\s+(\d+)$/m.exec(text);
   return new Set((found ?? []).slice(1).map(Number));
 }
