@@ -67,6 +67,9 @@ test('settings that need each other are refused alone', () => {
     problemsOf({ HATCH_SSH_PORT_MIN: '3000', HATCH_SSH_PORT_MAX: '2000' }).join(),
     /must not be above/,
   );
+  assert.deepEqual(problemsOf({ HATCH_VM_UID_MIN: '70000' }), [
+    'HATCH_VM_UID_MIN must not be above HATCH_VM_UID_MAX.',
+  ]);
 });
 
 test('secrets are hidden, wherever they come from', () => {

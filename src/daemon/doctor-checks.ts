@@ -12,19 +12,13 @@ import { isFakeNet, type Values } from './config.ts';
 import { databaseUrlShown } from './config-values.ts';
 import { claimant, whyNotWritten, type DataFolder } from './data-folder.ts';
 import { configuredImage } from './default-image.ts';
-import { chooseDriver } from './driver.ts';
+import { chooseDriver, kvmUnderFirecracker } from './driver.ts';
+import { firecracker } from './doctor-firecracker.ts';
+import { fail, ok, warn, type Found } from './doctor-finding.ts';
+import { cgroups, kernel, memory, nftables, processor, sshPorts } from './doctor-host.ts';
 import { tryListening } from './listening.ts';
 import { readTls } from './tls.ts';
 
-/** One thing that was looked at: what was seen, and what to do about it. */
-export interface Finding {
-  readonly check: string;
-  readonly verdict: 'ok' | 'warn' | 'fail';
-  readonly message: string;
-}
-
-/** What a check gives; what it throws is a failure in its own words. */
-type Found = Omit<Finding, 'check'>;
 type Check = (values: Values, data: DataFolder) => Promise<readonly Found[]>;
 
 const MIN_FREE_BYTES = 2 * 1024 ** 3;
@@ -34,7 +28,14 @@ export const CHECKS: Readonly<Record<string, Check>> = {
   rights,
   programs,
   hypervisor,
+  firecracker: (values, data) => firecracker({ run }, values, data),
+  kernel: (values) => onHost(values, kernel),
+  cgroups: (values) => onHost(values, cgroups),
+  memory: (values) => onHost(values, memory),
+  processor: (values) => onHost(values, processor),
   network,
+  nftables: async (values) => (isFakeNet(values) ? ok('pretended') : nftables({ run })),
+  ports: async (values) => (isFakeNet(values) ? ok('pretended') : sshPorts(sshRange(values))),
   api,
   disk,
   database,
@@ -42,9 +43,14 @@ export const CHECKS: Readonly<Record<string, Check>> = {
   hatchd,
 };
 
-const ok = (message: string): readonly Found[] => [{ verdict: 'ok', message }];
-const warn = (message: string): readonly Found[] => [{ verdict: 'warn', message }];
-const fail = (message: string): readonly Found[] => [{ verdict: 'fail', message }];
+/** What matters only where there are real guests. */
+async function onHost(values: Values, look: () => Promise<readonly Found[]>): Promise<readonly Found[]> {
+  return values.HATCH_VMM === 'fake' ? ok('of no matter: guests are pretended') : look();
+}
+
+function sshRange(values: Values): Parameters<typeof sshPorts>[0] {
+  return { address: values.HATCH_SSH_ADDR, min: values.HATCH_SSH_PORT_MIN, max: values.HATCH_SSH_PORT_MAX };
+}
 
 async function rights(values: Values): Promise<readonly Found[]> {
   if (isFakeNet(values)) return ok('the network is pretended: no rights are needed');
@@ -84,6 +90,14 @@ async function hypervisor(values: Values, data: DataFolder): Promise<readonly Fo
   const driver = await chooseDriver(values, { run, log: silent, data });
   if (driver.name === 'fake') return ok('pretended (HATCH_VMM=fake)');
   const named = `${driver.name} ${driver.version}`;
+  if (driver.name === 'firecracker') {
+    const { usable, reason } = await kvmUnderFirecracker(values, { run, log: silent, data });
+    if (!usable)
+      return fail(
+        `${named}: guests cannot run, since KVM does not (${reason}); use a machine with KVM, enable nested virtualisation, or set HATCH_VMM=qemu`,
+      );
+    return ok(`${named} with KVM, which was seen to run code`);
+  }
   if (driver.accel === 'kvm') return ok(`${named} with KVM`);
   return warn(
     `${named}: KVM does not run code here, so guests are emulated and 10 to 30 times slower; use a machine with KVM, or enable nested virtualisation`,
@@ -113,17 +127,21 @@ async function disk(values: Values, data: DataFolder): Promise<readonly Found[]>
     });
     return ok(`${data.root} is made at the first start`);
   }
-  const pretended = values.HATCH_VMM === 'fake';
   const free = await freeBytes(data.root);
   const room = `${(free / 1024 ** 3).toFixed(1)} GiB are free at ${data.root}`;
   const found =
-    free >= MIN_FREE_BYTES || pretended ? ok(room) : fail(`only ${room}; make room, or move HATCH_DATA_DIR`);
+    free >= MIN_FREE_BYTES || values.HATCH_VMM === 'fake'
+      ? ok(room)
+      : fail(`only ${room}; make room, or move HATCH_DATA_DIR`);
   const shares = await sharesBlocks(data);
-  if (pretended) return found;
-  const how = shares
-    ? 'the file system shares blocks (reflink)'
-    : 'no reflink here: guests get qcow2 overlays; XFS or btrfs would share blocks';
-  return [...found, ...ok(how)];
+  if (values.HATCH_VMM === 'fake') return found;
+  if (shares) return [...found, ...ok('the file system shares blocks (reflink)')];
+  const instead = {
+    qemu: 'guests get qcow2 overlays',
+    firecracker: "each guest's disk is a whole copy of its image's",
+    auto: "guests get qcow2 overlays on QEMU, and whole copies of their image's disk on Firecracker",
+  }[values.HATCH_VMM];
+  return [...found, ...ok(`no reflink here: ${instead}; XFS or btrfs would share blocks`)];
 }
 
 /** The path itself, or the nearest folder above it that is there, as one that is entered. */

@@ -11,7 +11,7 @@ import { silent } from '../base/logger.ts';
 import { openStore } from '../store/db/open.ts';
 import { claimDataFolder, dataFolder, makeDataFolder } from './data-folder.ts';
 import { examine } from './doctor.ts';
-import type { Finding } from './doctor-checks.ts';
+import type { Finding } from './doctor-finding.ts';
 
 let folder = '';
 before(async () => {
@@ -45,9 +45,10 @@ test('before the first start all is well, each check says so, and nothing is mad
   const all = await examine({ HATCH_VMM: 'fake', HATCH_DATA_DIR: data, HATCH_HTTP_ADDR: '127.0.0.1:0' });
   assert.deepEqual(
     all.map(({ check, verdict }) => `${verdict} ${check}`),
-    ['rights', 'programs', 'hypervisor', 'network', 'api', 'disk', 'database', 'image', 'hatchd'].map(
-      (check) => `ok ${check}`,
-    ),
+    [
+      ...['rights', 'programs', 'hypervisor', 'firecracker', 'kernel', 'cgroups', 'memory', 'processor'],
+      ...['network', 'nftables', 'ports', 'api', 'disk', 'database', 'image', 'hatchd'],
+    ].map((check) => `ok ${check}`),
   );
   assert.deepEqual(await readdir(folder), []);
 });

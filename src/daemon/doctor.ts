@@ -1,5 +1,6 @@
 import { readConfig, BadConfig } from './config.ts';
-import { CHECKS, type Finding } from './doctor-checks.ts';
+import { CHECKS } from './doctor-checks.ts';
+import type { Finding } from './doctor-finding.ts';
 import { dataFolder } from './data-folder.ts';
 
 /**

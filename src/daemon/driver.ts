@@ -5,7 +5,7 @@ import { openFake } from '../vmm/fake/driver.ts';
 import type { JailWish } from '../vmm/firecracker/cages.ts';
 import { openFirecracker } from '../vmm/firecracker/driver.ts';
 import { firecrackerRunsCode } from '../vmm/firecracker/kvm-probe.ts';
-import { kvmVerdict } from '../vmm/kvm-verdict.ts';
+import { kvmVerdict, type KvmVerdict } from '../vmm/kvm-verdict.ts';
 import { openQemu } from '../vmm/qemu/driver.ts';
 import type { Values } from './config.ts';
 import type { DataFolder } from './data-folder.ts';
@@ -40,12 +40,7 @@ export async function chooseDriver(
     case 'auto': {
       try {
         const driver = await firecracker();
-        const verdict = await kvmVerdict(data.kvmVerdict, () =>
-          firecrackerRunsCode((folder) =>
-            // What it runs is our own.
-            openFirecracker({ run, log, firecrackerBin, folder }),
-          ),
-        );
+        const verdict = await kvmUnderFirecracker(values, { run, log, data });
         if (verdict.usable) return driver;
         log.info({ kvm: verdict.reason }, 'Firecracker needs KVM, so guests run on QEMU');
       } catch (error) {
@@ -55,6 +50,17 @@ export async function chooseDriver(
       return qemu();
     }
   }
+}
+
+/** Whether KVM runs code, found by a Firecracker that runs some; kept for this boot of the host. */
+export function kvmUnderFirecracker(
+  { HATCH_FIRECRACKER_BIN: firecrackerBin }: Pick<Values, 'HATCH_FIRECRACKER_BIN'>,
+  { run, log, data }: { readonly run: Run; readonly log: Logger; readonly data: DataFolder },
+): Promise<KvmVerdict> {
+  return kvmVerdict(data.kvmVerdict, () =>
+    // What it runs is our own: it needs no jail.
+    firecrackerRunsCode((folder) => openFirecracker({ run, log, firecrackerBin, folder })),
+  );
 }
 
 /** How guests are to be jailed, as configured. */
