@@ -35,6 +35,7 @@ import { noCage, type Cage, type Den } from './cage.ts';
 import { openCages, type JailHost, type JailWish } from './cages.ts';
 import { OUT_OF_MEMORY } from './exit-reason.ts';
 import { FirecrackerMachine, OUTPUT_FILE, type MachineFacts } from './machine.ts';
+import { forgetMetrics } from './metrics.ts';
 import { askVersion, featuresOf, sameFormat, type Features, type FirecrackerVersion } from './versions.ts';
 
 export interface FirecrackerOptions {
@@ -186,6 +187,7 @@ class FirecrackerDriver implements Driver {
     for (const other of others) await other.clear(spec);
     const { argv, cwd } = await cage.prepare(spec);
     await markConsole(spec.folder);
+    await forgetMetrics(spec.folder);
     let child: Detached | undefined;
     let api: FirecrackerApi | undefined;
     let tether: Socket | undefined;

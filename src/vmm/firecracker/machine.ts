@@ -30,6 +30,8 @@ export const OUTPUT_FILE = 'vmm.log';
 /** Pausing and resuming wait up to 30 s for each vCPU (src/vmm/src/lib.rs). */
 const VCPU_MS = 35_000;
 const SAVE_MS = 600_000;
+/** How often the metrics file is read and cut, also if nobody asks: it grows by some kilobytes a minute. */
+const TEND_MS = 10 * 60_000;
 /** How long a guest that has panicked may take to end by itself. */
 const PANIC_MS = 5000;
 
@@ -61,7 +63,7 @@ export class FirecrackerMachine implements Machine {
   /** Ctrl-alt-del is the only button there is, and a guest answers it with a reboot (systemd.special(7)). */
   #pressed = false;
   #said: Ending['said'] = null;
-  #blocks: BlockBytes = { read: 0, written: 0 };
+  #counting: Promise<unknown> = Promise.resolve();
 
   /** `tether`: a connection that is used for nothing and ends when the process does; `child`: its end, where we are its parent. */
   constructor(facts: MachineFacts, api: FirecrackerApi, tether: Socket, child?: Detached['exited']) {
@@ -74,7 +76,10 @@ export class FirecrackerMachine implements Machine {
     const { promise, resolve } = Promise.withResolvers<MachineExit>();
     this.exited = promise;
     this.#released.signal.addEventListener('abort', () => tether.destroy());
-    this.#watch(tether).then(resolve, () => undefined);
+    const tending = setInterval(() => void this.#countBlocks().catch(() => undefined), TEND_MS).unref();
+    this.#watch(tether)
+      .finally(() => clearInterval(tending))
+      .then(resolve, () => undefined);
   }
 
   async #watch(tether: Socket): Promise<MachineExit> {
@@ -208,9 +213,15 @@ export class FirecrackerMachine implements Machine {
 
   async counters(): Promise<MachineCounters> {
     await this.#api.call(action('FlushMetrics'));
-    this.#blocks = await takeMetrics(join(this.#facts.folder, FILES.metrics), this.#blocks);
-    const { read, written } = this.#blocks;
+    const { read, written } = await this.#countBlocks();
     return { ...(await usageOf(this.process)), blockReadBytes: read, blockWriteBytes: written };
+  }
+
+  /** One after the other: what one has read another must not read again. */
+  #countBlocks(): Promise<BlockBytes> {
+    const counting = this.#counting.then(() => takeMetrics(this.#facts.folder));
+    this.#counting = counting.catch(() => undefined);
+    return counting;
   }
 
   async powerButton(): Promise<void> {

@@ -1,5 +1,7 @@
-import { open } from 'node:fs/promises';
-import { isErrno } from '../../host/files.ts';
+import { open, type FileHandle } from 'node:fs/promises';
+import { join } from 'node:path';
+import { isErrno, readIfThere, remove, writeFileAtomic } from '../../host/files.ts';
+import { FILES } from './boot.ts';
 
 /** What a guest's disks have carried since the process was started, in bytes. */
 export interface BlockBytes {
@@ -7,45 +9,92 @@ export interface BlockBytes {
   readonly written: number;
 }
 
+/** What is added up so far, and where in the metrics file that ends: kept beside it, for the next daemon. */
+interface Sums extends BlockBytes {
+  readonly offset: number;
+  /** Where it ended when what is before was cut away. */
+  readonly cutAt: number;
+}
+
+const SUMS_FILE = 'fc.counters';
+const PIECE_BYTES = 256 * 1024;
+/** A line is some kilobytes; what is longer is none of Firecracker's. */
+const LONGEST_LINE = 256 * 1024;
+/** What has been read is cut away when it is more than this. */
+const CUT_BYTES = 1024 * 1024;
+
+/** Forgets what an earlier process in the folder counted. */
+export async function forgetMetrics(folder: string): Promise<void> {
+  await remove(join(folder, SUMS_FILE));
+}
+
 /**
  * Adds up Firecracker's metrics file: a JSON object a line, every minute and at each flush, whose values count from the line
- * before (docs/metrics.md). What is read is cut away, so that the file stays small; `before` is what was added up so far.
+ * before (docs/metrics.md). Firecracker writes on where it stands, whatever becomes of the file (src/vmm/src/utils/mod.rs), so
+ * what was read is a hole once it is cut away. One at a time in a folder.
  */
-export async function takeMetrics(path: string, before: BlockBytes): Promise<BlockBytes> {
-  let file;
+export async function takeMetrics(folder: string): Promise<BlockBytes> {
+  const before = await readSums(folder);
+  let file: FileHandle;
   try {
-    file = await open(path, 'r+');
+    file = await open(join(folder, FILES.metrics), 'r+');
   } catch (error) {
     if (isErrno(error, 'ENOENT')) return before;
     throw error;
   }
   try {
-    const text = await file.readFile('latin1');
-    const end = text.lastIndexOf('\n') + 1;
-    if (end === 0) return before;
-    if (end === text.length) await file.truncate(0);
-    let { read, written } = before;
-    for (const line of text.slice(0, end).split('\n')) {
-      // A writer that does not append leaves a hole where the file was cut.
-      const { block } = parse(line.replaceAll('\0', ''));
-      read += numberIn(block, 'read_bytes');
-      written += numberIn(block, 'write_bytes');
+    let sums = before;
+    let rest = '';
+    for (let at = before.offset; ;) {
+      const { buffer, bytesRead } = await file.read(Buffer.alloc(PIECE_BYTES), 0, PIECE_BYTES, at);
+      if (bytesRead === 0) break;
+      at += bytesRead;
+      const lines = (rest + buffer.toString('latin1', 0, bytesRead)).split('\n');
+      rest = lines.pop() ?? '';
+      if (rest.length > LONGEST_LINE) rest = '';
+      sums = lines.reduce(addLine, { ...sums, offset: at - rest.length });
     }
-    return { read, written };
+    const cut = sums.offset - sums.cutAt > CUT_BYTES && (await file.stat()).size === sums.offset;
+    if (cut) sums = { ...sums, cutAt: sums.offset };
+    // First what is known, then the cut: who is killed between the two counts nothing twice.
+    if (sums.offset !== before.offset) await writeFileAtomic(join(folder, SUMS_FILE), JSON.stringify(sums));
+    if (cut) await file.truncate(0);
+    return sums;
   } finally {
     await file.close();
   }
 }
 
+async function readSums(folder: string): Promise<Sums> {
+  const kept = parse((await readIfThere(join(folder, SUMS_FILE))) ?? '');
+  return {
+    read: countIn(kept, 'read'),
+    written: countIn(kept, 'written'),
+    offset: countIn(kept, 'offset'),
+    cutAt: countIn(kept, 'cutAt'),
+  };
+}
+
+function addLine(sums: Sums, line: string): Sums {
+  const { block } = parse(line);
+  return {
+    ...sums,
+    read: sums.read + countIn(block, 'read_bytes'),
+    written: sums.written + countIn(block, 'write_bytes'),
+  };
+}
+
 function parse(line: string): Readonly<Record<string, unknown>> {
   try {
-    return JSON.parse(line) as Readonly<Record<string, unknown>>;
+    const found: unknown = JSON.parse(line);
+    return typeof found === 'object' && found !== null ? (found as Readonly<Record<string, unknown>>) : {};
   } catch {
     return {};
   }
 }
 
-function numberIn(value: unknown, name: string): number {
+/** A count of an object; 0 where there is none, or none that can be. */
+function countIn(value: unknown, name: string): number {
   const found = typeof value === 'object' && value !== null ? (value as Record<string, unknown>)[name] : 0;
-  return typeof found === 'number' ? found : 0;
+  return typeof found === 'number' && Number.isSafeInteger(found) && found >= 0 ? found : 0;
 }
