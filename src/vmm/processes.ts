@@ -2,7 +2,7 @@ import { readFile } from 'node:fs/promises';
 import { systemClock } from '../base/clock.ts';
 import { deadline, DeadlineExceeded } from '../base/deadline.ts';
 import { until } from '../base/until.ts';
-import { isAlive, signalProcess } from '../host/process.ts';
+import { isAlive, signalProcess, type Detached } from '../host/process.ts';
 import type { VmmProcess } from '../model/vm.ts';
 import { VmmError } from './driver.ts';
 
@@ -32,6 +32,30 @@ export async function untilGone(process: VmmProcess, signal: AbortSignal): Promi
     firstMs: 2,
     mostMs: 100,
   });
+}
+
+const SETTLE_MS = 5000;
+const CODE_MS = 1000;
+
+/**
+ * Waits for the end of a VMM whose connection to us has ended, which it does a moment before it is gone, and gives its exit code or
+ * signal where we are its parent (`child`). One that closes its connection and lives on is killed. Rejects with the signal's
+ * reason when it aborts first.
+ */
+export async function howItEnded(
+  process: VmmProcess,
+  what: string,
+  child: Detached['exited'] | undefined,
+  signal: AbortSignal,
+): Promise<{ readonly exitCode: number | null; readonly signal: string | null }> {
+  await deadline(`the end of ${what}`, SETTLE_MS, (within) => untilGone(process, within), signal).catch(
+    async (error: unknown) => {
+      if (signal.aborted) throw error;
+      await signalProcess(process, 'SIGKILL');
+    },
+  );
+  const ended = child && (await Promise.race([child, systemClock.sleep(CODE_MS).then(() => undefined)]));
+  return { exitCode: ended?.code ?? null, signal: ended?.signal ?? null };
 }
 
 /** What a process has used of the processor and for how long it is there, in seconds, and what it holds of memory, in bytes. */

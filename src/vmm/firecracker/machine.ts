@@ -4,7 +4,6 @@ import { join } from 'node:path';
 import type { Socket } from 'node:net';
 import type { Duplex } from 'node:stream';
 import { systemClock } from '../../base/clock.ts';
-import { deadline } from '../../base/deadline.ts';
 import type { VmId } from '../../base/ids.ts';
 import { isErrno, remove, tail } from '../../host/files.ts';
 import { isAlive, signalProcess, type Detached } from '../../host/process.ts';
@@ -17,7 +16,7 @@ import {
   type MachineExit,
   type SavedMachine,
 } from '../driver.ts';
-import { endProcess, socketPath, untilGone, usageOf } from '../processes.ts';
+import { endProcess, howItEnded, socketPath, usageOf } from '../processes.ts';
 import type { FirecrackerApi } from './api.ts';
 import { action, createSnapshot, FILES, vmState } from './boot.ts';
 import type { Cage } from './cage.ts';
@@ -94,22 +93,13 @@ export class FirecrackerMachine implements Machine {
       stopListening();
     }
     if (this.#released.signal.aborted) throw new Error('released');
-    const { signal } = this.#released;
-    await deadline('the end of Firecracker', 5000, (within) => untilGone(this.process, within), signal).catch(
-      async (error: unknown) => {
-        if (signal.aborted) throw error;
-        await signalProcess(this.process, 'SIGKILL');
-      },
-    );
-    const ended =
-      this.#child && (await Promise.race([this.#child, systemClock.sleep(1000).then(() => undefined)]));
+    const ended = await howItEnded(this.process, 'Firecracker', this.#child, this.#released.signal);
     const { folder, cage } = this.#facts;
     this.#api.close();
     const reason = exitReason({
       killed: this.#killed,
       said: this.#said,
-      exitCode: ended?.code ?? null,
-      signal: ended?.signal ?? null,
+      ...ended,
       outOfMemory: await cage.ranOutOfMemory(this.#facts),
       console: await consoleSinceLaunch(folder),
       output: [

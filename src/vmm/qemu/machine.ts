@@ -6,7 +6,7 @@ import type { VmId } from '../../base/ids.ts';
 import { until } from '../../base/until.ts';
 import { tail } from '../../host/files.ts';
 import { connectUnix } from '../../host/json-lines.ts';
-import { signalProcess, type Detached } from '../../host/process.ts';
+import type { Detached } from '../../host/process.ts';
 import type { VmmProcess } from '../../model/vm.ts';
 import { consoleSinceLaunch } from '../console.ts';
 import {
@@ -16,7 +16,7 @@ import {
   type MachineExit,
   type SavedMachine,
 } from '../driver.ts';
-import { endProcess, socketPath, untilGone, usageOf } from '../processes.ts';
+import { endProcess, howItEnded, socketPath, usageOf } from '../processes.ts';
 import { AGENT_SOCKET } from './command-line.ts';
 import { exitReason } from './exit-reason.ts';
 import type { Monitors } from './monitors.ts';
@@ -77,21 +77,11 @@ export class QemuMachine implements Machine {
   async #watch(): Promise<MachineExit> {
     await this.#monitors.closed;
     if (this.#released.signal.aborted) throw new Error('released');
-    // The socket closes a moment before the process is gone; a QEMU that closes it and lives on is ended.
-    const { signal } = this.#released;
-    await deadline('the end of QEMU', 5000, (within) => untilGone(this.process, within), signal).catch(
-      async (error: unknown) => {
-        if (signal.aborted) throw error;
-        await signalProcess(this.process, 'SIGKILL');
-      },
-    );
-    const ended =
-      this.#child && (await Promise.race([this.#child, systemClock.sleep(1000).then(() => undefined)]));
+    const ended = await howItEnded(this.process, 'QEMU', this.#child, this.#released.signal);
     return exitReason({
       killed: this.#killed,
       shutdown: this.#shutdown,
-      exitCode: ended?.code ?? null,
-      signal: ended?.signal ?? null,
+      ...ended,
       console: await consoleSinceLaunch(this.#facts.folder),
       output: await tail(join(this.#facts.folder, LOG_FILE), 2000).catch(() => ''),
     });
