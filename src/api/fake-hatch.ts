@@ -228,6 +228,8 @@ export function fakeHatch(clock: Clock): FakeHatch {
           accel: 'none',
           process: { pid: 4711, startTime: '1', bootId: 'b' },
           layerId: newId('layer'),
+          snapshotId: null,
+          memoryLayerId: null,
           operation: null,
           createdAt: clock.now(),
           updatedAt: clock.now(),

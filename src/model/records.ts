@@ -123,11 +123,11 @@ export interface HatchEvent {
   readonly at: number;
 }
 
-/** A disk or memory file that stays as it is, or a VM's own top disk; counted by who uses it. */
+/** A file of a saved machine that stays as it is, or a VM's own top disk; counted by who uses it. */
 export interface Layer {
   readonly id: LayerId;
   readonly hostId: string;
-  readonly kind: 'disk' | 'memory';
+  readonly kind: 'disk' | 'memory' | 'state';
   /** Absolute path on the host. */
   readonly path: string;
   readonly format: 'raw' | 'qcow2';

@@ -86,6 +86,10 @@ export interface Vm {
   readonly process: VmmProcess | null;
   /** The top of its disk's chain of layers; null until its disk is made. */
   readonly layerId: LayerId | null;
+  /** The snapshot it sleeps as, and wakes from; null while it does not sleep. */
+  readonly snapshotId: SnapshotId | null;
+  /** The memory file it runs on a private map of: it stays as it is for as long. */
+  readonly memoryLayerId: LayerId | null;
   /** The unfinished operation on it, if any. */
   readonly operation: { readonly id: OperationId; readonly verb: Verb } | null;
   readonly createdAt: number;
@@ -110,7 +114,11 @@ export type NewVm = Pick<
   | 'idle'
   | 'autostart'
   | 'labels'
-> & { readonly userData: string | null };
+> & {
+  readonly userData: string | null;
+  /** The snapshot it is a copy of: held until the copy stands on its own. null: none. */
+  readonly parentSnapshotId?: SnapshotId | null;
+};
 
 /** What may change of a VM after it was made. */
 export type VmPatch = Partial<
@@ -132,5 +140,7 @@ export type VmPatch = Partial<
     | 'accel'
     | 'process'
     | 'layerId'
+    | 'snapshotId'
+    | 'memoryLayerId'
   >
 >;

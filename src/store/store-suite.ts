@@ -6,6 +6,7 @@ import { imageTests } from './suite/images.ts';
 import { listTests } from './suite/lists.ts';
 import { operationTests } from './suite/operations.ts';
 import { raceTests } from './suite/races.ts';
+import { snapshotTests } from './suite/snapshots.ts';
 import type { Bench, Declare } from './suite/support.ts';
 import { vmTests } from './suite/vms.ts';
 
@@ -33,6 +34,7 @@ export function storeSuite(name: string, open: (clock: Clock) => Promise<Store>)
     vmTests(declare);
     listTests(declare);
     operationTests(declare);
+    snapshotTests(declare);
     raceTests(declare);
   });
 }

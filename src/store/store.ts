@@ -5,6 +5,7 @@ import type {
   KeyId,
   LayerId,
   OperationId,
+  SnapshotId,
   TemplateId,
   VmId,
 } from '../base/ids.ts';
@@ -21,6 +22,7 @@ import type {
   StepPhase,
   Template,
 } from '../model/records.ts';
+import type { NewSnapshot, Snapshot, SnapshotPatch } from '../model/snapshot.ts';
 import type { NewVm, Verb, Vm, VmPatch, VmState } from '../model/vm.ts';
 
 /** What survives: one interface, two engines (SQLite, PostgreSQL), one suite on both. */
@@ -33,6 +35,7 @@ export interface Store {
   readonly vms: Vms;
   readonly operations: Operations;
   readonly layers: Layers;
+  readonly snapshots: Snapshots;
   readonly events: Events;
   /** Resolves when the database answers; throws when it does not. */
   ping(): Promise<void>;
@@ -221,10 +224,47 @@ export interface Layers {
   get(id: LayerId): Promise<Layer | null>;
   /** From the top down to the image. */
   chain(id: LayerId): Promise<readonly Layer[]>;
-  freeze(id: LayerId): Promise<void>;
-  /** Removes the row if no VM and no other layer names it; false when one does. No failure when there is none. */
+  /** Where its file lies now, and whether that stays as it is. */
+  put(id: LayerId, now: Pick<Layer, 'path' | 'frozen'>): Promise<void>;
+  /** Removes the row if no VM, no snapshot and no other layer names it; false when one does. No failure when there is none. */
   removeIfUnused(id: LayerId): Promise<boolean>;
   ofHost(hostId: string): Promise<readonly Layer[]>;
+}
+
+export interface Snapshots {
+  /**
+   * Makes a snapshot's row with the layers that are its files (`freeze`: its VM's disk, which moves and stays as it is from now
+   * on), and changes its VM, in one transaction; one that is there already is given as it is. Throws Taken('name'), Failure
+   * `quota_exceeded` when a manual one would be more than `limit` of its VM, `wrong_state` when the VM is not its owner's in one
+   * of the states `from`; then nothing was changed.
+   */
+  create(
+    snapshot: NewSnapshot,
+    options: {
+      readonly layers: readonly Omit<Layer, 'createdAt'>[];
+      readonly freeze: Pick<Layer, 'id' | 'path'>;
+      readonly vm: { readonly owner: Owner; readonly from: readonly VmState[]; readonly patch: VmPatch };
+      readonly limit: number | null;
+    },
+  ): Promise<Snapshot>;
+  get(id: SnapshotId): Promise<Snapshot | null>;
+  /** By id or name within the account. */
+  find(accountId: AccountId, idOrName: string): Promise<Snapshot | null>;
+  /** Newest first. `accountId` undefined: of all (operators). */
+  list(
+    filter: { readonly accountId?: AccountId | undefined; readonly vmId?: VmId | undefined },
+    page: Page,
+  ): Promise<readonly Snapshot[]>;
+  /** All of a VM, newest first. */
+  ofVm(vmId: VmId): Promise<readonly Snapshot[]>;
+  /** Those whose files this host has, the longest unused first. */
+  ofHost(hostId: string): Promise<readonly Snapshot[]>;
+  /** null: there is none. Throws Taken('name'). */
+  update(id: SnapshotId, patch: SnapshotPatch): Promise<Snapshot | null>;
+  /** Removes the row; its layers stay. false: a copy of it is being made at the moment. No failure when there is none. */
+  remove(id: SnapshotId): Promise<boolean>;
+  /** Forgets the files here of one that is durable; false when it is not, or a copy of it is being made. */
+  dropLocal(id: SnapshotId): Promise<boolean>;
 }
 
 export interface NewEvent {

@@ -112,7 +112,7 @@ test('a migration that fails takes back all that was done with it', async () => 
   const engine = openPostgres(url, silent);
   const broken = {
     ...migrations('postgres'),
-    '002-broken': {
+    '999-broken': {
       up: async (db: typeof engine.db) => {
         await db.schema.createTable('half').addColumn('id', 'text').execute();
         throw new Error('it broke here');
@@ -122,7 +122,7 @@ test('a migration that fails takes back all that was done with it', async () => 
   await assert.rejects(migrate(engine, broken), /it broke here/);
   const tables = (await engine.db.introspection.getTables()).map((table) => table.name);
   assert.deepEqual([tables.includes('half'), tables.includes('vms')], [false, false]);
-  assert.deepEqual(await migrate(engine, migrations('postgres')), ['001-first']);
+  assert.deepEqual(await migrate(engine, migrations('postgres')), Object.keys(migrations('postgres')));
   await engine.db.destroy();
   await server.admin("insert into hatch_migrations values ('999-future', '2030-01-01')", 'half');
   await refused(url, /made by a newer Hatch \(it has 999-future, which this one does not know\)/);

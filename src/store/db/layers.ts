@@ -1,10 +1,11 @@
-import type { Selectable } from 'kysely';
+import type { Kysely, Selectable } from 'kysely';
+import type { Clock } from '../../base/clock.ts';
 import type { LayerId } from '../../base/ids.ts';
 import type { Layer } from '../../model/records.ts';
 import type { Layers } from '../store.ts';
 import { toFlag } from './columns.ts';
 import { orTaken, type Engine } from './engine.ts';
-import type { LayersTable } from './tables.ts';
+import type { LayersTable, Tables } from './tables.ts';
 import { Violation } from './violation.ts';
 
 /** The layers' table behind its interface. */
@@ -14,27 +15,7 @@ export function layers({ db, clock }: Engine): Layers {
     return row ? toLayer(row) : null;
   };
   return {
-    create: (layer) =>
-      orTaken({ layers_id: 'id' }, async () =>
-        toLayer(
-          await db
-            .insertInto('layers')
-            .values({
-              id: layer.id,
-              host_id: layer.hostId,
-              kind: layer.kind,
-              path: layer.path,
-              format: layer.format,
-              parent_id: layer.parentId,
-              image_account_id: layer.imageAccountId,
-              image_id: layer.imageId,
-              frozen: toFlag(layer.frozen),
-              created_at: clock.now(),
-            })
-            .returningAll()
-            .executeTakeFirstOrThrow(),
-        ),
-      ),
+    create: (layer) => orTaken({ layers_id: 'id' }, () => insertLayer(db, clock, layer)),
     get,
     async chain(id) {
       // A layer's parent was there before it, so there is an end.
@@ -44,8 +25,12 @@ export function layers({ db, clock }: Engine): Layers {
       }
       return chain;
     },
-    async freeze(id) {
-      await db.updateTable('layers').set({ frozen: 1 }).where('id', '=', id).execute();
+    async put(id, { path, frozen }) {
+      await db
+        .updateTable('layers')
+        .set({ path, frozen: toFlag(frozen) })
+        .where('id', '=', id)
+        .execute();
     },
     async removeIfUnused(id) {
       try {
@@ -54,6 +39,25 @@ export function layers({ db, clock }: Engine): Layers {
           .where('id', '=', id)
           .where((eb) =>
             eb.not(eb.exists(eb.selectFrom('vms').select('vms.id').where('vms.layer_id', '=', id))),
+          )
+          .where((eb) =>
+            eb.not(eb.exists(eb.selectFrom('vms').select('vms.id').where('vms.memory_layer_id', '=', id))),
+          )
+          .where((eb) =>
+            eb.not(
+              eb.exists(
+                eb
+                  .selectFrom('snapshots')
+                  .select('snapshots.id')
+                  .where((or) =>
+                    or.or([
+                      or('disk_layer_id', '=', id),
+                      or('memory_layer_id', '=', id),
+                      or('state_layer_id', '=', id),
+                    ]),
+                  ),
+              ),
+            ),
           )
           .where((eb) =>
             eb.not(
@@ -80,6 +84,32 @@ export function layers({ db, clock }: Engine): Layers {
       return rows.map(toLayer);
     },
   };
+}
+
+/** Writes the row of a layer. */
+export async function insertLayer(
+  db: Kysely<Tables>,
+  clock: Clock,
+  layer: Omit<Layer, 'createdAt'>,
+): Promise<Layer> {
+  return toLayer(
+    await db
+      .insertInto('layers')
+      .values({
+        id: layer.id,
+        host_id: layer.hostId,
+        kind: layer.kind,
+        path: layer.path,
+        format: layer.format,
+        parent_id: layer.parentId,
+        image_account_id: layer.imageAccountId,
+        image_id: layer.imageId,
+        frozen: toFlag(layer.frozen),
+        created_at: clock.now(),
+      })
+      .returningAll()
+      .executeTakeFirstOrThrow(),
+  );
 }
 
 function toLayer(row: Selectable<LayersTable>): Layer {

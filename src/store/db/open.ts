@@ -16,6 +16,7 @@ import { migrate, migrations, schemaOf } from './migrate.ts';
 import { operations } from './operations.ts';
 import { openPostgres } from './postgres.ts';
 import { mustBeFolder, openSqlite } from './sqlite.ts';
+import { snapshots } from './snapshots.ts';
 import { templates } from './templates.ts';
 import { vms } from './vms.ts';
 
@@ -44,6 +45,7 @@ export async function openStore(
     vms: vms(engine),
     operations: operations(engine),
     layers: layers(engine),
+    snapshots: snapshots(engine),
     events: events(engine),
     ping: async () => {
       await sql`select 1`.execute(engine.db);

@@ -10,7 +10,8 @@ import type {
   TemplateId,
   VmId,
 } from '../../base/ids.ts';
-import type { OperationOutcome, Operation, Quotas, Scope, StepPhase } from '../../model/records.ts';
+import type { Layer, OperationOutcome, Operation, Quotas, Scope, StepPhase } from '../../model/records.ts';
+import type { SavedGuest, SavedOn, Snapshot, SnapshotKind, SnapshotState } from '../../model/snapshot.ts';
 import type { IdlePolicy, StateReason, Verb, VmmProcess, VmState } from '../../model/vm.ts';
 import type { Flag, Json } from './columns.ts';
 
@@ -25,6 +26,7 @@ export interface Tables {
   images: ImagesTable;
   templates: TemplatesTable;
   layers: LayersTable;
+  snapshots: SnapshotsTable;
   vms: VmsTable;
   vm_labels: VmLabelsTable;
   operations: OperationsTable;
@@ -100,13 +102,42 @@ export interface LayersTable {
   seq: GeneratedAlways<number>;
   id: LayerId;
   host_id: string;
-  kind: 'disk' | 'memory';
+  kind: Layer['kind'];
   path: string;
   format: 'raw' | 'qcow2';
   parent_id: LayerId | null;
   image_account_id: AccountId | null;
   image_id: ImageId | null;
   frozen: Flag;
+  created_at: number;
+}
+
+export interface SnapshotsTable {
+  seq: GeneratedAlways<number>;
+  id: SnapshotId;
+  account_id: AccountId;
+  vm_id: VmId;
+  name: string | null;
+  kind: SnapshotKind;
+  state: SnapshotState;
+  host_id: string | null;
+  image_account_id: AccountId;
+  image_id: ImageId;
+  vcpu_count: number;
+  mem_mib: number;
+  disk_mib: number | null;
+  saved_on: Json<SavedOn>;
+  guest: Json<SavedGuest>;
+  parent_id: SnapshotId | null;
+  disk_layer_id: LayerId | null;
+  memory_layer_id: LayerId | null;
+  state_layer_id: LayerId | null;
+  logical_bytes: number;
+  stored_bytes: number | null;
+  manifest: Json<NonNullable<Snapshot['manifest']>> | null;
+  verified_at: number | null;
+  used_at: number;
+  problem: string | null;
   created_at: number;
 }
 
@@ -147,6 +178,10 @@ export interface VmsTable {
   accel: string | null;
   process: Json<VmmProcess> | null;
   layer_id: LayerId | null;
+  /** What it sleeps as. */
+  snapshot_id: SnapshotId | null;
+  /** The memory file it runs on a private map of. */
+  memory_layer_id: LayerId | null;
   created_at: number;
   updated_at: number;
   /** The last column, read by itself: large, and full of secrets. */

@@ -7,6 +7,8 @@ const UNIQUE = {
   images_id: 'images.account_id, images.id',
   templates_id: 'templates.account_id, templates.id',
   layers_id: 'layers.id',
+  snapshots_id: 'snapshots.id',
+  snapshots_name: 'snapshots.account_id, snapshots.name',
   vms_id: 'vms.id',
   vms_name: 'vms.account_id, vms.name',
   vms_guest_ip: 'vms.network_id, vms.guest_ip',

@@ -40,6 +40,8 @@ export function selectVms(db: Kysely<Tables>) {
       'vms.accel',
       'vms.process',
       'vms.layer_id',
+      'vms.snapshot_id',
+      'vms.memory_layer_id',
       'vms.created_at',
       'vms.updated_at',
       'operations.id as operation_id',
@@ -81,6 +83,8 @@ export function toVm(row: SelectedVm): Vm {
     accel: row.accel,
     process: fromJsonOrNull(row.process),
     layerId: row.layer_id,
+    snapshotId: row.snapshot_id,
+    memoryLayerId: row.memory_layer_id,
     operation:
       row.operation_id === null || row.operation_verb === null
         ? null
@@ -116,7 +120,7 @@ export function newRow(
     image_id: vm.imageId,
     template_account_id: templateAccountId,
     template_id: vm.templateId,
-    parent_snapshot_id: null,
+    parent_snapshot_id: vm.parentSnapshotId ?? null,
     state: 'starting',
     state_reason: null,
     stopped_by: null,
@@ -139,6 +143,8 @@ export function newRow(
     accel: null,
     process: null,
     layer_id: null,
+    snapshot_id: null,
+    memory_layer_id: null,
     created_at: now,
     updated_at: now,
     user_data: toJsonOrNull(vm.userData),
@@ -164,5 +170,7 @@ export function patchColumns(patch: VmPatch): Updateable<VmsTable> {
     ...(patch.accel === undefined ? {} : { accel: patch.accel }),
     ...(patch.process === undefined ? {} : { process: toJsonOrNull(patch.process) }),
     ...(patch.layerId === undefined ? {} : { layer_id: patch.layerId }),
+    ...(patch.snapshotId === undefined ? {} : { snapshot_id: patch.snapshotId }),
+    ...(patch.memoryLayerId === undefined ? {} : { memory_layer_id: patch.memoryLayerId }),
   };
 }

@@ -12,6 +12,7 @@ import { addEvent } from './events.ts';
 import { accountOfImage } from './images.ts';
 import { addOperation } from './operations.ts';
 import { pageStart } from './page.ts';
+import { lockSnapshot } from './snapshots.ts';
 import type { Tables } from './tables.ts';
 import { accountOfTemplate } from './templates.ts';
 import { newRow, patchColumns, selectVms, toVm } from './vm-row.ts';
@@ -95,6 +96,9 @@ async function create(
     memMib: vm.memMib,
   });
   if (failure) throw failure;
+  const copyOf = vm.parentSnapshotId ?? null;
+  // Whoever would remove the snapshot waits for us here, and then sees that it is being copied.
+  if (copyOf !== null && !(await lockSnapshot(trx, copyOf))) throw notFound('snapshot', copyOf);
   const imageAccountId = await accountOfImage(trx, accountId, vm.imageId);
   if (imageAccountId === undefined)
     throw invalid('image_id', `There is no image "${vm.imageId}" (any more).`);
@@ -161,26 +165,38 @@ async function change(
   patch: VmPatch,
   limits?: Quotas,
 ): Promise<Vm | null> {
-  if (from?.length === 0) return null;
   return orTaken({ vms_name: 'name' }, () =>
     transact(engine, async (trx) => {
       if (limits !== undefined) await checkGrowth(trx, id, patch, limits);
-      let query = trx
-        .updateTable('vms')
-        .set({ ...patchColumns(patch), updated_at: engine.clock.now() })
-        .where('id', '=', id)
-        .where('host_id', '=', owner.hostId)
-        .where('epoch', '=', owner.epoch);
-      if (from !== undefined) query = query.where('state', 'in', from);
-      const { numUpdatedRows } = await query.executeTakeFirst();
-      if (numUpdatedRows === 0n) return null;
-      if (patch.labels !== undefined) {
-        await trx.deleteFrom('vm_labels').where('vm_id', '=', id).execute();
-        await addLabels(trx, id, patch.labels);
-      }
-      return get(trx, id);
+      return changeVm(engine, trx, id, owner, from, patch);
     }),
   );
+}
+
+/** Changes a VM in a transaction of somebody's, as `change` does. */
+export async function changeVm(
+  { clock }: Pick<Engine, 'clock'>,
+  trx: Transaction<Tables>,
+  id: VmId,
+  owner: Owner,
+  from: readonly VmState[] | undefined,
+  patch: VmPatch,
+): Promise<Vm | null> {
+  if (from?.length === 0) return null;
+  let query = trx
+    .updateTable('vms')
+    .set({ ...patchColumns(patch), updated_at: clock.now() })
+    .where('id', '=', id)
+    .where('host_id', '=', owner.hostId)
+    .where('epoch', '=', owner.epoch);
+  if (from !== undefined) query = query.where('state', 'in', from);
+  const { numUpdatedRows } = await query.executeTakeFirst();
+  if (numUpdatedRows === 0n) return null;
+  if (patch.labels !== undefined) {
+    await trx.deleteFrom('vm_labels').where('vm_id', '=', id).execute();
+    await addLabels(trx, id, patch.labels);
+  }
+  return get(trx, id);
 }
 
 /** Refuses what a VM would grow by over a quota of its account; who grows or makes VMs in it does so one after the other. */

@@ -119,8 +119,8 @@ export function operationTests(test: Declare): void {
     assert.deepEqual(await store.layers.get(base.id), base);
     assert.deepEqual(await store.layers.ofHost(place.hostId), [top, base]);
     assert.deepEqual(await store.layers.chain(newId('layer')), []);
-    await store.layers.freeze(base.id);
-    assert.equal((await store.layers.get(base.id))?.frozen, true);
+    await store.layers.put(base.id, { path: '/elsewhere', frozen: true });
+    assert.deepEqual(await store.layers.get(base.id), { ...base, path: '/elsewhere', frozen: true });
     assert.equal(await store.layers.removeIfUnused(base.id), false);
     assert.equal(await store.layers.removeIfUnused(top.id), false);
     await store.vms.update(vm.id, ownerOf(vm), { layerId: null });

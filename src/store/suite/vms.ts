@@ -37,6 +37,8 @@ export function vmTests(test: Declare): void {
       accel: null,
       process: null,
       layerId: null,
+      snapshotId: null,
+      memoryLayerId: null,
       operation: { id: operation.id, verb: 'create' },
       createdAt: clock.now(),
       updatedAt: clock.now(),
@@ -156,6 +158,8 @@ export function vmTests(test: Declare): void {
       accel: 'tcg',
       process: { pid: 4_000_000, startTime: '123456789', bootId: 'boot' },
       layerId: layer.id,
+      snapshotId: newId('snap'),
+      memoryLayerId: layer.id,
     };
     const changed = await store.vms.update(vm.id, ownerOf(vm), patch);
     const expected: Vm = { ...vm, ...patch, updatedAt: clock.now() };

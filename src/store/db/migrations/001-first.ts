@@ -4,7 +4,7 @@ import type { Migration } from 'kysely/migration';
 type Table<Columns extends string> = CreateTableBuilder<string, Columns>;
 
 /** Begins a table with the database's own count of its rows: `seq`. SQLite never gives a number twice (autoincrement). */
-function counted(db: Kysely<unknown>, engine: 'sqlite' | 'postgres', name: string): Table<'seq'> {
+export function counted(db: Kysely<unknown>, engine: 'sqlite' | 'postgres', name: string): Table<'seq'> {
   const table = db.schema.createTable(name);
   return engine === 'sqlite'
     ? table.addColumn('seq', 'integer', (column) => column.primaryKey().autoIncrement())
