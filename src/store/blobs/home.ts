@@ -56,3 +56,10 @@ export function checkRange(name: string, offset: number, length: number): void {
   if (!Number.isSafeInteger(offset) || !Number.isSafeInteger(length) || offset < 0 || length < 0)
     throw new BlobError('refused', `${length} bytes from ${offset} is not a range of ${name}`);
 }
+
+/** All that `list` gives, at once: for prefixes under which there are few. */
+export async function listAll(home: BlobHome, prefix: string, signal?: AbortSignal): Promise<BlobInfo[]> {
+  const found: BlobInfo[] = [];
+  for await (const info of home.list(prefix, signal)) found.push(info);
+  return found;
+}
