@@ -1,6 +1,7 @@
 import { damaged } from './blob-error.ts';
 import type { ByteReader, ByteWriter } from './byte-stream.ts';
-import { FRAME, FRAME_CHECK, FRAME_CHUNKS, PACK_MAX, packIdOf, idBytes, type PackRef } from './format.ts';
+import { FRAME_CHECK, FRAME_CHUNKS, PACK_MAX, packIdOf, idBytes, type PackRef } from './format.ts';
+import { mostStored } from './frame.ts';
 import {
   at,
   chunkCount,
@@ -137,7 +138,11 @@ function readFrames(from: ByteReader, packs: readonly PackRef[]): FrameColumns {
     const pack = packs[at(frames.pack, i)];
     if (!pack) throw from.error('has a frame in a pack it does not name');
     const stored = at(frames.stored, i);
-    if (stored === 0 || stored > FRAME * 2 || at(frames.offset, i) + stored > pack.bytes)
+    if (
+      stored === 0 ||
+      stored > mostStored(at(frames.chunks, i)) ||
+      at(frames.offset, i) + stored > pack.bytes
+    )
       throw from.error(`has a frame that is not within its pack`);
   }
   frames.checks.set(from.raw(count * FRAME_CHECK));

@@ -63,7 +63,7 @@ function build(
       pack,
       number: end.number,
       offset: end.offset + frame.gap,
-      stored: frame.stored,
+      stored: Math.min(frame.stored, frame.chunks * CHUNK + 16),
       chunks: frame.chunks,
       codec: frame.raw ? 'raw' : 'zstd',
       check: Buffer.alloc(16, frame.stored),

@@ -1,0 +1,29 @@
+import { availableParallelism } from 'node:os';
+import type { ChunkStore } from './chunk-store.ts';
+import type { BlobHome } from './home.ts';
+import type { KeyRing } from './keys.ts';
+import { load } from './load.ts';
+import { look } from './look.ts';
+import { save } from './save.ts';
+import { ThreadPool } from './threads/pool.ts';
+
+export interface ChunkStoreOptions {
+  /** Where packs are read from. */
+  readonly home: BlobHome;
+  readonly keys: KeyRing;
+  /** Worker threads; as many as there are processors, but 4 at the most, when it is not given. */
+  readonly threads?: number;
+  /** Milliseconds since 1970; the machine's when it is not given. */
+  readonly now?: () => number;
+}
+
+/** Opens the chunk store. Threads are started when there is work for them. */
+export function openChunkStore({ home, keys, threads, now = Date.now }: ChunkStoreOptions): ChunkStore {
+  const pool = new ThreadPool(threads ?? Math.min(4, availableParallelism()));
+  return {
+    save: (order) => save(pool, now, order),
+    load: (order) => load({ pool, home, keys }, order),
+    look: (manifest, image) => look(home, keys, manifest, image),
+    close: () => pool.close(),
+  };
+}
