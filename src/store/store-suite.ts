@@ -3,6 +3,8 @@ import { FakeClock, type Clock } from '../base/clock.ts';
 import type { Store } from './store.ts';
 import { accountTests } from './suite/accounts.ts';
 import { imageTests } from './suite/images.ts';
+import { ledgerRandomTests } from './suite/ledger-random.ts';
+import { ledgerTests } from './suite/ledger.ts';
 import { listTests } from './suite/lists.ts';
 import { operationTests } from './suite/operations.ts';
 import { raceTests } from './suite/races.ts';
@@ -35,6 +37,8 @@ export function storeSuite(name: string, open: (clock: Clock) => Promise<Store>)
     listTests(declare);
     operationTests(declare);
     snapshotTests(declare);
+    ledgerTests(declare);
+    ledgerRandomTests(declare);
     raceTests(declare);
   });
 }

@@ -24,6 +24,10 @@ import type {
 } from '../model/records.ts';
 import type { NewSnapshot, Snapshot, SnapshotPatch } from '../model/snapshot.ts';
 import type { NewVm, Verb, Vm, VmPatch, VmState } from '../model/vm.ts';
+import type { Ledger } from './ledger.ts';
+import type { Owner } from './owner.ts';
+
+export type { Owner } from './owner.ts';
 
 /** What survives: one interface, two engines (SQLite, PostgreSQL), one suite on both. */
 export interface Store {
@@ -36,6 +40,7 @@ export interface Store {
   readonly operations: Operations;
   readonly layers: Layers;
   readonly snapshots: Snapshots;
+  readonly ledger: Ledger;
   readonly events: Events;
   /** Resolves when the database answers; throws when it does not. */
   ping(): Promise<void>;
@@ -149,12 +154,6 @@ export interface VmUse {
   readonly memMib: number;
 }
 
-/** Who may write a VM: its owner of the time. A write whose host or epoch is not the row's changes nothing. */
-export interface Owner {
-  readonly hostId: string;
-  readonly epoch: number;
-}
-
 export interface Vms {
   /**
    * In one transaction: checks the quota (`limits`; throws Failure quota_exceeded naming which, used, limit), inserts the VM
@@ -261,7 +260,7 @@ export interface Snapshots {
   ofHost(hostId: string): Promise<readonly Snapshot[]>;
   /** null: there is none. Throws Taken('name'). */
   update(id: SnapshotId, patch: SnapshotPatch): Promise<Snapshot | null>;
-  /** Removes the row; its layers stay. false: a copy of it is being made at the moment. No failure when there is none. */
+  /** Removes the row, with its names of blobs and an upload of it; its layers stay. false: a copy of it is being made at the moment. No failure when there is none. */
   remove(id: SnapshotId): Promise<boolean>;
   /** Forgets the files here of one that is durable; false when it is not, or a copy of it is being made. */
   dropLocal(id: SnapshotId): Promise<boolean>;

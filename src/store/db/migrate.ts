@@ -3,12 +3,17 @@ import { Failure } from '../../model/failure.ts';
 import type { Engine } from './engine.ts';
 import { first } from './migrations/001-first.ts';
 import { snapshots } from './migrations/002-snapshots.ts';
+import { ledger } from './migrations/003-ledger.ts';
 
 const TABLE = 'hatch_migrations';
 
 /** The migrations in their order. They only go forward, and one that was released is never changed. */
 export function migrations(engine: Engine['name']): Record<string, Migration> {
-  return { '001-first': first(engine), '002-snapshots': snapshots(engine) };
+  return {
+    '001-first': first(engine),
+    '002-snapshots': snapshots(engine),
+    '003-ledger': ledger(engine),
+  };
 }
 
 /**

@@ -12,6 +12,7 @@ import { hosts } from './hosts.ts';
 import { images } from './images.ts';
 import { keys } from './keys.ts';
 import { layers } from './layers.ts';
+import { ledger } from './ledger.ts';
 import { migrate, migrations, schemaOf } from './migrate.ts';
 import { operations } from './operations.ts';
 import { openPostgres } from './postgres.ts';
@@ -46,6 +47,7 @@ export async function openStore(
     operations: operations(engine),
     layers: layers(engine),
     snapshots: snapshots(engine),
+    ledger: ledger(engine),
     events: events(engine),
     ping: async () => {
       await sql`select 1`.execute(engine.db);

@@ -108,7 +108,7 @@ export function operations(engine: Engine): Operations {
 }
 
 /** Holds a VM's row until the transaction ends, if `owner` owns it. Writing a row to itself locks it on both engines. */
-async function lockVm(
+export async function lockVm(
   trx: Transaction<Tables>,
   id: VmId,
   owner: Owner,

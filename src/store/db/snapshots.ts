@@ -6,6 +6,7 @@ import type { Snapshots } from '../store.ts';
 import { fromJson, fromJsonOrNull, toJson, toJsonOrNull, toText } from './columns.ts';
 import { orTaken, transact, type Engine } from './engine.ts';
 import { insertLayer } from './layers.ts';
+import { dropReferences } from './blob-rows.ts';
 import { pageStart } from './page.ts';
 import type { SnapshotsTable, Tables } from './tables.ts';
 import { changeVm } from './vms.ts';
@@ -17,7 +18,7 @@ export function snapshots(engine: Engine): Snapshots {
     create: (snapshot, { layers, freeze, vm, limit }) =>
       orTaken({ snapshots_name: 'name' }, () =>
         transact(engine, async (trx) => {
-          const there = await get(trx, snapshot.id);
+          const there = await getSnapshot(trx, snapshot.id);
           if (there) return there;
           if (limit !== null && snapshot.kind === 'manual') await checkCount(trx, snapshot, limit);
           for (const layer of layers) await insertLayer(trx, clock, layer);
@@ -38,12 +39,12 @@ export function snapshots(engine: Engine): Snapshots {
             .execute();
           if (!(await changeVm(engine, trx, snapshot.vmId, vm.owner, vm.from, vm.patch)))
             throw new Failure('wrong_state', 'The VM was taken away while it was saved.');
-          const made = await get(trx, snapshot.id);
+          const made = await getSnapshot(trx, snapshot.id);
           if (!made) throw new Error(`the row of ${snapshot.id} is not there right after it was made`);
           return made;
         }),
       ),
-    get: (id) => get(db, id),
+    get: (id) => getSnapshot(db, id),
     async find(accountId, idOrName) {
       const id = parseId('snap', idOrName);
       const row = await db
@@ -90,13 +91,14 @@ export function snapshots(engine: Engine): Snapshots {
         const columns = patchColumns(patch);
         if (Object.keys(columns).length > 0)
           await db.updateTable('snapshots').set(columns).where('id', '=', id).execute();
-        return get(db, id);
+        return getSnapshot(db, id);
       }),
     remove: (id) =>
       transact(engine, async (trx) => {
         if (!(await lockSnapshot(trx, id))) return true;
         const user = await beingCopied(trx, id);
         if (user) return false;
+        await dropReferences(engine, trx, id);
         await trx.deleteFrom('snapshots').where('id', '=', id).execute();
         return true;
       }),
@@ -114,7 +116,8 @@ export function snapshots(engine: Engine): Snapshots {
   };
 }
 
-async function get(db: Kysely<Tables>, id: SnapshotId): Promise<Snapshot | null> {
+/** The snapshot of an id; null: there is none. */
+export async function getSnapshot(db: Kysely<Tables>, id: SnapshotId): Promise<Snapshot | null> {
   const row = await db.selectFrom('snapshots').selectAll().where('id', '=', id).executeTakeFirst();
   return row ? toSnapshot(row) : null;
 }

@@ -13,6 +13,7 @@ import type {
 import type { Layer, OperationOutcome, Operation, Quotas, Scope, StepPhase } from '../../model/records.ts';
 import type { SavedGuest, SavedOn, Snapshot, SnapshotKind, SnapshotState } from '../../model/snapshot.ts';
 import type { IdlePolicy, StateReason, Verb, VmmProcess, VmState } from '../../model/vm.ts';
+import type { BlobId, BlobKind, BlobState, LeaseId } from '../ledger.ts';
 import type { Flag, Json } from './columns.ts';
 
 /**
@@ -27,6 +28,11 @@ export interface Tables {
   templates: TemplatesTable;
   layers: LayersTable;
   snapshots: SnapshotsTable;
+  account_secrets: AccountSecretsTable;
+  blobs: BlobsTable;
+  snapshot_blobs: SnapshotBlobsTable;
+  leases: LeasesTable;
+  lease_blobs: LeaseBlobsTable;
   vms: VmsTable;
   vm_labels: VmLabelsTable;
   operations: OperationsTable;
@@ -139,6 +145,52 @@ export interface SnapshotsTable {
   used_at: number;
   problem: string | null;
   created_at: number;
+}
+
+/** What an account's chunks are named and sealed with: wrapped by the operator's key, where there is one. */
+export interface AccountSecretsTable {
+  account_id: AccountId;
+  secret: string;
+}
+
+/** Every object that is, was or may be in the home of blobs. */
+export interface BlobsTable {
+  id: BlobId;
+  kind: BlobKind;
+  account_id: AccountId;
+  bytes: number;
+  state: BlobState;
+  /** By the database's clock, as all times of these tables. */
+  state_at: number;
+  verified_at: number | null;
+  /** Since when the object of a deleted one is known to be gone. */
+  gone_at: number | null;
+}
+
+export interface SnapshotBlobsTable {
+  snapshot_id: SnapshotId;
+  blob_id: BlobId;
+  /** How much of it the snapshot needs. */
+  used_bytes: number;
+}
+
+export interface LeasesTable {
+  seq: GeneratedAlways<number>;
+  id: LeaseId;
+  kind: 'upload' | 'read' | 'rewrite';
+  snapshot_id: SnapshotId;
+  vm_id: VmId;
+  host_id: string;
+  /** Of the VM, for an upload. */
+  epoch: number | null;
+  lease_until: number;
+}
+
+export interface LeaseBlobsTable {
+  lease_id: LeaseId;
+  blob_id: BlobId;
+  reused: Flag;
+  arrived: Flag;
 }
 
 export interface VmsTable {

@@ -18,6 +18,11 @@ const UNIQUE = {
   operations_unfinished: 'operations.vm_id',
   operation_steps_seq: 'operation_steps.operation_id, operation_steps.seq',
   events_id: 'events.id',
+  account_secrets_pkey: 'account_secrets.account_id',
+  blobs_pkey: 'blobs.id',
+  leases_id: 'leases.id',
+  leases_upload: 'leases.vm_id',
+  leases_rewrite: 'leases.snapshot_id',
 } as const;
 
 export type UniqueName = keyof typeof UNIQUE;

@@ -148,7 +148,8 @@ export function snapshotTests(test: Declare): void {
   });
 }
 
-async function asleepToBe(store: Store): Promise<{ place: Place; vm: Vm; disk: Layer }> {
+/** A running VM whose disk can be frozen. */
+export async function asleepToBe(store: Store): Promise<{ place: Place; vm: Vm; disk: Layer }> {
   const place = await furnish(store);
   const vm = await make(store, place.newVm());
   const disk = await store.layers.create({
@@ -168,7 +169,7 @@ async function asleepToBe(store: Store): Promise<{ place: Place; vm: Vm; disk: L
 }
 
 /** A snapshot of a VM to make, its memory and state in layers of their own. */
-function newSnapshot(vm: Vm, diskLayerId: LayerId, overrides: Partial<NewSnapshot> = {}): NewSnapshot {
+export function newSnapshot(vm: Vm, diskLayerId: LayerId, overrides: Partial<NewSnapshot> = {}): NewSnapshot {
   return {
     id: newId('snap'),
     accountId: vm.accountId,
@@ -206,7 +207,8 @@ function newSnapshot(vm: Vm, diskLayerId: LayerId, overrides: Partial<NewSnapsho
   };
 }
 
-async function seal(
+/** Makes the snapshot with its layers, and its VM asleep as it. */
+export async function seal(
   store: Store,
   vm: Vm,
   snapshot: NewSnapshot,
