@@ -6,6 +6,7 @@ import { Failure } from '../model/failure.ts';
 const PACKAGES: Readonly<Record<string, string>> = {
   genisoimage: 'genisoimage',
   'qemu-img': 'qemu-utils',
+  'qemu-nbd': 'qemu-utils',
   sfdisk: 'fdisk',
   debugfs: 'e2fsprogs',
   e2fsck: 'e2fsprogs',
