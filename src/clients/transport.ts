@@ -42,12 +42,15 @@ export class Transport {
 
   /** A text answer as it comes. Throws ApiError and Unreachable. */
   async *follow(call: Call): AsyncGenerator<string> {
-    const answer = await this.#send(call);
     const decoder = new TextDecoder();
+    for await (const chunk of this.bytes(call)) yield decoder.decode(chunk, { stream: true });
+  }
+
+  /** An answer of bytes as it comes. Throws ApiError and Unreachable, also when it is cut off. */
+  async *bytes(call: Call): AsyncGenerator<Uint8Array> {
+    const answer = await this.#send(call);
     try {
-      for await (const chunk of answer.body) {
-        if (chunk instanceof Uint8Array) yield decoder.decode(chunk, { stream: true });
-      }
+      for await (const chunk of answer.body) if (chunk instanceof Uint8Array) yield chunk;
     } catch (error) {
       if (call.signal?.aborted) throw call.signal.reason;
       throw new Unreachable(this.#url.origin, error);

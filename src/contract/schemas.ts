@@ -7,6 +7,7 @@ import { ExecResult, ExecVm } from './exec.ts';
 import { Health, Ready } from './health.ts';
 import { CreateImage, Image } from './image.ts';
 import { CreateKey, Key, NewKey } from './key.ts';
+import { FileChange, FileEntry, FileFacts, SnapshotDiff } from './saved-file.ts';
 import { CreateTemplate, PatchTemplate, Template } from './template.ts';
 import { CreateVm, NoFields, PatchVm, StateReason, StopVm, Vm } from './vm.ts';
 
@@ -23,6 +24,9 @@ export const SCHEMAS: readonly TSchema[] = [
   Event,
   ExecResult,
   ExecVm,
+  FileChange,
+  FileEntry,
+  FileFacts,
   Health,
   Idle,
   IdlePatch,
@@ -37,6 +41,7 @@ export const SCHEMAS: readonly TSchema[] = [
   Quotas,
   QuotasPatch,
   Ready,
+  SnapshotDiff,
   StateReason,
   StopVm,
   Template,

@@ -1,3 +1,5 @@
+import { invalid } from './failure.ts';
+
 /**
  * What lies on a saved disk. Names on Linux are bytes: `text` is the name as UTF-8 (what is none is shown as U+FFFD), and
  * `bytes` the name itself where the text is not all of it.
@@ -51,6 +53,34 @@ export interface FileChange {
   readonly before: FileFacts | null;
   /** null where it was removed. */
   readonly after: FileFacts | null;
+}
+
+/**
+ * The path that a query asks for: as text, or as base64 of its bytes. Throws Failure `invalid_request` when there are both, or
+ * none and nothing to take instead.
+ */
+export function askedPath(
+  { path, path_base64 }: { readonly path?: string | undefined; readonly path_base64?: string | undefined },
+  otherwise?: string,
+): string | Uint8Array {
+  if (path !== undefined && path_base64 !== undefined)
+    throw invalid('path', 'Give "path" or "path_base64", not both.');
+  const asked = path ?? (path_base64 === undefined ? otherwise : Buffer.from(path_base64, 'base64'));
+  if (asked === undefined) throw invalid('path', '"path" is missing: the absolute path of a file.');
+  return asked;
+}
+
+/** The first `limit` of what comes, and whether there was more; what is not taken is not waited for. */
+export async function firstOf<T>(
+  all: AsyncIterable<T>,
+  limit: number,
+): Promise<{ readonly first: readonly T[]; readonly more: boolean }> {
+  const first: T[] = [];
+  for await (const one of all) {
+    if (first.length === limit) return { first, more: true };
+    first.push(one);
+  }
+  return { first, more: false };
 }
 
 /** A path or name of bytes as one that has a text. */

@@ -26,6 +26,7 @@ export async function hatch(
   const atTerminal = world.answer !== undefined;
   const code = await runCli(words, {
     out: (text) => (ran.out += text),
+    outBytes: async (bytes) => void (ran.out += Buffer.from(bytes).toString('latin1')),
     err: (text) => (ran.err += text),
     terminal: { stdin: atTerminal, stdout: atTerminal, stderr: false },
     env: world.env ?? {},

@@ -1,6 +1,8 @@
 /** The world as the CLI sees it: handed in, so that tests can be one. */
 export interface Io {
   readonly out: (text: string) => void;
+  /** Bytes as they are; resolves when more can be taken. */
+  readonly outBytes: (bytes: Uint8Array) => Promise<void>;
   readonly err: (text: string) => void;
   /** Which of the three a person sits at. */
   readonly terminal: { readonly stdin: boolean; readonly stdout: boolean; readonly stderr: boolean };

@@ -10,6 +10,7 @@ import { UsageError } from './words.ts';
 /** `hatch`: the command line, in the real world. */
 const io: Io = {
   out: (piece) => void process.stdout.write(piece),
+  outBytes: (bytes) => new Promise((taken) => process.stdout.write(bytes, () => taken())),
   err: (piece) => void process.stderr.write(piece),
   terminal: {
     stdin: process.stdin.isTTY,

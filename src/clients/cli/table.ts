@@ -28,7 +28,7 @@ export function formatFields(fields: Readonly<Record<string, string | number | u
 }
 
 /** What comes from a guest or another person must not move the cursor of a terminal. */
-function oneLine(text: string): string {
+export function oneLine(text: string): string {
   return [...text]
     .map((char) => (char < ' ' || (char >= '\u007f' && char <= '\u009f') ? ' ' : char))
     .join('');

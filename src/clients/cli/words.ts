@@ -22,6 +22,13 @@ export function formatMib(mib: number): string {
   return `${Number((mib / 1024).toFixed(1))}G`;
 }
 
+/** A size in bytes as people say it: `512 B`, `1.5 KiB`, `2 GiB`. */
+export function formatBytes(bytes: number): string {
+  const units = ['B', 'KiB', 'MiB', 'GiB', 'TiB', 'PiB'];
+  const unit = bytes < 1024 ? 0 : Math.min(Math.floor(Math.log2(bytes) / 10), units.length - 1);
+  return `${Number((bytes / 1024 ** unit).toFixed(1))} ${units[unit] ?? ''}`;
+}
+
 /**
  * Reads a size as people type it, in MiB: `512`, `512M`, `2G`, `1.5GiB`, `1T`. Throws a UsageError naming the option.
  */
