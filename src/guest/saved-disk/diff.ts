@@ -137,7 +137,8 @@ class Comparison {
 
   async #namesOf(which: 'before' | 'after', folder: Inode | undefined): Promise<ReadonlyMap<string, number>> {
     const names = new Map<string, number>();
-    if (folder?.kind !== 'folder') return names;
+    // What is in an encrypted one only the guest can tell.
+    if (folder?.kind !== 'folder' || folder.encrypted) return names;
     // A folder has one name; one that has more may lead to itself.
     if (this.#seen[which].has(folder.number)) throw damaged('a folder is in two places');
     this.#seen[which].add(folder.number);
