@@ -87,7 +87,7 @@ for (const [what, args, seed] of [
     for (let at = 1024; at < whole.length; at += 4) if (whole.readUInt32LE(at) !== 0) used.push(at);
     const random = numbers(seed);
     const seen = { read: 0, refused: 0 };
-    for (let round = 0; round < 60; round++) {
+    for (let round = 0; round < 40; round++) {
       const bytes = Buffer.from(whole);
       for (let i = 0; i <= random(12); i++) {
         // Every other time where everything else is told from: the superblock and what follows it.

@@ -119,7 +119,8 @@ export function openSavedDisks(deps: SavedDisksDeps): SavedDisks {
     },
 
     diffDisks: async function* (before, after, { path }, signal) {
-      const bytes = pathBytes(path).replace(/\/+$/, '') || '/';
+      const asked = pathBytes(path);
+      const bytes = asked.replace(/\/+$/, '') || '/';
       const time = withTimeout('comparing the saved disks', 4 * limitMs, signal);
       const sources: ByteSource[] = [];
       try {
@@ -137,7 +138,10 @@ export function openSavedDisks(deps: SavedDisksDeps): SavedDisks {
           before: await find(old, bytes),
           after: await find(now, bytes),
         };
-        if (!from.before && !from.after) throw nothingAt(path);
+        const found = [from.before, from.after].filter((one) => one !== undefined);
+        // A slash at the end asks for a folder; on one of them will do.
+        if (asked !== bytes && found.every(({ kind }) => kind !== 'folder')) throw nothingAt(path);
+        if (found.length === 0) throw nothingAt(path);
         yield* changes(old, now, from, pace);
       } catch (error) {
         throw explained(error, signal);
