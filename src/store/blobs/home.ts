@@ -45,10 +45,14 @@ export interface BlobHome {
 const NAME = /^[A-Za-z0-9][A-Za-z0-9._-]*(\/[A-Za-z0-9][A-Za-z0-9._-]*)*$/;
 const LONGEST_NAME = 512;
 
+/** Whether a text is a blob name. */
+export function isBlobName(name: string): boolean {
+  return name.length <= LONGEST_NAME && NAME.test(name);
+}
+
 /** Throws `refused` when a text is no blob name. Every home begins with it. */
 export function checkBlobName(name: string): void {
-  if (name.length > LONGEST_NAME || !NAME.test(name))
-    throw new BlobError('refused', `"${name.slice(0, 80)}" is not a name for a blob`);
+  if (!isBlobName(name)) throw new BlobError('refused', `"${name.slice(0, 80)}" is not a name for a blob`);
 }
 
 /** Throws `refused` when this is not a range: whole numbers, not negative. */
