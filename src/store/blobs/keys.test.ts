@@ -102,7 +102,7 @@ test('a table of chunks holds what a map holds', () => {
       const table = new ChunkTable();
       const map = new Map<number, number>();
       // Ids that begin alike fall on the same place.
-      const idOf = (n: number): Buffer => Buffer.alloc(CHUNK_ID, n % 7).fill(Buffer.from(String(n)), 8);
+      const idOf = (n: number): Buffer => Buffer.alloc(CHUNK_ID, n % 7).fill(String(n).padStart(24), 8);
       for (const [n, value] of entries) {
         table.add(idOf(n), 0, value);
         if (!map.has(n)) map.set(n, value);
