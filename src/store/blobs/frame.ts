@@ -1,4 +1,4 @@
-import { createHash, createHmac, type KeyObject } from 'node:crypto';
+import { createHmac, hash, type KeyObject } from 'node:crypto';
 import { BlobError, damaged } from './blob-error.ts';
 import { compressFrame, decompress } from './codec.ts';
 import {
@@ -89,5 +89,5 @@ function frameAad(pack: PackId, number: number, chunks: number, codec: FrameCode
 }
 
 function checkOf(stored: Uint8Array): Buffer {
-  return createHash('sha256').update(stored).digest().subarray(0, FRAME_CHECK);
+  return hash('sha256', stored, 'buffer').subarray(0, FRAME_CHECK);
 }

@@ -102,7 +102,7 @@ export class ThreadPool {
       // Its files are opened and closed by others.
       trackUnmanagedFds: false,
       // Their heaps hold next to nothing; a small limit lets go of the buffers beside them early, which is most of what they use.
-      resourceLimits: { maxOldGenerationSizeMb: 32, maxYoungGenerationSizeMb: 1 },
+      resourceLimits: { maxOldGenerationSizeMb: 32, maxYoungGenerationSizeMb: 2 },
     });
     worker.on('message', (reply: Reply) => {
       const done = thread.busy;

@@ -1,15 +1,17 @@
 import type { KeyObject } from 'node:crypto';
-import { readSync, writeSync } from 'node:fs';
+import { readSync, readvSync, writeSync } from 'node:fs';
 import { parentPort, type Transferable } from 'node:worker_threads';
 import { BlobError, damaged, fromErrno } from '../blob-error.ts';
-import { CHUNK, CHUNK_ID, FRAME, type PackId } from '../format.ts';
-import { chunkId, decodeFrame } from '../frame.ts';
+import { CHUNK, CHUNK_ID, FRAME, FRAME_CHUNKS, type PackId } from '../format.ts';
+import { decodeFrame } from '../frame.ts';
+import { ChunkNamer } from '../chunk-namer.ts';
 import { PackWriter } from '../pack-writer.ts';
 import type { Answer, Ask, JobName, Reply, Request } from './jobs.ts';
 
 /** A worker thread of the chunk store: it does the jobs of jobs.ts one after another, synchronously. */
 const packs = new Map<PackId, PackWriter>();
 const ZEROS = Buffer.alloc(CHUNK);
+const namer = new ChunkNamer(FRAME_CHUNKS);
 const buffer = Buffer.allocUnsafeSlow(FRAME);
 
 parentPort?.on('message', (request: Request) => {
@@ -51,21 +53,38 @@ function hash({ fd, dedup, ranges }: Ask<'hash'>): Answer<'hash'> {
   for (let i = 1; i < ranges.length; i += 2) count += ranges[i] ?? 0;
   const ids = new Uint8Array(count * CHUNK_ID);
   const zero = new Uint8Array(count);
+  namer.use(dedup);
   let index = 0;
   for (let i = 0; i < ranges.length; i += 2) {
     const first = ranges[i] ?? 0;
     const end = first + (ranges[i + 1] ?? 0);
-    for (let from = first; from < end; from += FRAME / CHUNK) {
-      const here = Math.min(FRAME / CHUNK, end - from);
-      readChunks(fd, from, here, 0);
-      for (let slot = 0; slot < here; slot++, index++) {
-        const chunk = buffer.subarray(slot * CHUNK, (slot + 1) * CHUNK);
+    for (let from = first; from < end; from += FRAME_CHUNKS) {
+      const cells = namer.cells.slice(0, end - from);
+      readCells(fd, from, cells);
+      for (const [cell, chunk] of cells.entries()) {
         if (chunk.equals(ZEROS)) zero[index] = 1;
-        else ids.set(chunkId(dedup, chunk), index * CHUNK_ID);
+        else ids.set(namer.name(cell), index * CHUNK_ID);
+        index += 1;
       }
     }
   }
   return { ids, zero };
+}
+
+/** Reads chunks that follow each other, each into its cell; what is beyond the end of the file is zero. */
+function readCells(fd: number, first: number, cells: readonly Buffer[]): void {
+  const at = first * CHUNK;
+  const read = readvSync(fd, cells, at);
+  if (read === cells.length * CHUNK) return;
+  for (const [i, cell] of cells.entries()) {
+    let done = Math.max(0, Math.min(CHUNK, read - i * CHUNK));
+    while (done < CHUNK) {
+      const more = readSync(fd, cell, done, CHUNK - done, at + i * CHUNK + done);
+      if (more === 0) break;
+      done += more;
+    }
+    cell.fill(0, done);
+  }
 }
 
 /** Reads chunks that follow each other into `buffer`; what is beyond the end of the file is zero. */
