@@ -110,6 +110,10 @@ test('what differs between starting and loading is the memory alone: the devices
   );
 });
 
+test('each start has a generation id of its own, by which a guest knows that it was loaded', () => {
+  assert(given(commandLine(choice, spec, { kind: 'own' }), '-device').includes('vmgenid,guid=auto'));
+});
+
 test('no path of the host is in it: QEMU runs in the folder', () => {
   assert(!commandLine(choice, spec, { kind: 'own' }).some((word) => word.includes(spec.folder)));
 });

@@ -76,6 +76,8 @@ export function commandLine(choice: QemuChoice, spec: MachineSpec, memory: Memor
     ...['-chardev', `socket,id=agent,path=${AGENT_SOCKET},server=on,wait=off`],
     ...['-device', 'virtserialport,chardev=agent,name=org.qemu.guest_agent.0'],
     ...['-device', 'virtio-rng-pci'],
+    // Another at every start: a kernel with the driver reseeds its random state by itself when it finds itself loaded.
+    ...['-device', 'vmgenid,guid=auto'],
     ...(memory.kind === 'own' ? [] : ['-incoming', 'defer']),
   ];
 }
