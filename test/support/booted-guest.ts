@@ -8,7 +8,7 @@ import { openAgent } from '../../src/guest/agent-client.ts';
 import { makeDisk } from '../../src/guest/disk.ts';
 import type { BuiltImage } from '../../src/guest/image/build-image.ts';
 import { waitReady } from '../../src/guest/readiness.ts';
-import { makeSeed } from '../../src/guest/seed.ts';
+import { makeSeed, type SeedContent } from '../../src/guest/seed.ts';
 import { reflink, tail } from '../../src/host/files.ts';
 import { run } from '../../src/host/run.ts';
 import {
@@ -53,10 +53,15 @@ const LOAD_MS = 60_000;
 const NO_WAITING = 'systemd.mask=systemd-networkd-wait-online.service';
 
 /**
- * Boots a guest with two processors, 512 MiB and a network card, waits until it has come to rest, and saves it. Everything
- * lies in `folder`, the folder of VMs that the driver was opened on; taps are made in the namespace we are in.
+ * Boots a guest with two processors, 512 MiB and a network card, waits until it has come to rest, and saves it. `seed` is what
+ * it is told besides the usual. Everything lies in `folder`, the folder of VMs that the driver was opened on; taps are made
+ * in the namespace we are in.
  */
-export async function bootAndSave(driver: Driver, folder: string): Promise<BootedGuest> {
+export async function bootAndSave(
+  driver: Driver,
+  folder: string,
+  seed: Partial<SeedContent> = {},
+): Promise<BootedGuest> {
   const image = await builtImage();
   const taps: string[] = [];
   const started: RunningGuest[] = [];
@@ -78,7 +83,7 @@ export async function bootAndSave(driver: Driver, folder: string): Promise<Boote
     taps.push(vmId);
     return { vmId, folder: own, network: { tap: vmId, mac: '02:fc:00:00:00:01' } };
   };
-  const fresh = (): Promise<MachineSpec> => freshSpec(driver, image, place);
+  const fresh = (): Promise<MachineSpec> => freshSpec(driver, image, place, seed);
   const copyOf = (spec: MachineSpec): Promise<MachineSpec> => copySpec(spec, place);
   try {
     const spec = await fresh();
@@ -143,7 +148,12 @@ async function comeToRest({ spec, agent }: RunningGuest): Promise<void> {
 
 type Place = () => Promise<Pick<MachineSpec, 'vmId' | 'folder' | 'network'>>;
 
-async function freshSpec(driver: Driver, image: BuiltImage, place: Place): Promise<MachineSpec> {
+async function freshSpec(
+  driver: Driver,
+  image: BuiltImage,
+  place: Place,
+  seed: Partial<SeedContent>,
+): Promise<MachineSpec> {
   const signal = AbortSignal.timeout(60_000);
   const own = await place();
   await symlink(driver.kernel === 'uncompressed' ? image.vmlinux : image.vmlinuz, join(own.folder, 'kernel'));
@@ -162,12 +172,13 @@ async function freshSpec(driver: Driver, image: BuiltImage, place: Place): Promi
   await makeSeed(
     { run },
     {
-      path: join(own.folder, 'seed.iso'),
       hostname: 'booted',
       instanceId: 'booted-guest',
       userData: null,
       sshAuthorizedKeys: [],
       defaultUser: image.manifest.default_user,
+      ...seed,
+      path: join(own.folder, 'seed.iso'),
     },
     signal,
   );

@@ -1,13 +1,11 @@
 import { duplexPair, type Duplex } from 'node:stream';
+import { CLOCK_PATH, IDENTITY_PROGRAMS, runIdentityProgram, type FakeFiles } from './identity.ts';
 
 /** The pretended guest, as its agent has it. */
-export interface FakeInside {
+export interface FakeInside extends FakeFiles {
   /** Resolves when the guest does not stand still; rejects when it has ended. */
   readonly awake: () => Promise<void>;
   readonly shutdown: (mode: 'powerdown' | 'reboot') => void;
-  /** Of its files; undefined when there is none. */
-  readonly read: (path: string) => Promise<string | undefined>;
-  readonly write: (path: string, text: string) => Promise<void>;
 }
 
 interface Status {
@@ -24,6 +22,7 @@ const SUPPORTED = [
   'guest-info',
   'guest-exec',
   'guest-exec-status',
+  'guest-get-time',
   'guest-set-time',
   'guest-shutdown',
 ];
@@ -31,8 +30,9 @@ const SUPPORTED = [
 /**
  * The agent of a pretended guest: the qemu-guest-agent protocol (one JSON object a line,
  * https://qemu-project.gitlab.io/qemu/interop/qemu-ga-ref.html) over a stream in memory. Its shell knows `echo` (also into
- * a file, with `>` at the end), `cat`, `true`, `false`, `exit N` and `sleep`; any other program is not found (127). While the
- * guest stands still the agent is silent, and answers later what it was asked meanwhile.
+ * a file, with `>` at the end), `cat`, `true`, `false`, `exit N` and `sleep`; any other program is not found (127). It lets
+ * itself be made another machine, as guest/identity.ts does it. While the guest stands still the agent is silent, and answers
+ * later what it was asked meanwhile.
  */
 export function fakeAgent(inside: FakeInside): Duplex {
   const [ours, theirs] = duplexPair();
@@ -46,6 +46,7 @@ export function fakeAgent(inside: FakeInside): Duplex {
     if (ours.writable)
       ours.write(Buffer.concat([Buffer.from(mark, 'latin1'), Buffer.from(`${JSON.stringify(value)}\n`)]));
   };
+  const refuse = (): void => say({ error: { class: 'GenericError', desc: 'the guest has ended' } });
   const exec = (args: Record<string, unknown>): void => {
     const mine = pid++;
     results.set(mine, { exited: false });
@@ -70,8 +71,13 @@ export function fakeAgent(inside: FakeInside): Duplex {
       case 'guest-sync':
         return say({ return: args['id'] });
       case 'guest-ping':
-      case 'guest-set-time':
         return say({ return: {} });
+      case 'guest-set-time':
+        return void inside
+          .write(CLOCK_PATH, `${Math.floor(Number(args['time']) / 1e9)}\n`)
+          .then(() => say({ return: {} }), refuse);
+      case 'guest-get-time':
+        return void inside.read(CLOCK_PATH).then((text) => say({ return: Number(text ?? 0) * 1e9 }), refuse);
       case 'guest-info':
         return say({
           return: {
@@ -162,8 +168,17 @@ async function interpret(inside: FakeInside, program: readonly string[], stdin: 
   const [name, ...args] = program;
   switch (name) {
     case '/bin/sh':
-    case 'sh':
+    case 'sh': {
+      const own = IDENTITY_PROGRAMS.find((one) => one === args[2]);
+      if (own) {
+        const runHook = async (text: string): Promise<Did> => {
+          const it = await shell(inside, text.trim().split(/\s+/), '');
+          return { ...it, out: it.out + it.err };
+        };
+        return { ...did, out: await runIdentityProgram(inside, { name: own, stdin, runHook }) };
+      }
       return args[0] === '-c' ? shell(inside, (args[1] ?? '').trim().split(/\s+/), stdin) : did;
+    }
     case 'echo':
       return { ...did, out: `${args.join(' ')}\n` };
     case 'cat': {

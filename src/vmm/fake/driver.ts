@@ -12,6 +12,7 @@ import {
   type MachineSpec,
   type SavedMachine,
 } from '../driver.ts';
+import { bornAs } from './identity.ts';
 import { FAKE, FakeMachine, same, type FakeVmmFailures } from './machine.ts';
 import { endFakeGuest, FAKE_FILE, readGuest, runningGuests, writeGuest, type FakeGuest } from './state.ts';
 
@@ -83,7 +84,7 @@ export function openFake({
     },
     defaultBootArgs: 'console=ttyS0',
     kernel: 'compressed',
-    launch: (spec, signal) => begin('launch', spec, {}, false, signal),
+    launch: (spec, signal) => begin('launch', spec, bornAs(spec.network?.mac ?? null), false, signal),
     async adopt(spec, process, signal) {
       signal.throwIfAborted();
       const guest = await readGuest(spec.folder);

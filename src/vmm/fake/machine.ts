@@ -123,6 +123,8 @@ export class FakeMachine implements Machine {
       shutdown: (mode) => void this.#powerOff(mode === 'reboot' ? 'reboot' : 'poweroff'),
       read: async (path) => (await this.#guest()).memory[path],
       write: (path, text) => this.#write(path, text),
+      list: async (prefix) =>
+        Object.keys((await this.#guest()).memory).filter((path) => path.startsWith(prefix)),
     });
     void this.exited.then(() => stream.destroy());
     return stream;

@@ -14,7 +14,7 @@ export interface FakeGuest {
   readonly vcpuCount: number;
   readonly memMib: number;
   readonly paused: boolean;
-  /** What the guest's memory holds: the files of its /run, by their paths. */
+  /** What the guest's memory holds: its files, by their paths. Its clock is one, and stands still until it is set. */
   readonly memory: Readonly<Record<string, string>>;
   /** Set when it has ended. */
   readonly exit: MachineExit | null;

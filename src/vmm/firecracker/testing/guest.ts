@@ -1,6 +1,7 @@
 import { randomUUID } from 'node:crypto';
 import { duplexPair, type Duplex } from 'node:stream';
 import { fakeAgent } from '../../fake/agent.ts';
+import { bornAs, CLOCK_PATH } from '../../fake/identity.ts';
 
 /** Where the image's agent listens. */
 export const AGENT_PORT = 1024;
@@ -37,7 +38,7 @@ export interface GuestOptions {
 
 /** The memory of a guest that is about to boot. */
 export function newMemory(bootArgs: string): GuestMemory {
-  return { files: {}, bootArgs, bootId: randomUUID(), clockMs: Date.now(), stage: 'booting' };
+  return { files: bornAs(null), bootArgs, bootId: randomUUID(), clockMs: Date.now(), stage: 'booting' };
 }
 
 /** The keyboard controller holds 16 bytes, and each press is four. */
@@ -152,6 +153,8 @@ export class PretendedGuest {
         shutdown: (mode) => void this.shutDown(mode === 'reboot' ? 'reboot' : 'poweroff'),
         read: (path) => Promise.resolve(this.#read(path)),
         write: (path, text) => Promise.resolve(this.#write(path, text)),
+        list: (prefix) =>
+          Promise.resolve(Object.keys(this.#memory.files).filter((path) => path.startsWith(prefix))),
       });
       agent.on('error', () => undefined);
       inner.pipe(agent).pipe(inner);
@@ -164,12 +167,13 @@ export class PretendedGuest {
   #read(path: string): string | undefined {
     if (path === '/proc/cmdline') return `${this.#memory.bootArgs}\n`;
     if (path === '/proc/sys/kernel/random/boot_id') return `${this.#memory.bootId}\n`;
-    if (path === '/sys/class/rtc/rtc0/since_epoch') return `${Math.floor(this.#now() / 1000)}\n`;
+    if (path === CLOCK_PATH) return `${Math.floor(this.#now() / 1000)}\n`;
     return this.#memory.files[path];
   }
 
   #write(path: string, text: string): void {
     if (path === '/dev/ttyS0') return this.#serial(text.replaceAll('\n', '\r\n'));
+    if (path === CLOCK_PATH) return this.skip(Number(text) * 1000 - this.#now());
     if (path !== '/proc/sysrq-trigger') {
       this.#memory = { ...this.#memory, files: { ...this.#memory.files, [path]: text } };
       return;
