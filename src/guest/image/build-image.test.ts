@@ -161,7 +161,9 @@ test('the root folder has what the recipe says when the file system is made of i
       );
       assert.equal((await stat(join(root, 'usr/lib/systemd/system-shutdown/hatch'))).mode & 0o777, 0o755);
       assert.equal(await readlink(join(root, 'etc/systemd/system/apt-daily.timer')), '/dev/null');
-      assert.deepEqual(await readdir(join(root, 'etc/hatch/after-restore.d')), []);
+      const hooks = join(root, 'etc/hatch/after-restore.d');
+      assert.deepEqual(await readdir(hooks), ['README']);
+      assert.equal((await stat(join(hooks, 'README'))).mode & 0o777, 0o644);
       assert.deepEqual(await readdir(join(root, 'var/lib/cloud')), []);
       assert.deepEqual(await readdir(join(root, 'etc/apt/sources.list.d')), []);
       assert.ok(!(await readdir(join(root, 'etc/ssh'))).includes('ssh_host_rsa_key'));

@@ -142,6 +142,19 @@ exit 0
   },
 ];
 
+const hooks: readonly GuestFile[] = [
+  {
+    path: '/etc/hatch/after-restore.d/README',
+    content: `Programs in here run, in the order of their names, when this machine has been restored from a snapshot, and when it has
+come out of one as a copy (a fork). HATCH_REASON in their environment is "restore" or "fork".
+
+They run as root, one after another, each for ten seconds at most. By then the clock is right; a copy has its own host
+name, machine id and SSH host keys, and its network card comes up only after the last of them. Names are letters, digits,
+".", "_" and "-"; what is not executable, like this file, is passed over. One that fails is told of and stops nothing.
+`,
+  },
+];
+
 const boot: readonly GuestFile[] = [
   {
     path: '/etc/fstab',
@@ -208,6 +221,7 @@ export const GUEST_FILES: readonly GuestFile[] = [
   ...network,
   ...agent,
   ...power,
+  ...hooks,
   ...boot,
   ...CLOUD_INIT_FILES,
 ];
