@@ -68,8 +68,13 @@ export interface Saved {
 export interface LoadOrder {
   readonly manifest: Manifest;
   readonly image: string;
-  /** The file that is made; it must not be there. It is whole and flushed, or gone, when the promise settles. */
+  /** The file that is made; it must not be there. It is whole, or gone, when the promise settles. */
   readonly to: string;
+  /**
+   * Whether the file must outlive a loss of power (fsync); true when it is not given. A guest that waits to be woken from
+   * it does not need that, and a slow disk makes it most of the time.
+   */
+  readonly flush?: boolean;
   readonly onProgress?: (progress: Progress) => void;
   readonly signal?: AbortSignal;
 }

@@ -31,7 +31,8 @@ export function decompress(bytes: Uint8Array, length: number, what: string): Buf
   let plain: Buffer;
   try {
     plain = zstdDecompressSync(bytes, {
-      chunkSize: Math.min(Math.max(length, 1024), 1024 * 1024),
+      // A little more than is to come: a piece that is full to its end makes node:zlib get another.
+      chunkSize: Math.min(length + 64, 1024 * 1024),
       maxOutputLength: Math.max(length, 1),
     });
   } catch (error) {

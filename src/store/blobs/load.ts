@@ -47,6 +47,7 @@ export function imageOf(layout: Layout, name: string): ImageLayout {
 export async function load(deps: LoadDeps, order: LoadOrder): Promise<void> {
   const image = imageOf(order.manifest, order.image);
   order.signal?.throwIfAborted();
+  const { flush = true } = order;
   const what = `${image.name} could not be written`;
   let file;
   try {
@@ -58,11 +59,11 @@ export async function load(deps: LoadDeps, order: LoadOrder): Promise<void> {
     try {
       await file.truncate(image.bytes);
       await fetchAll(deps, order, image, file.fd);
-      await file.sync();
+      if (flush) await file.sync();
     } finally {
       await file.close();
     }
-    await syncFolder(dirname(order.to));
+    if (flush) await syncFolder(dirname(order.to));
   } catch (error) {
     await rm(order.to, { force: true });
     throw order.signal?.aborted ? abortReason(order.signal) : fromErrno(error, what);

@@ -90,7 +90,7 @@ export async function storeWorld(t: Pick<TestContext, 'after'>, threads = 1): Pr
     },
     async load(manifest, image) {
       const to = world.fresh();
-      await store.load({ manifest, image, to });
+      await store.load({ manifest, image, to, flush: false });
       return readFile(to);
     },
   };
