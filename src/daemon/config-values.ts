@@ -156,14 +156,35 @@ export function databaseUrlShown(text: string): string {
     : '(hidden)';
 }
 
+/** Where snapshots are stored. */
+export type SnapshotStore =
+  | { readonly kind: 'dir'; readonly path: string }
+  /** `prefix` is empty or ends in a slash. */
+  | { readonly kind: 's3'; readonly bucket: string; readonly prefix: string };
+
 /** `dir:PATH` or `s3://bucket/prefix`. */
-export function snapshotStore(text: string): string {
-  if (/^dir:.+/.test(text) || /^s3:\/\/[a-z0-9][a-z0-9.-]{1,62}(\/.*)?$/.test(text)) return text;
-  throw new Error('must be dir:PATH or s3://bucket/prefix.');
+export function snapshotStore(text: string): SnapshotStore {
+  const [, path] = /^dir:([^\0]+)$/s.exec(text) ?? [];
+  if (path !== undefined) return { kind: 'dir', path: resolve(path) };
+  const [, bucket, prefix = ''] =
+    /^s3:\/\/([A-Za-z0-9][A-Za-z0-9._-]{1,61}[A-Za-z0-9])(?:\/([A-Za-z0-9/._-]{0,200}))?$/.exec(text) ?? [];
+  const parts = prefix.split('/').filter((part) => part !== '');
+  if (bucket !== undefined && parts.every((part) => !part.startsWith('.')))
+    return { kind: 's3', bucket, prefix: parts.map((part) => `${part}/`).join('') };
+  throw new Error(
+    'must be dir:PATH or s3://bucket/prefix, with letters, digits, dots, dashes and underscores in the prefix.',
+  );
 }
 
-/** An http or https URL. */
-export function httpUrl(text: string): string {
-  if (URL.canParse(text) && /^https?:$/.test(new URL(text).protocol)) return text;
-  throw new Error('must be an http or https URL.');
+/** The URL of an S3 store: its keys are settings of their own. */
+export function s3Endpoint(text: string): string {
+  const url = URL.canParse(text) ? new URL(text) : undefined;
+  if (url && /^https?:$/.test(url.protocol) && !url.username && !url.password && !url.search && !url.hash)
+    return text;
+  throw new Error('must be an http or https URL without a user, such as https://s3.example.com.');
+}
+
+/** An S3 store's URL for people to see: what may be a password in it is hidden. */
+export function s3EndpointShown(text: string): string {
+  return text.replace(/\/\/.*@/s, '//***@').replace(/[?#].*$/s, '?***');
 }

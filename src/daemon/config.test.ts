@@ -52,6 +52,8 @@ test('every value that will not do is named with what is allowed, all at once', 
     HATCH_IDLE_TIMEOUT: '45',
     HATCH_DNS_SERVERS: '::1',
     DATABASE_URL: 'mysql://x',
+    HATCH_SNAPSHOT_STORE: 's3://bucket/../other',
+    HATCH_S3_ENDPOINT: 'https://key:hunter2@s3.example',
   };
   const problems = problemsOf(bad);
   assert.equal(problems.length, Object.keys(bad).length);
@@ -67,18 +69,36 @@ test('settings that need each other are refused alone', () => {
     problemsOf({ HATCH_SSH_PORT_MIN: '3000', HATCH_SSH_PORT_MAX: '2000' }).join(),
     /must not be above/,
   );
+  assert.match(problemsOf({ HATCH_S3_ACCESS_KEY: 'key' }).join(), /HATCH_S3_SECRET_KEY must be set together/);
   assert.deepEqual(problemsOf({ HATCH_VM_UID_MIN: '70000' }), [
     'HATCH_VM_UID_MIN must not be above HATCH_VM_UID_MAX.',
   ]);
 });
 
+test('where snapshots are stored is a folder, or a bucket with a prefix that ends in a slash', () => {
+  const store = (text: string): unknown =>
+    readConfig({ HATCH_SNAPSHOT_STORE: text }).values.HATCH_SNAPSHOT_STORE;
+  assert.deepEqual(store('dir:/srv/hatch'), { kind: 'dir', path: '/srv/hatch' });
+  assert.deepEqual(store('s3://bucket'), { kind: 's3', bucket: 'bucket', prefix: '' });
+  assert.deepEqual(store('s3://bucket/'), { kind: 's3', bucket: 'bucket', prefix: '' });
+  assert.deepEqual(store('s3://my.bucket/a//b'), { kind: 's3', bucket: 'my.bucket', prefix: 'a/b/' });
+  for (const bad of ['/srv/hatch', 'dir:', 's3:bucket', 's3://', 's3://b', 's3://bucket/ä', 'gs://bucket'])
+    assert.match(problemsOf({ HATCH_SNAPSHOT_STORE: bad }).join(), /must be dir:PATH or s3:/, bad);
+  assert.equal(readConfig({}).values.HATCH_SNAPSHOT_STORE, undefined);
+});
+
 test('secrets are hidden, wherever they come from', () => {
-  const env = { DATABASE_URL: 'postgres://hatch:secret@db/hatch', HATCH_S3_SECRET_KEY: 'secret' };
+  const env = {
+    DATABASE_URL: 'postgres://hatch:secret@db/hatch',
+    HATCH_S3_ACCESS_KEY: 'AKIA',
+    HATCH_S3_SECRET_KEY: 'secret',
+  };
   const rows = describeConfig(env, readConfig(env));
   assert.ok(!JSON.stringify(rows).includes('secret@'));
   assert.equal(rows.find((row) => row.name === 'HATCH_S3_SECRET_KEY')?.value, '(hidden)');
   assert.equal(rows.find((row) => row.name === 'DATABASE_URL')?.source, 'environment');
   assert.doesNotMatch(problemsOf({ DATABASE_URL: 'mysql://u:hunter2@h' }).join(), /hunter2/);
+  assert.doesNotMatch(problemsOf({ HATCH_S3_ENDPOINT: 'https://u:hunter2@h' }).join(), /hunter2/);
 });
 
 test("a database's URL is shown without what may be a secret", () => {

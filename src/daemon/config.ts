@@ -108,15 +108,16 @@ export const SETTINGS = {
     'dir:PATH or s3://bucket/prefix; dir:<data>/snapshots unless set',
     null,
     read.snapshotStore,
-    { later: true },
   ),
-  HATCH_SNAPSHOT_KEY_FILE: setting('file with the key snapshots are encrypted with', null, read.path, {
-    later: true,
+  HATCH_SNAPSHOT_KEY_FILE: setting('file with the key snapshots are encrypted with', null, read.path),
+  HATCH_S3_ENDPOINT: setting("S3 endpoint; AWS's own unless set", null, read.s3Endpoint, {
+    shown: read.s3EndpointShown,
   }),
-  HATCH_S3_ENDPOINT: setting('S3 endpoint', null, read.httpUrl, { later: true }),
-  HATCH_S3_REGION: setting('S3 region', 'us-east-1', read.word, { later: true }),
-  HATCH_S3_ACCESS_KEY: setting('S3 access key', null, read.word, { shown: hidden, later: true }),
-  HATCH_S3_SECRET_KEY: setting('S3 secret key', null, read.word, { shown: hidden, later: true }),
+  HATCH_S3_REGION: setting('S3 region', 'us-east-1', read.word),
+  HATCH_S3_ACCESS_KEY: setting("S3 access key; by AWS's own rules unless set", null, read.word, {
+    shown: hidden,
+  }),
+  HATCH_S3_SECRET_KEY: setting('S3 secret key', null, read.word, { shown: hidden }),
   HATCH_CACHE_MIB: setting('most local bytes for stored snapshots', null, read.whole(1, 2 ** 40), {
     later: true,
   }),
@@ -199,6 +200,7 @@ function contradictions(values: Values): string[] {
   };
   together('HATCH_DEFAULT_KERNEL_PATH', 'HATCH_DEFAULT_ROOTFS_PATH');
   together('HATCH_HTTP_TLS_CERT', 'HATCH_HTTP_TLS_KEY');
+  together('HATCH_S3_ACCESS_KEY', 'HATCH_S3_SECRET_KEY');
   if (values.HATCH_SSH_PORT_MIN > values.HATCH_SSH_PORT_MAX)
     problems.push('HATCH_SSH_PORT_MIN must not be above HATCH_SSH_PORT_MAX.');
   if (values.HATCH_VM_UID_MIN > values.HATCH_VM_UID_MAX)

@@ -13,6 +13,8 @@ export interface DataFolder {
   readonly hostName: string;
   readonly images: string;
   readonly vms: string;
+  /** Where stored snapshots are kept unless HATCH_SNAPSHOT_STORE says otherwise. */
+  readonly snapshots: string;
   readonly net: string;
   readonly kvmVerdict: string;
   readonly pidFile: string;
@@ -27,6 +29,7 @@ export function dataFolder(root: string): DataFolder {
     hostName: join(root, 'host-name'),
     images: join(root, 'images'),
     vms: join(root, 'vms'),
+    snapshots: join(root, 'snapshots'),
     net: join(root, 'net'),
     kvmVerdict: join(root, 'kvm.json'),
     pidFile: join(root, 'hatchd.pid'),

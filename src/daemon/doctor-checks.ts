@@ -16,6 +16,7 @@ import { chooseDriver, kvmUnderFirecracker } from './driver.ts';
 import { firecracker } from './doctor-firecracker.ts';
 import { fail, ok, warn, type Found } from './doctor-finding.ts';
 import { cgroups, kernel, memory, nftables, processor, sshPorts } from './doctor-host.ts';
+import { snapshotStore } from './doctor-snapshots.ts';
 import { tryListening } from './listening.ts';
 import { readTls } from './tls.ts';
 
@@ -39,6 +40,7 @@ export const CHECKS: Readonly<Record<string, Check>> = {
   api,
   disk,
   database,
+  snapshots: snapshotStore,
   image,
   hatchd,
 };

@@ -47,7 +47,18 @@ test('before the first start all is well, each check says so, and nothing is mad
     all.map(({ check, verdict }) => `${verdict} ${check}`),
     [
       ...['rights', 'programs', 'hypervisor', 'firecracker', 'kernel', 'cgroups', 'memory', 'processor'],
-      ...['network', 'nftables', 'ports', 'api', 'disk', 'database', 'image', 'hatchd'],
+      ...[
+        'network',
+        'nftables',
+        'ports',
+        'api',
+        'disk',
+        'database',
+        'snapshots',
+        'snapshots',
+        'image',
+        'hatchd',
+      ],
     ].map((check) => `ok ${check}`),
   );
   assert.deepEqual(await readdir(folder), []);

@@ -12,6 +12,7 @@ import { isBlobError, type BlobErrorKind } from '../../src/store/blobs/blob-erro
 import { homeSuite } from '../../src/store/blobs/home-suite.ts';
 import { listAll, type BlobHome } from '../../src/store/blobs/home.ts';
 import { openS3Home, type S3Home, type S3Options } from '../../src/store/blobs/s3-home.ts';
+import { hatchd } from '../support/hatchd-process.ts';
 import { makeSwift, type Swift } from '../support/swift.ts';
 import { openTcpFront, type TcpFront } from '../support/tcp-front.ts';
 
@@ -255,4 +256,31 @@ test('a server that dies half-way and comes back has what it said it has, and ta
     for (const { name, bytes } of blobs)
       assert.ok((await home.get(name, { maxBytes: 2 ** 26 })).equals(bytes), name);
   });
+});
+
+test('hatchd doctor looks whether the bucket can be used, and says what is wrong with it', async () => {
+  const data = join(folder, 'data');
+  const look = async (more: Record<string, string> = {}): Promise<string> => {
+    const { stdout } = await hatchd(['doctor', '--json'], {
+      HATCH_VMM: 'fake',
+      HATCH_HTTP_ADDR: '127.0.0.1:0',
+      HATCH_DATA_DIR: data,
+      HATCH_SNAPSHOT_STORE: 's3://hatch/doctor',
+      HATCH_S3_ENDPOINT: swift.endpoint,
+      HATCH_S3_ACCESS_KEY: swift.accessKey,
+      HATCH_S3_SECRET_KEY: swift.secretKey,
+      ...more,
+    });
+    assert.equal(stdout.includes(swift.secretKey), false);
+    // What `hatchd doctor --json` prints.
+    const { findings } = JSON.parse(stdout) as {
+      findings: Record<'check' | 'verdict' | 'message', string>[];
+    };
+    const found = findings.find((finding) => finding.check === 'snapshots');
+    return `${found?.verdict}: ${found?.message}`;
+  };
+  assert.equal(await look(), 'ok: s3://hatch/doctor/ keeps, gives back and removes');
+  assert.match(await look({ HATCH_S3_SECRET_KEY: 'wrong-secret' }), /^fail: .*look at HATCH_S3_ACCESS_KEY/);
+  assert.match(await look({ HATCH_SNAPSHOT_STORE: 's3://nowhere' }), /^fail: .*its bucket does not exist/);
+  await using({ prefix: 'doctor/' }, async (home) => assert.deepEqual(await listAll(home, ''), []));
 });
