@@ -5,7 +5,7 @@ import { condemnUnneeded, holdBlobs, inPieces, seemUnneeded, toBlob, unneeded } 
 import { toText } from './columns.ts';
 import { transact, type Engine } from './engine.ts';
 import { endUnfinished } from './ledger-leases.ts';
-import { lockSnapshot } from './snapshots.ts';
+import { lockSnapshot } from './snapshot-lock.ts';
 import type { LeasesTable } from './tables.ts';
 
 type Collection = Pick<Ledger, 'collect' | 'gone' | 'unverified' | 'verified' | 'spoiled' | 'sparse'>;

@@ -6,7 +6,7 @@ import { condemnUnneeded, endLease, holdBlobs, inPieces, toBlob } from './blob-r
 import { toText } from './columns.ts';
 import { transact, type Engine } from './engine.ts';
 import { lockVm } from './operations.ts';
-import { lockSnapshot } from './snapshots.ts';
+import { lockSnapshot } from './snapshot-lock.ts';
 import type { LeaseBlobsTable, LeasesTable, Tables } from './tables.ts';
 
 type Leases = Pick<

@@ -9,7 +9,8 @@ import { transact, type Engine } from './engine.ts';
 import { collection } from './ledger-collect.ts';
 import { holdLease, leases } from './ledger-leases.ts';
 import { lockVm } from './operations.ts';
-import { getSnapshot, lockSnapshot } from './snapshots.ts';
+import { lockSnapshot } from './snapshot-lock.ts';
+import { getSnapshot } from './snapshots.ts';
 import type { Tables } from './tables.ts';
 
 /** The rows of what lies in the home of blobs, behind their interface. */

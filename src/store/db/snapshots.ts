@@ -3,11 +3,12 @@ import { parseId, type SnapshotId } from '../../base/ids.ts';
 import { Failure } from '../../model/failure.ts';
 import type { NewSnapshot, Snapshot, SnapshotPatch } from '../../model/snapshot.ts';
 import type { Snapshots } from '../store.ts';
+import { dropReferences } from './blob-rows.ts';
 import { fromJson, fromJsonOrNull, toJson, toJsonOrNull, toText } from './columns.ts';
 import { orTaken, transact, type Engine } from './engine.ts';
 import { insertLayer } from './layers.ts';
-import { dropReferences } from './blob-rows.ts';
 import { pageStart } from './page.ts';
+import { lockSnapshot } from './snapshot-lock.ts';
 import type { SnapshotsTable, Tables } from './tables.ts';
 import { changeVm } from './vms.ts';
 
@@ -120,19 +121,6 @@ export function snapshots(engine: Engine): Snapshots {
 export async function getSnapshot(db: Kysely<Tables>, id: SnapshotId): Promise<Snapshot | null> {
   const row = await db.selectFrom('snapshots').selectAll().where('id', '=', id).executeTakeFirst();
   return row ? toSnapshot(row) : null;
-}
-
-/**
- * Holds a snapshot's row until the transaction ends; false when there is none. Who copies it and who removes it both hold it first,
- * and look at the other in a statement of its own: one statement would not see what was written while it waited.
- */
-export async function lockSnapshot(trx: Transaction<Tables>, id: SnapshotId): Promise<boolean> {
-  const { numUpdatedRows } = await trx
-    .updateTable('snapshots')
-    .set((row) => ({ used_at: row.ref('used_at') }))
-    .where('id', '=', id)
-    .executeTakeFirst();
-  return numUpdatedRows > 0n;
 }
 
 /** Whether a copy of it is being made, or a VM that is to wake from it has an operation under way. */

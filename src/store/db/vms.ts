@@ -12,7 +12,7 @@ import { addEvent } from './events.ts';
 import { accountOfImage } from './images.ts';
 import { addOperation } from './operations.ts';
 import { pageStart } from './page.ts';
-import { lockSnapshot } from './snapshots.ts';
+import { lockSnapshot } from './snapshot-lock.ts';
 import type { Tables } from './tables.ts';
 import { accountOfTemplate } from './templates.ts';
 import { newRow, patchColumns, selectVms, toVm } from './vm-row.ts';
