@@ -228,6 +228,7 @@ export function fakeHatch(clock: Clock): FakeHatch {
           accel: 'none',
           process: { pid: 4711, startTime: '1', bootId: 'b' },
           layerId: newId('layer'),
+          instanceId: request.name ?? 'vm',
           snapshotId: null,
           memoryLayerId: null,
           operation: null,
@@ -276,6 +277,11 @@ export function fakeHatch(clock: Clock): FakeHatch {
         return change(own(caller, id), { state: 'stopped', stateReason: graceSeconds === 0 ? forced : null });
       },
       reboot: async (caller, id) => own(caller, id),
+      snapshot: async () => {
+        throw new Error('not in this fake');
+      },
+      restore: async (caller, id) => own(caller, id),
+      fork: async (caller, id) => [own(caller, id)],
       delete: async (caller, id) => {
         vms.delete(own(caller, id).id);
       },
@@ -298,6 +304,18 @@ export function fakeHatch(clock: Clock): FakeHatch {
           }
           yield lines[at] ?? '';
         }
+      },
+    },
+    snapshots: {
+      get: async (_caller, id) => {
+        throw notFound('snapshot', id);
+      },
+      list: async () => [],
+      patch: async (_caller, id) => {
+        throw notFound('snapshot', id);
+      },
+      delete: async (_caller, id) => {
+        throw notFound('snapshot', id);
       },
     },
     images: {

@@ -3,9 +3,11 @@ import type * as common from '../contract/common.ts';
 import type * as event from '../contract/event.ts';
 import type * as image from '../contract/image.ts';
 import type * as key from '../contract/key.ts';
+import type * as snapshot from '../contract/snapshot.ts';
 import type * as template from '../contract/template.ts';
 import type * as vm from '../contract/vm.ts';
 import type { Account, ApiKey, HatchEvent, Image, Quotas, Template } from '../model/records.ts';
+import type { Snapshot } from '../model/snapshot.ts';
 import { OPERATION_NAMES, type IdlePolicy, type Vm } from '../model/vm.ts';
 
 /** Milliseconds since 1970 as RFC 3339 in UTC; whole seconds without a fraction. */
@@ -53,6 +55,25 @@ export function presentVm(of: Vm): vm.Vm {
     ...given('vmm', of.vmm),
     ...given('accel', of.accel),
     ...given('host', of.hostId),
+  };
+}
+
+/** A snapshot as the API shows it, without its files on the host. */
+export function presentSnapshot(of: Snapshot): snapshot.Snapshot {
+  return {
+    id: of.id,
+    vm_id: of.vmId,
+    ...given('name', of.name),
+    created_at: rfc3339(of.createdAt),
+    kind: of.kind,
+    state: of.state,
+    mem_mib: of.memMib,
+    logical_bytes: of.logicalBytes,
+    ...given('stored_bytes', of.storedBytes),
+    ...given('parent_id', of.parentId),
+    ...given('verified_at', time(of.verifiedAt)),
+    vmm: `${of.savedOn.driver} ${of.savedOn.version}`,
+    ...given('problem', of.problem),
   };
 }
 

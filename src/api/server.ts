@@ -19,6 +19,7 @@ import { keyRoutes } from './keys.ts';
 import { accompanyRequests, closeInTime, newRequestId } from './lifecycle.ts';
 import { answerUnknownPaths } from './paths.ts';
 import { templateRoutes } from './templates.ts';
+import { snapshotRoutes } from './snapshots.ts';
 import { rateLimiter, type RateLimit } from './rate-limit.ts';
 import { serializerCompiler, validatorCompiler } from './validation.ts';
 import { vmRoutes } from './vms.ts';
@@ -73,6 +74,7 @@ export async function createApi(
   await describeRoutes(app, version);
 
   vmRoutes(app, { hatch });
+  snapshotRoutes(app, { hatch });
   execRoutes(app, { hatch });
   consoleRoutes(app, { hatch, log, streams });
   eventRoutes(app, { hatch });

@@ -11,6 +11,7 @@ const DEFAULT_WAIT_SECONDS = 60;
 export function readCreateVm(body: contract.CreateVm): CreateVm {
   return {
     name: body.name,
+    snapshotId: body.snapshot_id,
     imageId: body.image_id,
     templateId: body.template_id,
     vcpuCount: body.vcpu_count,

@@ -5,6 +5,7 @@ import type { ExecResult, ExecVm } from '../contract/exec.ts';
 import type { Health, Ready } from '../contract/health.ts';
 import type { CreateImage, Image } from '../contract/image.ts';
 import type { CreateKey, Key, NewKey } from '../contract/key.ts';
+import type { ForkVm, PatchSnapshot, RestoreVm, Snapshot, SnapshotVm } from '../contract/snapshot.ts';
 import type { CreateTemplate, PatchTemplate, Template } from '../contract/template.ts';
 import type { CreateVm, PatchVm, StopVm, Vm, VmState, WaitQuery } from '../contract/vm.ts';
 import { NoName } from './api-error.ts';
@@ -26,6 +27,7 @@ export interface WaitOptions extends CallOptions, WaitQuery {}
  */
 export class HatchClient {
   readonly vms: ReturnType<typeof vmCalls>;
+  readonly snapshots: ReturnType<typeof snapshotCalls>;
   readonly images: ReturnType<typeof imageCalls>;
   readonly templates: ReturnType<typeof templateCalls>;
   readonly keys: ReturnType<typeof keyCalls>;
@@ -37,6 +39,7 @@ export class HatchClient {
   constructor(server: { readonly url: string; readonly apiKey?: string | undefined }) {
     this.#transport = new Transport(server);
     this.vms = vmCalls(this.#transport);
+    this.snapshots = snapshotCalls(this.#transport);
     this.images = imageCalls(this.#transport);
     this.templates = templateCalls(this.#transport);
     this.keys = keyCalls(this.#transport);
@@ -109,6 +112,42 @@ function vmCalls(transport: Transport) {
         body: {},
         signal,
       }),
+    /** Saves a running VM; it sleeps then, or goes on. */
+    snapshot: (vm: string, request: SnapshotVm = {}, { signal }: CallOptions = {}): Promise<Snapshot> =>
+      transport.json({ method: 'POST', path: `/vms/${seg(vm)}/snapshot`, body: request, signal }),
+    restore: (
+      vm: string,
+      request: RestoreVm = {},
+      { wait, timeout, signal }: WaitOptions = {},
+    ): Promise<Vm> =>
+      transport.json({
+        method: 'POST',
+        path: `/vms/${seg(vm)}/restore`,
+        query: { wait, timeout },
+        body: request,
+        signal,
+      }),
+    /** Copies of a running or sleeping VM, each somebody of its own. */
+    fork: (
+      vm: string,
+      request: ForkVm = {},
+      { wait, timeout, signal }: WaitOptions = {},
+    ): Promise<readonly Vm[]> =>
+      transport.json({
+        method: 'POST',
+        path: `/vms/${seg(vm)}/fork`,
+        query: { wait, timeout },
+        body: request,
+        signal,
+      }),
+    /** Newest first. */
+    snapshots: (vm: string, { limit, after, signal }: ListOptions = {}): Promise<readonly Snapshot[]> =>
+      transport.list({
+        method: 'GET',
+        path: `/vms/${seg(vm)}/snapshots`,
+        query: { limit, after },
+        signal,
+      }),
     delete: (vm: string, { signal }: CallOptions = {}): Promise<Deleted> =>
       transport.json({ method: 'DELETE', path: `/vms/${seg(vm)}`, signal }),
     exec: (vm: string, request: ExecVm, { signal }: CallOptions = {}): Promise<ExecResult> =>
@@ -143,6 +182,21 @@ function vmCalls(transport: Transport) {
         query: { kind, limit, after },
         signal,
       }),
+  };
+}
+
+function snapshotCalls(transport: Transport) {
+  return {
+    /** Newest first. `all`: of every account (operators). */
+    list: ({ all, limit, after, signal }: ListOptions & { readonly all?: boolean | undefined } = {}): Promise<
+      readonly Snapshot[]
+    > => transport.list({ method: 'GET', path: '/snapshots', query: { all, limit, after }, signal }),
+    get: (snapshot: string, { signal }: CallOptions = {}): Promise<Snapshot> =>
+      transport.json({ method: 'GET', path: `/snapshots/${seg(snapshot)}`, signal }),
+    update: (snapshot: string, patch: PatchSnapshot, { signal }: CallOptions = {}): Promise<Snapshot> =>
+      transport.json({ method: 'PATCH', path: `/snapshots/${seg(snapshot)}`, body: patch, signal }),
+    delete: (snapshot: string, { signal }: CallOptions = {}): Promise<Deleted> =>
+      transport.json({ method: 'DELETE', path: `/snapshots/${seg(snapshot)}`, signal }),
   };
 }
 

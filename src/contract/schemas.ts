@@ -8,6 +8,7 @@ import { Health, Ready } from './health.ts';
 import { CreateImage, Image } from './image.ts';
 import { CreateKey, Key, NewKey } from './key.ts';
 import { FileChange, FileEntry, FileFacts, SnapshotDiff } from './saved-file.ts';
+import { ForkVm, PatchSnapshot, RestoreVm, Snapshot, SnapshotVm } from './snapshot.ts';
 import { CreateTemplate, PatchTemplate, Template } from './template.ts';
 import { CreateVm, NoFields, PatchVm, StateReason, StopVm, Vm } from './vm.ts';
 
@@ -27,6 +28,7 @@ export const SCHEMAS: readonly TSchema[] = [
   FileChange,
   FileEntry,
   FileFacts,
+  ForkVm,
   Health,
   Idle,
   IdlePatch,
@@ -36,12 +38,16 @@ export const SCHEMAS: readonly TSchema[] = [
   NoFields,
   OwnAccount,
   PatchAccount,
+  PatchSnapshot,
   PatchTemplate,
   PatchVm,
   Quotas,
   QuotasPatch,
   Ready,
   SnapshotDiff,
+  RestoreVm,
+  Snapshot,
+  SnapshotVm,
   StateReason,
   StopVm,
   Template,

@@ -17,6 +17,7 @@ import {
   VcpuCount,
   VmId,
 } from './common.ts';
+import { SnapshotName } from './snapshot.ts';
 
 /** The six states of a VM. */
 export const VmState = Type.Enum(['starting', 'running', 'stopping', 'stopped', 'snapshotted', 'error'], {
@@ -66,6 +67,14 @@ export const CreateVm = Type.Object(
     ),
     template_id: Type.Optional(
       Type.String({ ...TemplateId, description: 'A template; it serves where this request is silent.' }),
+    ),
+    snapshot_id: Type.Optional(
+      Type.String({
+        ...SnapshotName,
+        description:
+          'Start as a copy of that snapshot, under an identity of its own. Then no image, template, kernel arguments, user ' +
+          'data, keys, CPUs or memory may be said; the disk may only grow.',
+      }),
     ),
     vcpu_count: Type.Optional(Type.Integer({ ...VcpuCount, description: 'Virtual CPUs; 1 when left out.' })),
     mem_mib: Type.Optional(Type.Integer({ ...MemMib, description: 'Memory in MiB; 512 when left out.' })),

@@ -228,6 +228,7 @@ export async function openWorld(
     settings: {
       hostId,
       vmsFolder: data.vms,
+      layersFolder: data.layers,
       imagesFolder: data.images,
       imageDirs: values.HATCH_IMAGE_DIRS ?? [data.images],
       plan: values.HATCH_BRIDGE_CIDR,
@@ -241,6 +242,7 @@ export async function openWorld(
         vcpus: values.HATCH_MAX_VCPUS_PER_ACCOUNT ?? null,
         memMib: values.HATCH_MAX_MEM_MIB_PER_ACCOUNT ?? null,
       },
+      maxSnapshotsPerVm: values.HATCH_MAX_SNAPSHOTS_PER_VM,
       sharedAccountId: account.id,
     },
     findDefaultImage: () => putDefaultImage(world, values, data, world.driver),

@@ -15,6 +15,8 @@ export interface DataFolder {
   readonly vms: string;
   /** Where stored snapshots are kept unless HATCH_SNAPSHOT_STORE says otherwise. */
   readonly snapshots: string;
+  /** Frozen disks, memory and states, one folder each, beside the VMs' on one file system. */
+  readonly layers: string;
   readonly net: string;
   readonly kvmVerdict: string;
   readonly pidFile: string;
@@ -30,6 +32,7 @@ export function dataFolder(root: string): DataFolder {
     images: join(root, 'images'),
     vms: join(root, 'vms'),
     snapshots: join(root, 'snapshots'),
+    layers: join(root, 'layers'),
     net: join(root, 'net'),
     kvmVerdict: join(root, 'kvm.json'),
     pidFile: join(root, 'hatchd.pid'),
@@ -40,7 +43,7 @@ export function dataFolder(root: string): DataFolder {
 export async function makeDataFolder(data: DataFolder): Promise<void> {
   try {
     await makeFolder(data.root, 0o755);
-    for (const folder of [data.images, data.vms, data.net]) await makeFolder(folder);
+    for (const folder of [data.images, data.vms, data.layers, data.net]) await makeFolder(folder);
   } catch (error) {
     throw whyNotWritten(data, error);
   }

@@ -27,11 +27,11 @@ export interface Disk {
 }
 
 /** The link in the VM's folder to the image its overlay stands on, so that the overlay names nothing outside. */
-const BASE = 'base';
+export const BASE = 'base';
 const BESIDE = '.disk.tmp';
 const DISKS = ['disk.qcow2', 'disk.raw'] as const;
 const MIB = 1024 * 1024;
-const COPY_TIMEOUT_MS = 30 * 60_000;
+export const COPY_TIMEOUT_MS = 30 * 60_000;
 
 /**
  * Makes a VM's own disk from an image: shared blocks where the file system can, else a qcow2 overlay where the VMM can,
@@ -168,7 +168,7 @@ async function fill(
   if ((imageFormat === 'raw' || qcow2) && (await reflink(imagePath, beside)))
     return { ...asItIs, how: 'reflink' };
   if (qcow2) {
-    await link(imagePath, join(folder, BASE));
+    await linkAnew(imagePath, join(folder, BASE));
     await run(
       ['qemu-img', 'create', '-q', '-f', 'qcow2', '-b', BASE, '-F', imageFormat, BESIDE, String(sizeBytes)],
       { cwd: folder, signal },
@@ -183,7 +183,7 @@ async function fill(
 }
 
 /** Makes a link, or makes it anew: a crash may have left one. */
-async function link(target: string, path: string): Promise<void> {
+export async function linkAnew(target: string, path: string): Promise<void> {
   try {
     await symlink(target, path);
   } catch (error) {
@@ -193,7 +193,8 @@ async function link(target: string, path: string): Promise<void> {
   }
 }
 
-async function growFile(
+/** Makes a disk's file as large as it should be; larger already, it stays. */
+export async function growFile(
   { run }: { readonly run: Run },
   disk: {
     readonly file: string;
@@ -233,7 +234,7 @@ function refuseSmaller(wantedBytes: number, nowBytes: number): void {
 }
 
 /** What a VM boots from must not be lost to a power cut after its row says it is there. */
-async function flush(path: string): Promise<void> {
+export async function flush(path: string): Promise<void> {
   const file = await open(path, 'r+');
   try {
     await file.sync();

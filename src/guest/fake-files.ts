@@ -1,10 +1,10 @@
-import { mkdir, writeFile } from 'node:fs/promises';
+import { mkdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { exists, writeFileAtomic } from '../host/files.ts';
 import type { GuestFiles } from './files.ts';
 
 /** A step to fail in a test, before or after its effect. */
-export type FailingFile = Partial<Record<'makeDisk' | 'makeSeed', 'before' | 'after'>>;
+export type FailingFile = Partial<Record<'makeDisk' | 'makeDiskOn' | 'makeSeed', 'before' | 'after'>>;
 
 /**
  * Pretends a guest's disk and seed with small files where the real ones would be, so that what is left behind shows. `fail` may
@@ -23,6 +23,14 @@ export function fakeGuestFiles(fail: FailingFile = {}): GuestFiles {
         const path = join(disk.folder, 'disk.raw');
         if (!(await exists(path)))
           await writeFile(path, JSON.stringify({ image: disk.imagePath, sizeBytes: disk.sizeBytes }));
+        return { path: 'disk.raw', format: 'raw' as const };
+      }),
+    makeDiskOn: (disk) =>
+      around('makeDiskOn', async () => {
+        await writeFile(
+          join(disk.folder, 'disk.raw'),
+          JSON.stringify({ layer: await readFile(disk.layerPath, 'utf8'), sizeBytes: disk.sizeBytes }),
+        );
         return { path: 'disk.raw', format: 'raw' as const };
       }),
     growDisk: async ({ folder, disk, sizeBytes }) =>

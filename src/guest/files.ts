@@ -10,6 +10,11 @@ export interface GuestFiles {
    * `sizeBytes` null: as large as the image.
    */
   makeDisk(disk: DiskRequest, signal: AbortSignal): Promise<DiskFile>;
+  /**
+   * Makes the VM's top disk over a frozen layer of another (or its own earlier) disk; what is there already is removed first, as
+   * nothing of it is of use. Throws Failure no_space.
+   */
+  makeDiskOn(disk: LayerDiskRequest, signal: AbortSignal): Promise<DiskFile>;
   /** Grows a stopped VM's disk; no effect when it is that large already. */
   growDisk(
     disk: { readonly folder: string; readonly disk: DiskFile; readonly sizeBytes: number },
@@ -28,6 +33,20 @@ export interface DiskRequest {
   readonly sizeBytes: number | null;
   /** Whether the hypervisor reads overlays. */
   readonly qcow2: boolean;
+}
+
+export interface LayerDiskRequest {
+  /** The VM's folder, absolute. */
+  readonly folder: string;
+  /** The frozen disk, absolute. */
+  readonly layerPath: string;
+  readonly layerFormat: 'raw' | 'qcow2';
+  /** null: as large as the layer. */
+  readonly sizeBytes: number | null;
+  /** Whether the hypervisor reads overlays. */
+  readonly qcow2: boolean;
+  /** The image at the bottom of the chain, for the new disk to stand on alone: what lies between is copied into it. */
+  readonly flattenOnto: { readonly path: string; readonly format: 'raw' | 'qcow2' } | null;
 }
 
 export interface DiskFile {

@@ -32,6 +32,8 @@ export interface SavedGuest {
   readonly diskFormat: 'raw' | 'qcow2';
   readonly bootArgs: string;
   readonly hasInitrd: boolean;
+  /** What cloud-init knows it as. */
+  readonly instanceId: string;
   /** Whether the agent answered before it was saved. */
   readonly agent: boolean;
 }

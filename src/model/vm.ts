@@ -86,6 +86,8 @@ export interface Vm {
   readonly process: VmmProcess | null;
   /** The top of its disk's chain of layers; null until its disk is made. */
   readonly layerId: LayerId | null;
+  /** What cloud-init knows it as: its id, or for a copy what the first of its line had, so that nothing is set up twice. */
+  readonly instanceId: string;
   /** The snapshot it sleeps as, and wakes from; null while it does not sleep. */
   readonly snapshotId: SnapshotId | null;
   /** The memory file it runs on a private map of: it stays as it is for as long. */
@@ -118,6 +120,8 @@ export type NewVm = Pick<
   readonly userData: string | null;
   /** The snapshot it is a copy of: held until the copy stands on its own. null: none. */
   readonly parentSnapshotId?: SnapshotId | null;
+  /** null: its own id. */
+  readonly instanceId?: string | null;
 };
 
 /** What may change of a VM after it was made. */

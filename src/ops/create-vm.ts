@@ -8,6 +8,7 @@ import { checkUserData } from '../model/user-data.ts';
 import { Taken } from '../store/store.ts';
 import type { Caller, CreateVm, Wait } from './hatch.ts';
 import { effectiveLimits } from '../model/quota.ts';
+import { copyFrom } from './copy-vm.ts';
 import { carryOutBoot } from './start-vm.ts';
 import { waitFor } from './vms.ts';
 import { visibleAccounts, type World } from './world.ts';
@@ -18,6 +19,7 @@ const TRIES = 50;
 
 /** Makes a VM and starts it: row, address, MAC and port in one transaction, then the host's part, step by step. */
 export async function createVm(world: World, caller: Caller, request: CreateVm, wait?: Wait): Promise<Vm> {
+  if (request.snapshotId !== undefined) return copyFrom(world, caller, request, request.snapshotId, wait);
   const wanted = await plan(world, caller, request);
   const id = newId('vm');
   await world.flights.fly(
@@ -29,7 +31,8 @@ export async function createVm(world: World, caller: Caller, request: CreateVm, 
   return waitFor(world, id, wait);
 }
 
-type Wanted = Omit<NewVm, 'id' | 'network'> & {
+/** A VM to make, its addresses perhaps left to us. */
+export type Wanted = Omit<NewVm, 'id' | 'network'> & {
   readonly network: { readonly ip: string | null; readonly mac: string | null } | null;
 };
 
@@ -109,7 +112,8 @@ export async function imageNamed(
   throw invalid(field, `There is no image "${id}"; \`GET /images\` lists them.`);
 }
 
-function addressesAsked(
+/** The addresses a request asks for; null where it leaves them to us. */
+export function addressesAsked(
   plan: World['settings']['plan'],
   { guestIp, guestMac }: Pick<MergedCreate, 'guestIp' | 'guestMac'>,
 ): { ip: string | null; mac: string | null } {
@@ -126,7 +130,7 @@ function addressesAsked(
 }
 
 /** Inserts the row; what the caller left to us is chosen anew when somebody was faster. */
-async function claim(world: World, caller: Caller, wanted: Wanted, id: Vm['id']): Promise<Operation> {
+export async function claim(world: World, caller: Caller, wanted: Wanted, id: Vm['id']): Promise<Operation> {
   const { store, settings } = world;
   const account = await store.accounts.get(caller.accountId);
   if (!account) throw new Failure('unauthorized', 'The account of this key is gone.');

@@ -1,8 +1,11 @@
 import type { Caller } from './hatch.ts';
 import { remove } from '../host/files.ts';
+import { Failure } from '../model/failure.ts';
 import type { Operation } from '../model/records.ts';
+import type { Vm } from '../model/vm.ts';
 import { Busy } from '../store/store.ts';
 import { dropDisk, endVmm, ownerOf } from './host-steps.ts';
+import { dropSnapshot } from './save-vm.ts';
 import { depsOf } from './start-vm.ts';
 import { Overtaken, runForward } from './steps.ts';
 import { translate } from './translate.ts';
@@ -44,6 +47,7 @@ export async function carryOutDelete(world: World, operation: Operation, signal:
     { name: 'vmm', run: () => endVmm(world, vm) },
     { name: 'ssh-port', run: () => ports.close(vm.id) },
     { name: 'network', run: () => net.detach(vm.id) },
+    { name: 'snapshots', run: () => dropSnapshots(world, vm) },
     { name: 'disk', run: () => dropDisk(world, vm) },
     { name: 'folder', run: () => remove(vmFolder(settings, vm.id)) },
     {
@@ -62,4 +66,16 @@ export async function carryOutDelete(world: World, operation: Operation, signal:
     },
   ];
   await runForward(depsOf(world), operation, steps, signal);
+}
+
+/** Removes a VM's snapshots with every file nobody else uses. One that is being copied at the moment is tried again later. */
+async function dropSnapshots(world: World, vm: Vm): Promise<void> {
+  await world.store.vms.update(vm.id, ownerOf(vm), { snapshotId: null });
+  for (const snapshot of await world.store.snapshots.ofVm(vm.id)) {
+    if (!(await dropSnapshot(world, snapshot)))
+      throw new Failure(
+        'busy',
+        `Snapshot ${snapshot.id} is being copied; the VM is deleted when that is done.`,
+      );
+  }
 }

@@ -14,6 +14,7 @@ export interface Live {
 }
 
 interface Held extends Live {
+  agent: GuestAgent;
   exit: MachineExit | undefined;
   readonly watch: AbortController;
 }
@@ -86,6 +87,14 @@ export class Fleet {
       if (!held.watch.signal.aborted)
         this.#deps.log.warn({ vm: vm.id, ...errorFields(error) }, 'readiness watch failed');
     }
+  }
+
+  /** Ends what is said to a guest's agent; whoever asks it something next is connected anew. */
+  hush(vmId: VmId): void {
+    const held = this.#live.get(vmId);
+    if (!held) return;
+    held.agent.close();
+    held.agent = this.#deps.openAgent(held.machine);
   }
 
   /** Lets go of a machine without touching the guest. */

@@ -1,7 +1,11 @@
 import type { AccountId, KeyId, VmId } from '../base/ids.ts';
 import type { ExecCommand, ExecResult } from '../guest/agent.ts';
 import type { Account, ApiKey, HatchEvent, Image, Quotas, Scope, Template } from '../model/records.ts';
+import type { Snapshot } from '../model/snapshot.ts';
 import type { IdlePolicy, Vm, VmState } from '../model/vm.ts';
+import type { ForkRequest } from './fork-vm.ts';
+import type { RestoreRequest } from './restore-vm.ts';
+import type { SnapshotRequest } from './snapshot-vm.ts';
 import type { Page, VmUse } from '../store/store.ts';
 
 /** Who asks: an API key that was found good. */
@@ -18,6 +22,8 @@ export interface Wait {
 }
 
 export interface CreateVm {
+  /** Start as a copy of that snapshot; then neither image, template, size, kernel arguments nor user data may be said. */
+  readonly snapshotId?: string | undefined;
   readonly name?: string | undefined;
   readonly imageId?: string | undefined;
   readonly templateId?: string | undefined;
@@ -89,6 +95,12 @@ export interface Hatch {
     start(caller: Caller, idOrName: string, wait?: Wait): Promise<Vm>;
     stop(caller: Caller, idOrName: string, options: { readonly graceSeconds: number }): Promise<Vm>;
     reboot(caller: Caller, idOrName: string, wait?: Wait): Promise<Vm>;
+    /** Saves a running VM, which sleeps then, or goes on. */
+    snapshot(caller: Caller, idOrName: string, request: SnapshotRequest): Promise<Snapshot>;
+    /** Wakes a VM from a snapshot of its own. */
+    restore(caller: Caller, idOrName: string, request: RestoreRequest, wait?: Wait): Promise<Vm>;
+    /** Makes copies of a running or sleeping VM, each somebody of its own. */
+    fork(caller: Caller, idOrName: string, request: ForkRequest, wait?: Wait): Promise<readonly Vm[]>;
     delete(caller: Caller, idOrName: string): Promise<void>;
     exec(caller: Caller, idOrName: string, command: ExecCommand): Promise<ExecResult>;
     /** The last `tailBytes` bytes of the serial console, and where they end: `follow` goes on from there. */
@@ -104,6 +116,23 @@ export interface Hatch {
       offset: number,
       signal: AbortSignal,
     ): AsyncIterable<string>;
+  };
+  readonly snapshots: {
+    get(caller: Caller, idOrName: string): Promise<Snapshot>;
+    /** Newest first. `everyone`: of all accounts (operators). */
+    list(
+      caller: Caller,
+      filter: { readonly vm?: string | undefined; readonly everyone?: boolean },
+      page: Page,
+    ): Promise<readonly Snapshot[]>;
+    /** `name` null takes the name away. */
+    patch(
+      caller: Caller,
+      idOrName: string,
+      patch: { readonly name?: string | null | undefined },
+    ): Promise<Snapshot>;
+    /** Not the one its VM sleeps as (`in_use`); copies do not hold it. */
+    delete(caller: Caller, idOrName: string): Promise<void>;
   };
   readonly images: {
     create(caller: Caller, request: CreateImage): Promise<Image>;

@@ -8,6 +8,7 @@ import type { Vm, VmNetwork } from '../model/vm.ts';
 import type { Port } from '../net/network.ts';
 import type { Owner } from '../store/store.ts';
 import type { Driver, MachineSpec } from '../vmm/driver.ts';
+import { releaseLayers } from './layers.ts';
 import type { Step } from './steps.ts';
 import { visibleAccounts, vmFolder, type World } from './world.ts';
 
@@ -109,6 +110,9 @@ function folderStep({ settings, driver }: Deps, vm: Vm, image: Image, fresh: boo
   };
 }
 
+/** The links in a VM's folder to what it boots. */
+export const kernelNames = ['kernel', 'vmlinux', 'initrd'] as const;
+
 /** What a kernel is called in a VM's folder: one that changes hypervisors has both. */
 function kernelName({ kernel }: Pick<Driver, 'kernel'>): string {
   return kernel === 'uncompressed' ? 'vmlinux' : 'kernel';
@@ -161,20 +165,25 @@ function diskStep({ store, driver, files, settings }: Deps, vm: Vm, image: Image
     },
     async undo() {
       if (!fresh) return;
-      await dropDisk({ store }, vm);
+      await dropDisk({ store, settings }, vm);
     },
   };
 }
 
 /** Forgets a VM's disk: the row's name of it, and the layer if nobody else stands on it. Its file goes with the folder. */
-export async function dropDisk({ store }: Pick<Deps, 'store'>, vm: Vm): Promise<void> {
+export async function dropDisk({ store, settings }: Pick<Deps, 'store' | 'settings'>, vm: Vm): Promise<void> {
   const now = await store.vms.get(vm.id);
   if (!now || now.layerId === null) return;
   await store.vms.update(vm.id, ownerOf(vm), { layerId: null });
-  await store.layers.removeIfUnused(now.layerId);
+  await releaseLayers({ store, settings }, [now.layerId]);
 }
 
-function seedStep({ store, files, settings }: Deps, vm: Vm, image: Image): Step {
+/** The seed volume. */
+export function seedStep(
+  { store, files, settings }: Pick<Deps, 'store' | 'files' | 'settings'>,
+  vm: Vm,
+  image: Image,
+): Step {
   return {
     name: 'seed',
     run: async (signal) =>
@@ -186,7 +195,7 @@ function seedStep({ store, files, settings }: Deps, vm: Vm, image: Image): Step 
           userData: await store.vms.userData(vm.id),
           sshAuthorizedKeys: vm.sshAuthorizedKeys,
           defaultUser: image.defaultUser,
-          instanceId: vm.id,
+          instanceId: vm.instanceId,
         },
         signal,
       ),
@@ -246,10 +255,13 @@ export async function endVmm(
     if (found.vmId === vm.id) await driver.reap(found.process);
   }
   await driver.clear({ vmId: vm.id, folder: vmFolder(settings, vm.id) });
-  await store.vms.update(vm.id, ownerOf(vm), { process: null, readyAt: null });
+  const before = await store.vms.get(vm.id);
+  await store.vms.update(vm.id, ownerOf(vm), { process: null, readyAt: null, memoryLayerId: null });
+  await releaseLayers({ store, settings }, [before?.memoryLayerId ?? null]);
 }
 
-function sshStep({ ports }: Deps, vm: Vm, network: VmNetwork): Step {
+/** The way in by SSH. */
+export function sshStep({ ports }: Pick<Deps, 'ports'>, vm: Vm, network: VmNetwork): Step {
   return {
     name: 'ssh-port',
     run: () => ports.open({ vmId: vm.id, port: network.sshPort, ip: network.ip }),

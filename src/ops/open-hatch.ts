@@ -4,12 +4,16 @@ import { errorFields } from '../base/logger.ts';
 import { accounts, keys } from './accounts.ts';
 import { createVm } from './create-vm.ts';
 import { deleteVm } from './delete-vm.ts';
+import { forkVm } from './fork-vm.ts';
 import type { Hatch } from './hatch.ts';
 import { ownerOf } from './host-steps.ts';
 import { images, type ImageRegistry } from './images.ts';
 import { patchVm } from './patch-vm.ts';
 import { followReboot, rebootVm } from './reboot-vm.ts';
 import { consoleOf, execIn, followConsole } from './see-into.ts';
+import { restoreVm } from './restore-vm.ts';
+import { snapshotVm } from './snapshot-vm.ts';
+import { snapshots } from './snapshots.ts';
 import { startVm } from './start-vm.ts';
 import { settleExit, stopVm } from './stop-vm.ts';
 import { templates } from './templates.ts';
@@ -33,6 +37,9 @@ export function openHatch(world: World, registry: ImageRegistry, readiness: Hatc
       userData: async (caller, idOrName) => store.vms.userData((await findVm(world, caller, idOrName)).id),
       start: (caller, idOrName, wait) => startVm(world, caller, idOrName, wait),
       stop: (caller, idOrName, options) => stopVm(world, caller, idOrName, options),
+      snapshot: (caller, idOrName, request) => snapshotVm(world, caller, idOrName, request),
+      restore: (caller, idOrName, request, wait) => restoreVm(world, caller, idOrName, request, wait),
+      fork: (caller, idOrName, request, wait) => forkVm(world, caller, idOrName, request, wait),
       reboot: (caller, idOrName, wait) => rebootVm(world, caller, idOrName, wait),
       delete: (caller, idOrName) => deleteVm(world, caller, idOrName),
       exec: (caller, idOrName, command) => execIn(world, caller, idOrName, command),
@@ -40,6 +47,7 @@ export function openHatch(world: World, registry: ImageRegistry, readiness: Hatc
       followConsole: (caller, idOrName, offset, signal) =>
         followConsole(world, caller, idOrName, offset, signal),
     },
+    snapshots: snapshots(world),
     images: images(world, registry),
     templates: templates(world),
     accounts: accounts({ store, clock, log, settings }),

@@ -3,7 +3,9 @@ import { parseId, type VmId } from '../base/ids.ts';
 import { errorFields } from '../base/logger.ts';
 import { isErrno, remove, truncateLog } from '../host/files.ts';
 import { CONSOLE_FILE } from '../vmm/driver.ts';
+import { layerFolder } from './layers.ts';
 import { portsOf, settle, wantsNetwork } from './recover.ts';
+import { layersPlanned } from './snapshot-plan.ts';
 import { vmFolder, type World } from './world.ts';
 
 /** A console log is cut to its second half when it grows over this. */
@@ -20,6 +22,7 @@ export async function reconcile(world: World): Promise<readonly string[]> {
     ...(await sshPorts(world, flying)),
     ...(await folders(world, flying)),
     ...(await layers(world, flying)),
+    ...(await layerFolders(world, flying)),
   ]);
   for (const line of done) world.log.warn({ found: line }, 'reconciled');
   await settle(world);
@@ -69,15 +72,8 @@ async function sshPorts(
 
 async function folders({ store, settings, log }: World, flying: ReadonlySet<VmId>): Promise<string[]> {
   const done: string[] = [];
-  let names: string[];
-  try {
-    names = await readdir(settings.vmsFolder);
-  } catch (error) {
-    if (isErrno(error, 'ENOENT')) return [];
-    throw error;
-  }
   const rows = new Map((await store.vms.ofHost(settings.hostId)).map((vm) => [vm.id, vm]));
-  for (const name of names) {
+  for (const name of await namesIn(settings.vmsFolder)) {
     const id = parseId('vm', name);
     if (id === undefined || flying.has(id)) continue;
     const folder = vmFolder(settings, id);
@@ -101,13 +97,40 @@ async function folders({ store, settings, log }: World, flying: ReadonlySet<VmId
 }
 
 async function layers({ store, settings }: World, flying: ReadonlySet<VmId>): Promise<string[]> {
-  if (flying.size > 0) return [];
+  if (flying.size > 0 || (await store.operations.unfinished(settings.hostId)).length > 0) return [];
   const used = new Set((await store.vms.ofHost(settings.hostId)).map((vm) => vm.layerId));
   const done: string[] = [];
   for (const layer of await store.layers.ofHost(settings.hostId)) {
-    if (used.has(layer.id) || layer.kind !== 'disk') continue;
-    if (await store.layers.removeIfUnused(layer.id))
-      done.push(`forgot layer ${layer.id}, which no VM stands on`);
+    if (used.has(layer.id) || !(await store.layers.removeIfUnused(layer.id))) continue;
+    await remove(layerFolder(settings, layer.id));
+    done.push(`forgot layer ${layer.id}, which nobody uses`);
   }
   return done;
+}
+
+/** Folders of layers no row and no operation knows: of snapshots that were given up, or whose removal was cut off. */
+async function layerFolders({ store, settings, log }: World, flying: ReadonlySet<VmId>): Promise<string[]> {
+  if (flying.size > 0) return [];
+  const done: string[] = [];
+  const planned = layersPlanned(await store.operations.unfinished(settings.hostId));
+  for (const name of await namesIn(settings.layersFolder)) {
+    const id = parseId('layer', name);
+    if (id === undefined || planned.has(id) || (await store.layers.get(id))) continue;
+    try {
+      await remove(layerFolder(settings, id));
+      done.push(`removed the folder of ${id}, which no snapshot names`);
+    } catch (error) {
+      log.warn({ layer: id, ...errorFields(error) }, 'could not remove a folder');
+    }
+  }
+  return done;
+}
+
+async function namesIn(folder: string): Promise<readonly string[]> {
+  try {
+    return await readdir(folder);
+  } catch (error) {
+    if (isErrno(error, 'ENOENT')) return [];
+    throw error;
+  }
 }

@@ -5,9 +5,13 @@ import type { Vm } from '../model/vm.ts';
 import type { Port } from '../net/network.ts';
 import { carryOutDelete } from './delete-vm.ts';
 import { diskOf, endVmm, imageOf, portOf, specOf } from './host-steps.ts';
+import { settleFork } from './fork-vm.ts';
 import { markError } from './mark-error.ts';
 import { carryOutReboot } from './reboot-vm.ts';
+import { recoverRestore } from './restore-vm.ts';
+import { carryOutSnapshot, isSaved, recoverSnapshot } from './snapshot-vm.ts';
 import { recoverBoot } from './start-vm.ts';
+import { planOf } from './snapshot-plan.ts';
 import { carryOutStop } from './stop-vm.ts';
 import { Stuck } from './steps.ts';
 import { translate } from './translate.ts';
@@ -24,13 +28,15 @@ export async function recover(world: World, signal: AbortSignal): Promise<void> 
   const wanted = (await store.vms.ofHost(settings.hostId)).filter(wantsNetwork);
   await net.start(wanted.flatMap(portsOf));
   for (const operation of unfinished) {
-    if (operation.verb === 'create' || operation.verb === 'start') await unwind(world, operation);
+    if (forwardOnly(operation)) {
+      if (isSave(operation)) await recoverSnapshot(world, operation);
+    } else await unwind(world, operation);
   }
-  const settling = new Map(unfinished.map((operation) => [operation.vmId, operation.verb]));
+  const settling = new Map(unfinished.map((operation) => [operation.vmId, operation]));
   for (const vm of await store.vms.ofHost(settings.hostId)) {
     signal.throwIfAborted();
     if (
-      settling.get(vm.id) === 'delete' ||
+      (await endsGuest(world, settling.get(vm.id))) ||
       !(vm.state === 'running' || vm.state === 'starting' || vm.state === 'stopping')
     )
       continue;
@@ -61,9 +67,10 @@ export function portsOf(vm: Vm): readonly Port[] {
 async function unwind(world: World, operation: Operation): Promise<void> {
   const { store, log } = world;
   try {
-    await recoverBoot(world, operation);
+    await takeBack(world, operation);
     const vm = await store.vms.get(operation.vmId);
-    if (vm?.state === 'running') return await store.operations.finish(operation.id, 'done');
+    if (vm?.state === 'running' && !isSave(operation))
+      return await store.operations.finish(operation.id, 'done');
     await store.operations.finish(operation.id, 'failed', {
       code: 'interrupted',
       message: 'The server stopped while it was under way.',
@@ -81,6 +88,41 @@ async function unwind(world: World, operation: Operation): Promise<void> {
   }
 }
 
+/** Whether an operation has no way back, so that it is carried on instead. */
+function forwardOnly(operation: Operation): boolean {
+  switch (operation.verb) {
+    case 'stop':
+    case 'reboot':
+    case 'delete':
+      return true;
+    case 'snapshot':
+    case 'fork':
+      return isSaved(operation);
+    case 'create':
+    case 'start':
+    case 'restore':
+      return false;
+  }
+}
+
+function isSave({ verb }: Operation): boolean {
+  return verb === 'snapshot' || verb === 'fork';
+}
+
+/** Whether the guest that may still be there is not to be taken up: it is about to be ended. */
+async function endsGuest({ store }: World, operation: Operation | undefined): Promise<boolean> {
+  if (operation === undefined) return false;
+  if (!isSave(operation) || !isSaved(operation)) return operation.verb === 'delete';
+  // Once there is a snapshot, a guest that runs is one that has gone on from it.
+  return (await store.snapshots.get(planOf(operation).snapshotId)) === null;
+}
+
+async function takeBack(world: World, operation: Operation): Promise<void> {
+  if (isSave(operation)) await recoverSnapshot(world, operation);
+  else if (operation.verb === 'restore') await recoverRestore(world, operation);
+  else await recoverBoot(world, operation);
+}
+
 /** Takes up the guest of a VM that was running; false when it is gone. */
 async function adopt(world: World, vm: Vm, signal: AbortSignal): Promise<boolean> {
   const { driver, fleet, ports, net, log } = world;
@@ -88,6 +130,8 @@ async function adopt(world: World, vm: Vm, signal: AbortSignal): Promise<boolean
   const image = await imageOf(world, vm);
   const machine = await driver.adopt(specOf(world, vm, image, await diskOf(world, vm)), vm.process, signal);
   if (!machine) return false;
+  // One that was to be saved, or of whose pause nobody knows any more.
+  if ((await machine.status()) === 'paused') await machine.resume();
   fleet.add(vm, machine, { ready: vm.readyAt !== null });
   log.info({ vm: vm.id, pid: machine.process.pid }, 'took up a guest that ran on');
   if (vm.network !== null) {
@@ -158,9 +202,11 @@ function forward(
     case 'start':
       // Of a flight that ended between the journal and its finish; nobody may be in the middle of it.
       return recoverBoot;
-    case 'snapshot':
     case 'restore':
+      return recoverRestore;
+    case 'snapshot':
+      return carryOutSnapshot;
     case 'fork':
-      return undefined;
+      return settleFork;
   }
 }

@@ -1,10 +1,12 @@
 import type { Caller, Wait } from './hatch.ts';
 import { Failure } from '../model/failure.ts';
-import type { Operation } from '../model/records.ts';
+import type { Image, Operation } from '../model/records.ts';
 import { refuse } from '../model/states.ts';
 import type { StateReason, Vm } from '../model/vm.ts';
+import { copySteps } from './copy-vm.ts';
 import { bootSteps, imageOf, ownerOf } from './host-steps.ts';
 import { markError } from './mark-error.ts';
+import { restoreVm } from './restore-vm.ts';
 import { runSteps, Stuck, undoSteps, Closing, type Step } from './steps.ts';
 import { translate } from './translate.ts';
 import { findVm, waitFor } from './vms.ts';
@@ -14,6 +16,7 @@ import type { World } from './world.ts';
 export async function startVm(world: World, caller: Caller, idOrName: string, wait?: Wait): Promise<Vm> {
   const { store, flights } = world;
   const vm = await findVm(world, caller, idOrName);
+  if (vm.state === 'snapshotted') return restoreVm(world, caller, idOrName, {}, wait);
   if (vm.state !== 'running' || vm.operation !== null) {
     await flights.fly(
       vm.id,
@@ -48,12 +51,8 @@ export async function carryOutBoot(world: World, operation: Operation, signal: A
     });
     if (!starting) throw new Failure('wrong_state', 'The VM is no longer in a state it can be started from.');
     const image = await imageOf(world, starting);
-    await runSteps(
-      depsOf(world),
-      operation,
-      [...bootSteps(world, starting, image), runningStep(world, starting)],
-      signal,
-    );
+    const steps = await stepsOf(world, operation, starting, image);
+    await runSteps(depsOf(world), operation, [...steps, runningStep(world, starting)], signal);
   } catch (error) {
     if (error instanceof Closing) throw error;
     const failure = translate(error);
@@ -64,6 +63,13 @@ export async function carryOutBoot(world: World, operation: Operation, signal: A
       cause: error,
     });
   }
+}
+
+/** A copy comes from its snapshot, all else from its image. */
+async function stepsOf(world: World, operation: Operation, vm: Vm, image: Image): Promise<readonly Step[]> {
+  return operation.verb === 'create' && vm.parentSnapshotId !== null
+    ? copySteps(world, vm, image, vm.parentSnapshotId)
+    : bootSteps(world, vm, image);
 }
 
 /** Takes back a create or start that a crash cut off; the VM ends in `error`, saying so. A finished one stays. */

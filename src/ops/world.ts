@@ -32,6 +32,8 @@ export interface Settings {
   readonly hostId: string;
   /** Absolute path of the folder that holds one folder per VM. */
   readonly vmsFolder: string;
+  /** Absolute path of the folder that holds one folder per frozen layer, beside `vmsFolder` on its file system. */
+  readonly layersFolder: string;
   /** Absolute path of the folder that holds converted and built images. */
   readonly imagesFolder: string;
   /** Folders an image may be registered from. */
@@ -45,6 +47,8 @@ export interface Settings {
   readonly defaultBootArgs: string | null;
   /** Quotas of an account that has none of its own. */
   readonly limits: Quotas;
+  /** How many manual snapshots a VM may have; null: no limit. */
+  readonly maxSnapshotsPerVm: number | null;
   /** The account whose images and templates everyone sees. */
   readonly sharedAccountId: AccountId;
 }

@@ -16,6 +16,8 @@ export interface Driver {
   readonly version: string;
   /** `kvm` only where KVM was seen to run code. */
   readonly accel: 'kvm' | 'tcg' | 'none';
+  /** The processor guests see: what was saved on one goes on only on its like. */
+  readonly cpu: { readonly model: string; readonly flags: readonly string[] };
   readonly capabilities: Capabilities;
   /** Kernel arguments for an image that brings none of its own. */
   readonly defaultBootArgs: string;

@@ -8,6 +8,7 @@ import { silent } from '../../src/base/logger.ts';
 import { openAgent } from '../../src/guest/agent-client.ts';
 import { fakeGuestFiles, type FailingFile } from '../../src/guest/fake-files.ts';
 import { waitReady } from '../../src/guest/readiness.ts';
+import { exists } from '../../src/host/files.ts';
 import { planAddresses } from '../../src/model/cidr.ts';
 import { SCOPES } from '../../src/model/records.ts';
 import { openFakeNetwork, type FakeFailures } from '../../src/net/fake.ts';
@@ -90,6 +91,7 @@ export async function openFakeWorld(host: FakeHostFolder, options: WorldOptions 
     settings: {
       hostId: 'test-host',
       vmsFolder: host.vms,
+      layersFolder: join(host.root, 'layers'),
       imagesFolder: join(host.root, 'images'),
       imageDirs: [],
       plan: planAddresses(options.cidr ?? '192.168.241.1/24'),
@@ -99,6 +101,7 @@ export async function openFakeWorld(host: FakeHostFolder, options: WorldOptions 
       defaultMemMib: 512,
       defaultBootArgs: null,
       limits: options.limits ?? { vms: 50, vcpus: null, memMib: null },
+      maxSnapshotsPerVm: 10,
       sharedAccountId: account.id,
     },
     findDefaultImage: async () => undefined,
@@ -177,14 +180,32 @@ export async function assertNothingLeft({
   assert.deepEqual(sorted(openPorts.keys()), sorted(networked), 'SSH ports');
   const folders = await readdir(settings.vmsFolder).catch(() => []);
   assert.deepEqual(sorted(folders), sorted(withDisk), 'folders');
+  const snapshots = await store.snapshots.list({}, { limit: 1000 });
+  const held = new Set(
+    [
+      ...vms.flatMap((vm) => [vm.layerId, vm.memoryLayerId]),
+      ...snapshots.flatMap((one) => [one.diskLayerId, one.memoryLayerId, one.stateLayerId]),
+    ].filter((id) => id !== null),
+  );
+  const layers = await store.layers.ofHost(settings.hostId);
+  assert.deepEqual(sorted(layers.map((layer) => layer.id)), sorted(held), 'layers');
+  const frozen = layers.filter((layer) => layer.frozen);
   assert.deepEqual(
-    sorted((await store.layers.ofHost(settings.hostId)).map((layer) => layer.id)),
-    sorted(vms.flatMap((vm) => (vm.layerId === null ? [] : [vm.layerId]))),
-    'layers',
+    sorted(await readdir(settings.layersFolder).catch(() => [])),
+    sorted(frozen.map((layer) => layer.id)),
+    "layers' folders",
+  );
+  for (const layer of layers) assert.ok(await exists(layer.path), `${layer.kind} ${layer.path} is gone`);
+  const asleep = new Set(vms.map((vm) => vm.snapshotId));
+  assert.deepEqual(
+    snapshots.filter(({ kind, id }) => kind === 'fork' && !asleep.has(id)).map(({ id }) => id),
+    [],
+    'snapshots of forks',
   );
   assert.deepEqual(await store.operations.unfinished(settings.hostId), [], 'unfinished operations');
   for (const vm of vms) {
-    assert.ok(['running', 'stopped', 'error'].includes(vm.state), `${vm.id} is ${vm.state}`);
+    assert.ok(['running', 'stopped', 'snapshotted', 'error'].includes(vm.state), `${vm.id} is ${vm.state}`);
+    assert.equal(vm.snapshotId !== null, vm.state === 'snapshotted', `${vm.id} sleeps as a snapshot`);
     assert.equal(
       vm.process !== null,
       vm.state === 'running',

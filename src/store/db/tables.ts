@@ -230,6 +230,8 @@ export interface VmsTable {
   accel: string | null;
   process: Json<VmmProcess> | null;
   layer_id: LayerId | null;
+  /** What cloud-init knows it as; null: its id. */
+  instance_id: string | null;
   /** What it sleeps as. */
   snapshot_id: SnapshotId | null;
   /** The memory file it runs on a private map of. */

@@ -40,6 +40,7 @@ export function selectVms(db: Kysely<Tables>) {
       'vms.accel',
       'vms.process',
       'vms.layer_id',
+      'vms.instance_id',
       'vms.snapshot_id',
       'vms.memory_layer_id',
       'vms.created_at',
@@ -83,6 +84,7 @@ export function toVm(row: SelectedVm): Vm {
     accel: row.accel,
     process: fromJsonOrNull(row.process),
     layerId: row.layer_id,
+    instanceId: row.instance_id ?? row.id,
     snapshotId: row.snapshot_id,
     memoryLayerId: row.memory_layer_id,
     operation:
@@ -143,6 +145,7 @@ export function newRow(
     accel: null,
     process: null,
     layer_id: null,
+    instance_id: vm.instanceId ?? null,
     snapshot_id: null,
     memory_layer_id: null,
     created_at: now,

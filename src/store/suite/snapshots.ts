@@ -196,6 +196,7 @@ export function newSnapshot(vm: Vm, diskLayerId: LayerId, overrides: Partial<New
       diskFormat: 'qcow2',
       bootArgs: 'quiet',
       hasInitrd: true,
+      instanceId: vm.instanceId,
       agent: true,
     },
     parentId: vm.snapshotId,

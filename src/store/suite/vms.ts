@@ -37,6 +37,7 @@ export function vmTests(test: Declare): void {
       accel: null,
       process: null,
       layerId: null,
+      instanceId: wanted.id,
       snapshotId: null,
       memoryLayerId: null,
       operation: { id: operation.id, verb: 'create' },

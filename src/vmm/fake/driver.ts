@@ -72,6 +72,7 @@ export function openFake({
     name: 'fake',
     version: FAKE.version,
     accel: FAKE.accel,
+    cpu: { model: 'pretended', flags: [] },
     capabilities: {
       snapshot: true,
       ramFile: false,

@@ -6,6 +6,7 @@ import { deadline, DeadlineExceeded } from '../../base/deadline.ts';
 import { parseId, type VmId } from '../../base/ids.ts';
 import type { Logger } from '../../base/logger.ts';
 import { until } from '../../base/until.ts';
+import { hostCpu, type Cpu } from '../../host/cpu.ts';
 import { isErrno, tail } from '../../host/files.ts';
 import { connectInPlace } from '../../host/unix-socket.ts';
 import {
@@ -78,7 +79,7 @@ export async function openFirecracker({
     jail === undefined
       ? [noCage(firecrackerBin)]
       : await openCages({ run, log }, jail, { bin: firecrackerBin, version: version.text, folder }, jailHost);
-  return new FirecrackerDriver(folder, version, cages, answerMs);
+  return new FirecrackerDriver(folder, version, cages, answerMs, await hostCpu());
 }
 
 /** A process that has answered on its socket. */
@@ -91,6 +92,7 @@ class FirecrackerDriver implements Driver {
   readonly name = 'firecracker';
   readonly version: string;
   readonly accel = 'kvm';
+  readonly cpu: Cpu;
   readonly capabilities;
   readonly defaultBootArgs = BOOT_ARGS;
   readonly kernel = 'uncompressed';
@@ -106,7 +108,9 @@ class FirecrackerDriver implements Driver {
     version: FirecrackerVersion,
     cages: readonly [Cage, ...Cage[]],
     answerMs: number,
+    cpu: Cpu,
   ) {
+    this.cpu = cpu;
     this.#answerMs = answerMs;
     this.#folder = folder;
     this.#cages = cages;

@@ -5,6 +5,7 @@ import { deadline, DeadlineExceeded } from '../../base/deadline.ts';
 import type { VmId } from '../../base/ids.ts';
 import type { Logger } from '../../base/logger.ts';
 import { until } from '../../base/until.ts';
+import { hostCpu, type Cpu } from '../../host/cpu.ts';
 import { isErrno, remove, tail } from '../../host/files.ts';
 import {
   commandLine as argvOf,
@@ -83,7 +84,8 @@ export async function openQemu(options: QemuOptions): Promise<Driver> {
     cpu: options.cpu ?? (accel === 'kvm' ? 'host' : 'max'),
     machineType,
   };
-  return new QemuDriver(options.folder, choice, version);
+  const cpu = choice.cpu === 'host' ? await hostCpu() : { model: choice.cpu, flags: [] };
+  return new QemuDriver(options.folder, choice, version, cpu);
 }
 
 async function ask({
@@ -112,6 +114,7 @@ class QemuDriver implements Driver {
   readonly name = 'qemu';
   readonly version: string;
   readonly accel: 'kvm' | 'tcg';
+  readonly cpu: Cpu;
   readonly capabilities = {
     snapshot: true,
     ramFile: true,
@@ -127,7 +130,8 @@ class QemuDriver implements Driver {
   readonly #folder: string;
   readonly #choice: QemuChoice;
 
-  constructor(folder: string, choice: QemuChoice, version: string) {
+  constructor(folder: string, choice: QemuChoice, version: string, cpu: Cpu) {
+    this.cpu = cpu;
     this.#folder = folder;
     this.#choice = choice;
     this.version = version;

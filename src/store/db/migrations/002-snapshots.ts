@@ -56,6 +56,7 @@ export function snapshots(engine: 'sqlite' | 'postgres'): Migration {
       }
       // One statement each: SQLite adds one column at a time.
       await db.schema.alterTable('vms').addColumn('snapshot_id', 'text').execute();
+      await db.schema.alterTable('vms').addColumn('instance_id', 'text').execute();
       await db.schema
         .alterTable('vms')
         .addColumn('memory_layer_id', 'text', (column) => column.references('layers.id'))

@@ -1,0 +1,61 @@
+import { chmod, rename, rm } from 'node:fs/promises';
+import { join, relative } from 'node:path';
+import { reflink } from '../host/files.ts';
+import type { Run } from '../host/run.ts';
+import { BASE, COPY_TIMEOUT_MS, flush, growFile, linkAnew, removeDisk } from './disk.ts';
+import type { DiskFile, LayerDiskRequest } from './files.ts';
+import { explain } from './tools.ts';
+
+const BESIDE = '.disk.tmp';
+
+/**
+ * Makes a VM's disk over a frozen one: shared blocks where the file system can, else a qcow2 overlay where the VMM can, else a
+ * sparse copy. Folders of VMs and of layers lie beside each other, and an overlay names its layer by the way from the one to the
+ * other, so that a moved data folder still holds together. Throws Failure `no_space`; what was half made is removed.
+ */
+export async function makeDiskOn(
+  { run }: { readonly run: Run },
+  wanted: LayerDiskRequest,
+  signal: AbortSignal,
+): Promise<DiskFile> {
+  const { folder, sizeBytes } = wanted;
+  const beside = join(folder, BESIDE);
+  try {
+    await rm(beside, { force: true });
+    await removeDisk(folder);
+    const made = await fill({ run }, wanted, beside, signal);
+    if (sizeBytes !== null)
+      await growFile({ run }, { file: beside, format: made.format, folder, sizeBytes }, signal);
+    await chmod(beside, 0o600);
+    await flush(beside);
+    await rename(beside, join(folder, made.path));
+    return made;
+  } catch (error) {
+    throw explain(error);
+  } finally {
+    await rm(beside, { force: true });
+  }
+}
+
+async function fill(
+  { run }: { readonly run: Run },
+  { folder, layerPath, layerFormat, qcow2, flattenOnto }: LayerDiskRequest,
+  beside: string,
+  signal: AbortSignal,
+): Promise<DiskFile> {
+  const limits = { cwd: folder, signal, timeoutMs: COPY_TIMEOUT_MS };
+  if (layerFormat === 'raw' && (await reflink(layerPath, beside))) return { path: 'disk.raw', format: 'raw' };
+  if (!qcow2) {
+    if (layerFormat === 'raw')
+      await run(['cp', '--sparse=always', '--reflink=never', layerPath, beside], limits);
+    else await run(['qemu-img', 'convert', '-f', 'qcow2', '-O', 'raw', layerPath, beside], limits);
+    return { path: 'disk.raw', format: 'raw' };
+  }
+  const layer = relative(folder, layerPath);
+  await run(['qemu-img', 'create', '-q', '-f', 'qcow2', '-b', layer, '-F', layerFormat, BESIDE], limits);
+  if (flattenOnto !== null) {
+    await linkAnew(flattenOnto.path, join(folder, BASE));
+    await run(['qemu-img', 'rebase', '-f', 'qcow2', '-b', BASE, '-F', flattenOnto.format, BESIDE], limits);
+  }
+  return { path: 'disk.qcow2', format: 'qcow2' };
+}

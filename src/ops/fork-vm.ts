@@ -1,0 +1,171 @@
+import { deadline, DeadlineExceeded } from '../base/deadline.ts';
+import { AgentGone } from '../guest/agent.ts';
+import { Failure, invalid } from '../model/failure.ts';
+import { checkQuota, effectiveLimits } from '../model/quota.ts';
+import type { Operation } from '../model/records.ts';
+import type { Snapshot } from '../model/snapshot.ts';
+import { refuse } from '../model/states.ts';
+import type { Vm } from '../model/vm.ts';
+import { copySnapshot } from './copy-vm.ts';
+import type { Caller, Wait } from './hatch.ts';
+import { dropSnapshot } from './save-vm.ts';
+import { planOf } from './snapshot-plan.ts';
+import { beginSave, carryOutSnapshot } from './snapshot-vm.ts';
+import { findVm } from './vms.ts';
+import type { World } from './world.ts';
+
+export interface ForkRequest {
+  /** How many copies, 1 to 100. */
+  readonly count: number;
+  /** Of one copy; of several, `name-1`, `name-2`... */
+  readonly name?: string | undefined;
+  /** Whether a running source goes on; else it sleeps. */
+  readonly keepRunning: boolean;
+}
+
+/** How long the agent of a running source has to answer: a guest that hears nothing cannot be told who it is. */
+const AGENT_MS = 10_000;
+
+/**
+ * Makes copies of a VM: of a running one as it is in this moment, of a sleeping one as it was saved. Each is somebody of its own. All
+ * that can be refused is refused before the source stands still.
+ */
+export async function forkVm(
+  world: World,
+  caller: Caller,
+  idOrName: string,
+  request: ForkRequest,
+  wait?: Wait,
+): Promise<readonly Vm[]> {
+  const { store } = world;
+  const source = await findVm(world, caller, idOrName);
+  const refused = refuse(source, 'fork');
+  if (refused) throw refused;
+  const names = namesOf(request);
+  await mustBeAllowed(world, source, names);
+  if (source.state === 'snapshotted') {
+    const snapshot = source.snapshotId === null ? null : await store.snapshots.get(source.snapshotId);
+    if (!snapshot) throw new Failure('wrong_state', `VM ${source.id} sleeps as no snapshot.`);
+    return copies(world, caller, snapshot, names, wait);
+  }
+  await mustAnswer(world, source);
+  return forkRunning(world, source, request, (snapshot) => copies(world, caller, snapshot, names, wait));
+}
+
+/** Saves the source and makes its copies, as one operation on it. Forks of one VM come one after the other: each wants its own. */
+async function forkRunning(
+  world: World,
+  source: Vm,
+  { keepRunning }: ForkRequest,
+  copyAll: (snapshot: Snapshot) => Promise<readonly Vm[]>,
+): Promise<readonly Vm[]> {
+  const { flights } = world;
+  for (;;) {
+    let made: readonly Vm[] | undefined;
+    await flights.landed(source.id);
+    await flights.fly(
+      source.id,
+      'fork',
+      () => beginSave(world, source, 'fork', { name: null, kind: 'fork', keepRunning }),
+      async (operation, signal) => {
+        made = [];
+        await carryOutSnapshot(world, operation, signal);
+        const snapshot = await world.store.snapshots.get(planOf(operation).snapshotId);
+        if (!snapshot) throw new Failure('wrong_state', 'The VM was taken away while it was saved.');
+        try {
+          made = await copyAll(snapshot);
+        } finally {
+          await dropIfAwake(world, snapshot);
+        }
+      },
+    );
+    if (made) return made;
+  }
+}
+
+/** Carries on a fork that a crash cut off: its copies were taken back and nobody waits for them; the source goes on as it would have. */
+export async function settleFork(world: World, operation: Operation, signal: AbortSignal): Promise<void> {
+  await carryOutSnapshot(world, operation, signal);
+  const snapshot = await world.store.snapshots.get(planOf(operation).snapshotId);
+  if (snapshot) await dropIfAwake(world, snapshot);
+}
+
+/** What the copies and their source share is held by them; the snapshot itself was made for the fork alone. */
+async function dropIfAwake(world: World, snapshot: Snapshot): Promise<void> {
+  const source = await world.store.vms.get(snapshot.vmId);
+  if (source?.snapshotId !== snapshot.id) await dropSnapshot(world, snapshot);
+}
+
+function namesOf({ count, name }: ForkRequest): readonly (string | undefined)[] {
+  if (name === undefined || count === 1) return Array.from({ length: count }, () => name);
+  return Array.from({ length: count }, (_, index) => {
+    const one = `${name}-${index + 1}`;
+    if (one.length > 63)
+      throw invalid(
+        'name',
+        `"name" is too long to number ${count} copies by: "${one}" has over 63 characters.`,
+      );
+    return one;
+  });
+}
+
+/** Quotas and names, looked at before anybody is disturbed; both are looked at again when each copy is made. */
+async function mustBeAllowed(
+  { store, settings }: World,
+  { accountId, vcpuCount, memMib }: Vm,
+  names: readonly (string | undefined)[],
+): Promise<void> {
+  const account = await store.accounts.get(accountId);
+  if (!account) throw new Failure('unauthorized', 'The account of this key is gone.');
+  const failure = checkQuota(
+    await store.vms.use(accountId),
+    effectiveLimits(account.quotas, settings.limits),
+    { vms: names.length, vcpus: vcpuCount * names.length, memMib: memMib * names.length },
+  );
+  if (failure) throw failure;
+  for (const name of names) {
+    if (name === undefined || !(await store.vms.find(accountId, name))) continue;
+    throw new Failure('already_exists', `"name" cannot be "${name}": another VM has it.`, {
+      details: { field: 'name', value: name },
+    });
+  }
+}
+
+async function mustAnswer({ fleet }: World, vm: Vm): Promise<void> {
+  try {
+    await deadline("the guest agent's answer", AGENT_MS, async (signal) => {
+      const live = fleet.get(vm.id);
+      if (!live) throw new AgentGone('the guest has ended');
+      await live.agent.ping(signal);
+    });
+  } catch (error) {
+    if (!(error instanceof DeadlineExceeded) && !(error instanceof AgentGone)) throw error;
+    throw new Failure(
+      'no_guest_agent',
+      `The agent of VM ${vm.id} does not answer: a copy could not be given an identity of its own. Is qemu-guest-agent installed and running in it?`,
+      { details: { id: vm.id }, cause: error },
+    );
+  }
+}
+
+async function copies(
+  world: World,
+  caller: Caller,
+  snapshot: Snapshot,
+  names: readonly (string | undefined)[],
+  wait: Wait | undefined,
+): Promise<readonly Vm[]> {
+  const made = await Promise.allSettled(
+    names.map((name) => copySnapshot(world, caller, snapshot, name === undefined ? {} : { name }, wait)),
+  );
+  const vms = made.flatMap((one) => (one.status === 'fulfilled' ? [one.value] : []));
+  const failed = made.find((one) => one.status === 'rejected');
+  if (!failed) return vms;
+  const cause: unknown = failed.reason;
+  if (!(cause instanceof Failure)) throw cause;
+  throw new Failure(
+    cause.code,
+    `${made.length - vms.length} of ${made.length} copies could not be made: ${cause.message}`,
+    { details: { ...cause.details, made: vms.map(({ id }) => id) }, cause },
+  );
+}

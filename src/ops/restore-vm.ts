@@ -1,0 +1,141 @@
+import { parseId } from '../base/ids.ts';
+import { Failure, notFound } from '../model/failure.ts';
+import type { Operation } from '../model/records.ts';
+import type { Snapshot } from '../model/snapshot.ts';
+import { refuse } from '../model/states.ts';
+import type { Vm } from '../model/vm.ts';
+import { mustFitHere } from './compatible.ts';
+import type { Caller, Wait } from './hatch.ts';
+import { ownerOf } from './host-steps.ts';
+import { releaseLayers } from './layers.ts';
+import { mustGet } from './start-vm.ts';
+import { Closing, Overtaken, Stuck } from './steps.ts';
+import { translate } from './translate.ts';
+import { findVm, waitFor } from './vms.ts';
+import { afterWake, localFiles, undoWake, wake } from './wake-vm.ts';
+import type { World } from './world.ts';
+
+/** What to restore, and whether what the VM is now may be lost. */
+export interface RestoreRequest {
+  /** A snapshot of this VM, by id or name; its newest when it sleeps and none is named. */
+  readonly snapshot?: string | undefined;
+  /** A stopped VM's disk is lost: that has to be said. */
+  readonly discard?: boolean | undefined;
+}
+
+/**
+ * Wakes a sleeping VM, or puts it back to an earlier snapshot of its own; a stopped one too, whose disk is lost. When it cannot wake
+ * it sleeps as before, with the reason.
+ */
+export async function restoreVm(
+  world: World,
+  caller: Caller,
+  idOrName: string,
+  request: RestoreRequest,
+  wait?: Wait,
+): Promise<Vm> {
+  const { store, flights } = world;
+  const vm = await findVm(world, caller, idOrName);
+  if (request.snapshot !== undefined || vm.state !== 'running' || vm.operation !== null) {
+    await flights.fly(
+      vm.id,
+      'restore',
+      async () => {
+        const now = (await store.vms.get(vm.id)) ?? vm;
+        const snapshot = await chosen(world, now, request);
+        return store.operations.begin({ id: now.id, owner: ownerOf(now) }, 'restore', {
+          snapshot: snapshot.id,
+        });
+      },
+      (operation, signal) => carryOutRestore(world, operation, signal),
+    );
+  }
+  return waitFor(world, vm.id, wait);
+}
+
+/** The snapshot a VM is to go back to, when it may. */
+async function chosen(world: World, vm: Vm, { snapshot: asked, discard }: RestoreRequest): Promise<Snapshot> {
+  const { store, driver } = world;
+  const refused = refuse(vm, 'restore');
+  if (refused) throw refused;
+  if (vm.state === 'stopped' && asked === undefined)
+    throw new Failure(
+      'wrong_state',
+      `VM ${vm.id} is stopped and sleeps as no snapshot: name the one to go back to as "snapshot_id", or start it.`,
+      { details: { state: vm.state } },
+    );
+  if (vm.state === 'stopped' && discard !== true)
+    throw new Failure(
+      'wrong_state',
+      `VM ${vm.id} is stopped, and its disk would be lost: say "discard": true if it may, or start it.`,
+      { details: { state: vm.state, field: 'discard' } },
+    );
+  const id = asked ?? vm.snapshotId;
+  const found = id === null ? null : await store.snapshots.find(vm.accountId, id);
+  if (found?.vmId !== vm.id) throw notFound('snapshot', id ?? '');
+  mustFitHere(driver, found);
+  await localFiles(world, found);
+  return found;
+}
+
+/** Carries a restore to its end, or takes it back. */
+export async function carryOutRestore(
+  world: World,
+  operation: Operation,
+  signal: AbortSignal,
+): Promise<void> {
+  const { store, clock, fleet } = world;
+  const vm = await mustGet(world, operation);
+  const snapshot = await snapshotOf(world, operation);
+  const sleeping = await choose(world, vm, snapshot);
+  try {
+    await wake(world, operation, sleeping, snapshot, signal);
+    await afterWake(world, snapshot);
+  } catch (error) {
+    if (error instanceof Closing || error instanceof Overtaken) throw error;
+    const { code, message, details } = translate(error);
+    const stateReason = { code, message: `It could not wake: ${message}`, at: clock.now() };
+    await store.vms.move(vm.id, ownerOf(vm), ['snapshotted'], { stateReason });
+    await store.events.add({
+      accountId: vm.accountId,
+      vmId: vm.id,
+      kind: 'vm.restore_failed',
+      message: stateReason.message,
+      data: { snapshot: snapshot.id, code },
+    });
+    fleet.touch(vm.id);
+    if (error instanceof Stuck) throw error;
+    throw new Failure(code, message, {
+      details: { ...details, id: vm.id, snapshot_id: snapshot.id },
+      cause: error,
+    });
+  }
+}
+
+/** Takes back a restore that a crash cut off: the VM sleeps as before. */
+export async function recoverRestore(world: World, operation: Operation): Promise<void> {
+  const vm = await mustGet(world, operation);
+  if (vm.state === 'snapshotted') await undoWake(world, operation, vm, await snapshotOf(world, operation));
+}
+
+async function snapshotOf({ store }: World, { args }: Operation): Promise<Snapshot> {
+  const id = parseId('snap', String(args['snapshot']));
+  const found = id && (await store.snapshots.get(id));
+  if (!found) throw notFound('snapshot', String(args['snapshot']));
+  return found;
+}
+
+/** The VM sleeps as the snapshot from now on, whatever it was before; a disk of its own that nobody saved is lost. */
+async function choose(world: World, vm: Vm, snapshot: Snapshot): Promise<Vm> {
+  if (vm.state === 'snapshotted' && vm.snapshotId === snapshot.id) return vm;
+  const chosen = await world.store.vms.move(vm.id, ownerOf(vm), ['snapshotted', 'stopped'], {
+    state: 'snapshotted',
+    snapshotId: snapshot.id,
+    layerId: snapshot.diskLayerId,
+    stoppedBy: null,
+    stateReason: null,
+  });
+  if (!chosen) throw new Failure('wrong_state', 'The VM is no longer in a state it can be restored from.');
+  await releaseLayers(world, [vm.layerId]);
+  return chosen;
+}

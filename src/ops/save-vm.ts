@@ -1,0 +1,291 @@
+import { readlink, rename, symlink } from 'node:fs/promises';
+import { dirname, join } from 'node:path';
+import { errorFields } from '../base/logger.ts';
+import { exists, freeBytes, isErrno, makeFolder, remove } from '../host/files.ts';
+import { Failure } from '../model/failure.ts';
+import type { Operation } from '../model/records.ts';
+import type { Snapshot } from '../model/snapshot.ts';
+import type { Vm } from '../model/vm.ts';
+import type { Live } from './fleet.ts';
+import { diskOf, endVmm, imageOf, kernelNames, ownerOf, specOf } from './host-steps.ts';
+import { layerFile, layerFolder, releaseLayers } from './layers.ts';
+import { toArgs, type SnapshotPlan } from './snapshot-plan.ts';
+import type { Step } from './steps.ts';
+import { vmFolder, type World } from './world.ts';
+
+const MIB = 1024 * 1024;
+/** Left free on the host's disk after a guest's memory was written to it. */
+const SPARE_BYTES = 64 * MIB;
+
+/** Keeps what an operation knows of its snapshot up to date, in its row too. */
+export interface PlanKeeper {
+  plan: SnapshotPlan;
+  readonly operation: Operation;
+}
+
+/** Remembers how a machine was saved, for whoever carries the operation on. */
+async function noteSaved({ store }: World, keeper: PlanKeeper, saved: SnapshotPlan['saved']): Promise<void> {
+  keeper.plan = { ...keeper.plan, saved };
+  await store.operations.setArgs(keeper.operation.id, toArgs(keeper.plan));
+}
+
+/**
+ * The steps in which the guest stands still and its machine is saved. Taken back, it runs on as if nothing had been: nothing it
+ * has is touched before it is saved whole.
+ */
+export function saveSteps(world: World, vm: Vm, keeper: PlanKeeper): readonly Step[] {
+  const { fleet, settings, driver } = world;
+  const { memoryId, stateId } = keeper.plan;
+  const folders = [memoryId, stateId].map((id) => layerFolder(settings, id));
+  const running = (): Live => {
+    const live = fleet.get(vm.id);
+    if (!live || live.exit) throw new Failure('vmm_failed', 'The guest ended before it could be saved.');
+    return live;
+  };
+  return [
+    {
+      name: 'room',
+      async run() {
+        for (const folder of folders) await makeFolder(folder);
+        const ownFile = driver.capabilities.ramFile && running().machine.ramFile !== null;
+        await mustHaveRoom(settings.layersFolder, ownFile ? 0 : vm.memMib * MIB);
+      },
+      async undo() {
+        for (const folder of folders) await remove(folder);
+      },
+    },
+    {
+      name: 'pause',
+      async run() {
+        const { machine } = running();
+        // A guest whose channel does not outlast a pause is not to be in the middle of a word.
+        if (!driver.capabilities.resumeKeepsAgent) fleet.hush(vm.id);
+        await machine.pause();
+      },
+      async undo() {
+        const live = fleet.get(vm.id);
+        if (live && !live.exit) await live.machine.resume();
+      },
+    },
+    {
+      name: 'save',
+      async run() {
+        const { machine } = running();
+        const { version, machineType, accel, memoryPath } = await machine.save({
+          statePath: layerFile(settings, { id: stateId, kind: 'state', format: 'raw' }),
+          memoryPath: layerFile(settings, { id: memoryId, kind: 'memory', format: 'raw' }),
+        });
+        await noteSaved(world, keeper, { version, machineType, accel, memoryPath });
+      },
+      async undo() {
+        for (const folder of folders) await remove(folder);
+      },
+    },
+  ];
+}
+
+async function mustHaveRoom(folder: string, bytes: number): Promise<void> {
+  const free = await freeBytes(folder);
+  if (free >= bytes + SPARE_BYTES) return;
+  const mib = (count: number): number => Math.ceil(count / MIB);
+  throw new Failure(
+    'no_space',
+    `The snapshot needs ${mib(bytes + SPARE_BYTES)} MiB on the host's disk, and ${mib(free)} MiB are free. Remove snapshots, VMs or images you do not need, or give it more room.`,
+    { details: { needed_mib: mib(bytes + SPARE_BYTES), free_mib: mib(free) } },
+  );
+}
+
+/**
+ * The steps from a saved machine to a snapshot: there is no way back from them and none is needed. Whatever a crash leaves, each does
+ * what is left of it.
+ */
+export function sealSteps(world: World, vm: Vm, keeper: PlanKeeper): readonly Omit<Step, 'undo'>[] {
+  return [
+    { name: 'end', run: (signal) => endSaved(world, vm, keeper, signal) },
+    { name: 'freeze', run: () => freeze(world, vm, keeper.plan) },
+    { name: 'seal', run: () => seal(world, vm, keeper.plan) },
+  ];
+}
+
+/** Ends the saved machine and takes its memory file, before what is worthless without it is cleared. */
+async function endSaved(world: World, vm: Vm, keeper: PlanKeeper, signal: AbortSignal): Promise<void> {
+  const { settings, fleet, driver, log } = world;
+  await fleet.get(vm.id)?.machine.kill();
+  for (const found of await driver.observe()) {
+    if (found.vmId === vm.id) await driver.reap(found.process);
+  }
+  if (keeper.plan.saved?.memoryPath === null) {
+    try {
+      await giveMemoryAFile(world, vm, keeper, signal);
+    } catch (error) {
+      signal.throwIfAborted();
+      // It loads as it is, only not as fast, and no two can share it.
+      log.warn({ vm: vm.id, ...errorFields(error) }, 'the saved memory stays in the state');
+    }
+  }
+  const memory = keeper.plan.saved?.memoryPath ?? null;
+  if (memory !== null)
+    await moveIfThere(
+      memory,
+      layerFile(settings, { id: keeper.plan.memoryId, kind: 'memory', format: 'raw' }),
+    );
+  await endVmm(world, vm);
+}
+
+/**
+ * A guest that ran on a private map has its memory only in the saved state: loaded once more, standing still, into a file of its
+ * own, it is saved as one that can be mapped again.
+ */
+async function giveMemoryAFile(world: World, vm: Vm, keeper: PlanKeeper, signal: AbortSignal): Promise<void> {
+  const { driver, settings } = world;
+  const { stateId, saved } = keeper.plan;
+  if (saved === null || !driver.capabilities.ramFile) return;
+  const statePath = layerFile(settings, { id: stateId, kind: 'state', format: 'raw' });
+  const beside = `${statePath}.new`;
+  const image = await imageOf(world, vm);
+  const spec = specOf(world, vm, image, await diskOf(world, vm));
+  const machine = await driver.load(
+    spec,
+    { ...saved, driver: driver.name, vcpuCount: vm.vcpuCount, memMib: vm.memMib, statePath },
+    { mapping: 'private', resume: false },
+    signal,
+  );
+  try {
+    if (machine.ramFile === null) return;
+    const again = await machine.save({ statePath: beside, memoryPath: machine.ramFile });
+    await machine.kill();
+    await rename(beside, statePath);
+    await noteSaved(world, keeper, { ...saved, memoryPath: again.memoryPath });
+  } finally {
+    await machine.kill();
+    await machine.release();
+    await remove(beside);
+  }
+}
+
+async function moveIfThere(from: string, to: string): Promise<void> {
+  if (from === to) return;
+  try {
+    await rename(from, to);
+  } catch (error) {
+    if (!isErrno(error, 'ENOENT')) throw error;
+    if (!(await exists(to))) throw error;
+  }
+}
+
+/** Moves the disk to where it stays as it is, with the links that say what it and the machine stand on. */
+async function freeze(world: World, vm: Vm, { stateId }: SnapshotPlan): Promise<void> {
+  const { settings } = world;
+  const disk = await diskOf(world, vm);
+  const target = layerFile(settings, disk);
+  const own = vmFolder(settings, vm.id);
+  await makeFolder(dirname(target));
+  await copyLink(join(own, 'base'), join(dirname(target), 'base'));
+  for (const name of kernelNames) await copyLink(join(own, name), join(layerFolder(settings, stateId), name));
+  if (!disk.frozen) await moveIfThere(disk.path, target);
+}
+
+async function copyLink(from: string, to: string): Promise<void> {
+  let target: string;
+  try {
+    target = await readlink(from);
+  } catch (error) {
+    if (isErrno(error, 'ENOENT') || isErrno(error, 'EINVAL')) return;
+    throw error;
+  }
+  await remove(to);
+  await symlink(target, to);
+}
+
+/** From here on there is a snapshot, and its VM sleeps: one transaction. */
+async function seal(world: World, vm: Vm, plan: SnapshotPlan): Promise<void> {
+  const { store, settings, driver } = world;
+  if (await store.snapshots.get(plan.snapshotId)) return;
+  const { saved, memoryId, stateId } = plan;
+  if (saved === null) throw new Error(`${plan.snapshotId} was not saved`);
+  const image = await imageOf(world, vm);
+  const disk = await diskOf(world, vm);
+  const spec = specOf(world, vm, image, disk);
+  const owner = ownerOf(vm);
+  const layer = (kind: 'memory' | 'state', id: typeof stateId) =>
+    ({
+      id,
+      hostId: owner.hostId,
+      kind,
+      path: layerFile(settings, { id, kind, format: 'raw' }),
+      format: 'raw',
+      parentId: null,
+      imageAccountId: null,
+      imageId: null,
+      frozen: true,
+    }) as const;
+  const inFile = saved.memoryPath !== null;
+  if (!inFile) await remove(layerFolder(settings, memoryId));
+  await store.snapshots.create(
+    {
+      id: plan.snapshotId,
+      accountId: vm.accountId,
+      vmId: vm.id,
+      name: plan.name,
+      kind: plan.kind,
+      hostId: owner.hostId,
+      imageId: vm.imageId,
+      vcpuCount: vm.vcpuCount,
+      memMib: vm.memMib,
+      diskMib: vm.diskMib,
+      savedOn: {
+        driver: driver.name,
+        version: saved.version,
+        machineType: saved.machineType,
+        accel: saved.accel,
+        cpu: driver.cpu,
+        kernelSha256: null,
+        imageSha256: image.sha256,
+      },
+      guest: {
+        hostname: vm.name ?? vm.id,
+        mac: vm.network?.mac ?? null,
+        diskFormat: disk.format,
+        bootArgs: spec.bootArgs,
+        hasInitrd: spec.initrd !== null,
+        instanceId: vm.instanceId,
+        agent: plan.agent,
+      },
+      parentId: await parentOf(world, vm),
+      diskLayerId: disk.id,
+      memoryLayerId: inFile ? memoryId : null,
+      stateLayerId: stateId,
+      logicalBytes: vm.memMib * MIB + Math.max(image.sizeBytes, (vm.diskMib ?? 0) * MIB),
+    },
+    {
+      layers: [...(inFile ? [layer('memory', memoryId)] : []), layer('state', stateId)],
+      freeze: { id: disk.id, path: layerFile(settings, disk) },
+      vm: {
+        owner,
+        from: ['running'],
+        patch: {
+          state: 'snapshotted',
+          snapshotId: plan.snapshotId,
+          stateReason: null,
+          readyAt: null,
+          process: null,
+        },
+      },
+      limit: null,
+    },
+  );
+}
+
+async function parentOf({ store }: World, vm: Vm): Promise<Snapshot['id'] | null> {
+  return (await store.snapshots.ofVm(vm.id))[0]?.id ?? vm.parentSnapshotId;
+}
+
+/** Removes a snapshot's row, and the files of it that nobody else uses. false: it is being copied at the moment. */
+export async function dropSnapshot(
+  world: Pick<World, 'store' | 'settings'>,
+  { id, diskLayerId, memoryLayerId, stateLayerId }: Snapshot,
+): Promise<boolean> {
+  if (!(await world.store.snapshots.remove(id))) return false;
+  await releaseLayers(world, [diskLayerId, memoryLayerId, stateLayerId]);
+  return true;
+}

@@ -1,0 +1,83 @@
+import { newId, parseId, type LayerId, type SnapshotId } from '../base/ids.ts';
+import type { Operation } from '../model/records.ts';
+import { SNAPSHOT_KINDS, type SnapshotKind } from '../model/snapshot.ts';
+
+/** What of a saved machine is not known before it is saved. */
+export interface SavedFacts {
+  readonly version: string;
+  readonly machineType: string;
+  readonly accel: string;
+  /** Absolute path of the memory; null: it lies in the state. */
+  readonly memoryPath: string | null;
+}
+
+/** What a snapshot is asked to be, chosen before anything is touched, so that who comes after a crash knows all the names. */
+export interface SnapshotPlan {
+  readonly snapshotId: SnapshotId;
+  readonly memoryId: LayerId;
+  readonly stateId: LayerId;
+  readonly name: string | null;
+  readonly kind: SnapshotKind;
+  readonly keepRunning: boolean;
+  /** Whether the agent had answered when it was asked for. */
+  readonly agent: boolean;
+  /** Once it is saved. */
+  readonly saved: SavedFacts | null;
+}
+
+/** A plan with fresh names. */
+export function newPlan(asked: Pick<SnapshotPlan, 'name' | 'kind' | 'keepRunning' | 'agent'>): SnapshotPlan {
+  return {
+    snapshotId: newId('snap'),
+    memoryId: newId('layer'),
+    stateId: newId('layer'),
+    name: asked.name,
+    kind: asked.kind,
+    keepRunning: asked.keepRunning,
+    agent: asked.agent,
+    saved: null,
+  };
+}
+
+/** The plan as an operation's arguments. */
+export function toArgs(plan: SnapshotPlan): Operation['args'] {
+  return { ...plan };
+}
+
+/** The plan an operation was begun with; throws when its arguments hold none. */
+export function planOf({ id, args }: Pick<Operation, 'id' | 'args'>): SnapshotPlan {
+  const text = (name: string): string => (typeof args[name] === 'string' ? args[name] : '');
+  const snapshotId = parseId('snap', text('snapshotId'));
+  const memoryId = parseId('layer', text('memoryId'));
+  const stateId = parseId('layer', text('stateId'));
+  const kind = SNAPSHOT_KINDS.find((one) => one === args['kind']);
+  if (!snapshotId || !memoryId || !stateId || !kind)
+    throw new Error(`the arguments of ${id} hold no plan of a snapshot`);
+  return {
+    snapshotId,
+    memoryId,
+    stateId,
+    kind,
+    name: typeof args['name'] === 'string' ? args['name'] : null,
+    keepRunning: args['keepRunning'] === true,
+    agent: args['agent'] === true,
+    saved: savedIn(args['saved']),
+  };
+}
+
+/** The layers unfinished operations will name, and nothing else does yet. */
+export function layersPlanned(operations: readonly Operation[]): ReadonlySet<string> {
+  return new Set(
+    operations
+      .flatMap(({ args }) => [args['memoryId'], args['stateId']])
+      .filter((id) => typeof id === 'string'),
+  );
+}
+
+function savedIn(value: unknown): SavedFacts | null {
+  if (typeof value !== 'object' || value === null) return null;
+  const { version, machineType, accel, memoryPath } = value as Record<string, unknown>;
+  return typeof version === 'string' && typeof machineType === 'string' && typeof accel === 'string'
+    ? { version, machineType, accel, memoryPath: typeof memoryPath === 'string' ? memoryPath : null }
+    : null;
+}

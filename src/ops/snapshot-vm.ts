@@ -1,0 +1,221 @@
+import { Failure } from '../model/failure.ts';
+import type { Operation } from '../model/records.ts';
+import type { Snapshot, SnapshotKind } from '../model/snapshot.ts';
+import { refuse } from '../model/states.ts';
+import type { Vm } from '../model/vm.ts';
+import { remove } from '../host/files.ts';
+import type { Caller } from './hatch.ts';
+import { ownerOf } from './host-steps.ts';
+import { layerFolder } from './layers.ts';
+import { dropSnapshot, saveSteps, sealSteps, type PlanKeeper } from './save-vm.ts';
+import { newPlan, planOf, toArgs, type SnapshotPlan } from './snapshot-plan.ts';
+import { depsOf, mustGet } from './start-vm.ts';
+import { Closing, runForward, runSteps } from './steps.ts';
+import { translate } from './translate.ts';
+import { findVm } from './vms.ts';
+import { undoWake, wake } from './wake-vm.ts';
+import type { World } from './world.ts';
+
+/** How a snapshot is asked for. */
+export interface SnapshotRequest {
+  readonly name?: string | undefined;
+  readonly keepRunning: boolean;
+}
+
+/**
+ * Saves a running VM. It sleeps afterwards, its addresses kept, or goes on at once with `keepRunning`. When it cannot be saved it
+ * runs on; when it was saved and cannot go on, it sleeps, and the error says so.
+ */
+export async function snapshotVm(
+  world: World,
+  caller: Caller,
+  idOrName: string,
+  { name, keepRunning }: SnapshotRequest,
+): Promise<Snapshot> {
+  const { store, flights } = world;
+  const vm = await findVm(world, caller, idOrName);
+  let snapshotId: Snapshot['id'] | undefined;
+  await flights.fly(
+    vm.id,
+    'snapshot',
+    async () => {
+      const begun = await beginSave(world, vm, 'snapshot', {
+        name: name ?? null,
+        kind: 'manual',
+        keepRunning,
+      });
+      snapshotId = planOf(begun).snapshotId;
+      return begun;
+    },
+    (operation, signal) => carryOutSnapshot(world, operation, signal),
+  );
+  const made = snapshotId === undefined ? undefined : await store.snapshots.get(snapshotId);
+  // Who joined a snapshot that was under way is given that one.
+  const found = made ?? (await store.snapshots.ofVm(vm.id))[0];
+  if (!found) throw new Failure('not_found', 'The snapshot was deleted in the moment it was made.');
+  return found;
+}
+
+/** Claims a VM to save it, after all that can be refused without touching it was looked at. */
+export async function beginSave(
+  world: World,
+  vm: Vm,
+  verb: 'snapshot' | 'fork',
+  asked: { readonly name: string | null; readonly kind: SnapshotKind; readonly keepRunning: boolean },
+): Promise<Operation> {
+  const { store, driver, settings } = world;
+  const now = (await store.vms.get(vm.id)) ?? vm;
+  const refused = refuse(now, verb);
+  if (refused) throw refused;
+  if (!driver.capabilities.snapshot)
+    throw new Failure('unavailable', `${driver.name} cannot save machines on this host.`);
+  if (asked.name !== null && (await store.snapshots.find(now.accountId, asked.name))) {
+    throw new Failure(
+      'already_exists',
+      `"name" cannot be "${asked.name}": another snapshot of this account has it.`,
+      { details: { field: 'name', value: asked.name } },
+    );
+  }
+  if (asked.kind === 'manual') await checkCount(world, now, settings.maxSnapshotsPerVm);
+  const plan = newPlan({ ...asked, agent: now.readyAt !== null });
+  return store.operations.begin({ id: now.id, owner: ownerOf(now) }, verb, toArgs(plan));
+}
+
+async function checkCount({ store }: World, vm: Vm, limit: number | null): Promise<void> {
+  if (limit === null) return;
+  const count = (await store.snapshots.ofVm(vm.id)).filter(({ kind }) => kind === 'manual').length;
+  if (count < limit) return;
+  throw new Failure(
+    'quota_exceeded',
+    `VM ${vm.id} has ${count} of at most ${limit} snapshots; delete one you do not need.`,
+    { details: { quota: 'snapshots_per_vm', used: count, limit } },
+  );
+}
+
+/**
+ * Carries a snapshot to its end, also one that a crash cut off after the machine was saved. Before that it can only be taken back
+ * (`recoverSnapshot`).
+ */
+export async function carryOutSnapshot(
+  world: World,
+  operation: Operation,
+  signal: AbortSignal,
+): Promise<void> {
+  const keeper: PlanKeeper = { plan: planOf(operation), operation };
+  await save(world, keeper, signal);
+  const vm = await mustGet(world, operation);
+  const { snapshotId, keepRunning } = keeper.plan;
+  const snapshot = await world.store.snapshots.get(snapshotId);
+  if (snapshot && keepRunning && vm.state === 'snapshotted')
+    await goOn(world, operation, vm, snapshot, signal);
+  else if (snapshot && !keepRunning) await fallAsleep(world, operation, vm, snapshot, signal);
+}
+
+/** Saves the machine and makes the snapshot, or what of it is left to do. The VM sleeps then. */
+async function save(world: World, keeper: PlanKeeper, signal: AbortSignal): Promise<void> {
+  const { operation } = keeper;
+  const vm = await mustGet(world, operation);
+  if (await world.store.snapshots.get(keeper.plan.snapshotId)) return;
+  if (keeper.plan.saved === null) {
+    try {
+      await runSteps(depsOf(world), operation, saveSteps(world, vm, keeper), signal);
+    } catch (error) {
+      if (error instanceof Closing) throw error;
+      const { code, message, details } = translate(error);
+      await note(world, vm, 'vm.snapshot_failed', `The VM could not be saved, and runs on: ${message}`);
+      throw new Failure(code, `The VM could not be saved, and runs on: ${message}`, {
+        details: { ...details, id: vm.id },
+        cause: error,
+      });
+    }
+  }
+  await runForward(depsOf(world), operation, sealSteps(world, vm, keeper), signal);
+  world.fleet.touch(vm.id);
+}
+
+/** The saved VM goes on at once; when it cannot, it sleeps. */
+async function goOn(
+  world: World,
+  operation: Operation,
+  vm: Vm,
+  snapshot: Snapshot,
+  signal: AbortSignal,
+): Promise<void> {
+  try {
+    await wake(world, operation, vm, snapshot, signal);
+    await note(world, vm, 'vm.snapshotted', 'The VM was saved, and runs on.', snapshot);
+  } catch (error) {
+    if (error instanceof Closing) throw error;
+    // Its place in the network was kept for it to go on in.
+    await undoWake(world, operation, vm, snapshot);
+    const { code, message, details } = translate(error);
+    throw new Failure(
+      code,
+      `The VM was saved as ${snapshot.id}, and could not go on: ${message} It sleeps; start it again.`,
+      { details: { ...details, id: vm.id, snapshot_id: snapshot.id }, cause: error },
+    );
+  }
+}
+
+async function fallAsleep(
+  world: World,
+  operation: Operation,
+  vm: Vm,
+  snapshot: Snapshot,
+  signal: AbortSignal,
+): Promise<void> {
+  const steps = [
+    { name: 'ssh-port', run: () => world.ports.close(vm.id) },
+    { name: 'network', run: () => (vm.network === null ? Promise.resolve() : world.net.detach(vm.id)) },
+    {
+      name: 'asleep',
+      run: () => note(world, vm, 'vm.snapshotted', 'The VM was saved, and sleeps.', snapshot),
+    },
+  ];
+  await runForward(depsOf(world), operation, steps, signal);
+}
+
+async function note(
+  { store, fleet }: World,
+  vm: Vm,
+  kind: string,
+  message: string,
+  snapshot?: Snapshot,
+): Promise<void> {
+  await store.events.add({
+    accountId: vm.accountId,
+    vmId: vm.id,
+    kind,
+    message,
+    data: snapshot ? { snapshot: snapshot.id, name: snapshot.name, kind: snapshot.kind } : {},
+  });
+  fleet.touch(vm.id);
+}
+
+/** Whether a snapshot that a crash cut off can only go forward: its machine was saved, and may run no more. */
+export function isSaved(operation: Operation): boolean {
+  return planOf(operation).saved !== null;
+}
+
+/**
+ * Takes back a snapshot that a crash cut off before the machine was saved: what it wrote goes, and the guest, which may stand still,
+ * is let go on by whoever takes it up. One that was saved is let sleep for `settle` to carry on.
+ */
+export async function recoverSnapshot(world: World, operation: Operation): Promise<void> {
+  const plan: SnapshotPlan = planOf(operation);
+  const snapshot = await world.store.snapshots.get(plan.snapshotId);
+  if (snapshot) {
+    const vm = await mustGet(world, operation);
+    if (vm.state === 'snapshotted') await undoWake(world, operation, vm, snapshot);
+    return;
+  }
+  if (plan.saved !== null) return;
+  for (const id of [plan.memoryId, plan.stateId]) await remove(layerFolder(world.settings, id));
+}
+
+/** Forgets what nobody waits for any more: the idle snapshots of a VM but the one it sleeps as. */
+export async function dropIdle(world: World, vm: Vm): Promise<void> {
+  for (const snapshot of await world.store.snapshots.ofVm(vm.id)) {
+    if (snapshot.kind === 'idle' && snapshot.id !== vm.snapshotId) await dropSnapshot(world, snapshot);
+  }
+}

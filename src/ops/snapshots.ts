@@ -1,0 +1,77 @@
+import { Failure, notFound } from '../model/failure.ts';
+import type { Snapshot } from '../model/snapshot.ts';
+import { Taken } from '../store/store.ts';
+import type { Caller, Hatch } from './hatch.ts';
+import { dropSnapshot } from './save-vm.ts';
+import { findVm } from './vms.ts';
+import type { World } from './world.ts';
+
+/** A snapshot of the caller's account by id or name. Throws `not_found`, also for another account's. */
+export async function findSnapshot(
+  { store }: Pick<World, 'store'>,
+  caller: Caller,
+  idOrName: string,
+): Promise<Snapshot> {
+  const found = await store.snapshots.find(caller.accountId, idOrName);
+  if (!found) throw notFound('snapshot', idOrName);
+  return found;
+}
+
+/** What the API asks about snapshots that are there. */
+export function snapshots(world: World): Pick<Hatch['snapshots'], 'get' | 'list' | 'patch' | 'delete'> {
+  const { store } = world;
+  return {
+    get: (caller, idOrName) => findSnapshot(world, caller, idOrName),
+    async list(caller, { vm, everyone }, page) {
+      const vmId = vm === undefined ? undefined : (await findVm(world, caller, vm)).id;
+      return store.snapshots.list(
+        { accountId: everyone === true ? undefined : caller.accountId, vmId },
+        page,
+      );
+    },
+    async patch(caller, idOrName, { name }) {
+      const snapshot = await findSnapshot(world, caller, idOrName);
+      try {
+        const changed = await store.snapshots.update(snapshot.id, name === undefined ? {} : { name });
+        if (!changed) throw notFound('snapshot', idOrName);
+        return changed;
+      } catch (error) {
+        if (!(error instanceof Taken)) throw error;
+        throw new Failure(
+          'already_exists',
+          `"name" cannot be "${name ?? ''}": another snapshot of this account has it.`,
+          { details: { field: 'name', value: name ?? null }, cause: error },
+        );
+      }
+    },
+    async delete(caller, idOrName) {
+      const snapshot = await findSnapshot(world, caller, idOrName);
+      const vm = await store.vms.get(snapshot.vmId);
+      if (vm?.state === 'snapshotted' && vm.snapshotId === snapshot.id)
+        throw new Failure(
+          'in_use',
+          `VM ${vm.id} sleeps as snapshot ${snapshot.id}, its only way back: start the VM, or delete it with its snapshots.`,
+          { details: { snapshot: snapshot.id, vms: [vm.id] } },
+        );
+      if (vm && world.flights.has(vm.id))
+        throw new Failure(
+          'busy',
+          `VM ${vm.id}, whose snapshot this is, has an operation under way; ask again when it is done.`,
+          {
+            details: { vm: vm.id },
+          },
+        );
+      if (!(await dropSnapshot(world, snapshot)))
+        throw new Failure('busy', `Snapshot ${snapshot.id} is being copied; ask again when that is done.`, {
+          details: { snapshot: snapshot.id },
+        });
+      await store.events.add({
+        accountId: snapshot.accountId,
+        vmId: snapshot.vmId,
+        kind: 'snapshot.deleted',
+        message: `Snapshot ${snapshot.name ?? snapshot.id} was deleted.`,
+        data: { snapshot: snapshot.id },
+      });
+    },
+  };
+}

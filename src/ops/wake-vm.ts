@@ -1,0 +1,310 @@
+import { mkdir, readlink, symlink } from 'node:fs/promises';
+import { join } from 'node:path';
+import { newId } from '../base/ids.ts';
+import { deadline } from '../base/deadline.ts';
+import { errorFields } from '../base/logger.ts';
+import { refresh, type HookResult } from '../guest/identity.ts';
+import { exists, isErrno, remove } from '../host/files.ts';
+import { Failure } from '../model/failure.ts';
+import type { Image, Layer, Operation } from '../model/records.ts';
+import type { Snapshot } from '../model/snapshot.ts';
+import type { Vm } from '../model/vm.ts';
+import type { MachineSpec, SavedMachine } from '../vmm/driver.ts';
+import { mustFitHere } from './compatible.ts';
+import { attach, diskOf, endVmm, imageOf, kernelNames, ownerOf, specOf, sshStep } from './host-steps.ts';
+import { layerFolder, releaseLayers } from './layers.ts';
+import { dropSnapshot } from './save-vm.ts';
+import { depsOf } from './start-vm.ts';
+import { runSteps, undoSteps, type Step } from './steps.ts';
+import { vmFolder, type World } from './world.ts';
+
+const MIB = 1024 * 1024;
+/** Disks over more than this many frozen ones are made to stand on their image alone. */
+const LONGEST_CHAIN = 8;
+/** How long a guest that was just woken has for its clock to be set. */
+const CLOCK_MS = 10_000;
+const REFRESH_MS = 120_000;
+
+/** The files of a snapshot on this host. */
+export interface LocalSnapshot {
+  readonly disk: Layer;
+  readonly saved: SavedMachine;
+}
+
+/** Where a snapshot's files are on this host. Throws `unavailable` when they are not here. */
+export async function localFiles(
+  { store }: Pick<World, 'store'>,
+  snapshot: Snapshot,
+): Promise<LocalSnapshot> {
+  const [disk, memory, state] = await Promise.all(
+    [snapshot.diskLayerId, snapshot.memoryLayerId, snapshot.stateLayerId].map(async (id) =>
+      id === null ? null : store.layers.get(id),
+    ),
+  );
+  if (!disk || !state)
+    throw new Failure('unavailable', `The files of snapshot ${snapshot.id} are not on this host.`, {
+      details: { snapshot: snapshot.id },
+    });
+  const { driver, version, machineType, accel } = snapshot.savedOn;
+  return {
+    disk,
+    saved: {
+      driver,
+      version,
+      machineType,
+      accel,
+      vcpuCount: snapshot.vcpuCount,
+      memMib: snapshot.memMib,
+      statePath: state.path,
+      memoryPath: memory?.path ?? null,
+    },
+  };
+}
+
+/**
+ * Wakes a sleeping VM from a snapshot: files, network, machine, ways in. When a step fails all are taken back and it sleeps as before:
+ * the guest wrote only to a private map of the memory and to a disk of its own over the saved one.
+ */
+export async function wake(
+  world: World,
+  operation: Operation,
+  vm: Vm,
+  snapshot: Snapshot,
+  signal: AbortSignal,
+): Promise<void> {
+  mustFitHere(world.driver, snapshot);
+  const steps = await wakeSteps(world, vm, snapshot);
+  await runSteps(depsOf(world), operation, steps, signal);
+  world.fleet.touch(vm.id);
+  if (snapshot.guest.agent) void refreshGuest(world, vm);
+}
+
+/** What is not needed for the guest to answer: its random state and its hooks, while it is in use already. */
+async function refreshGuest(world: World, vm: Vm): Promise<void> {
+  const { fleet, clock, log } = world;
+  const agent = fleet.get(vm.id)?.agent;
+  if (!agent) return;
+  try {
+    const { hooks } = await deadline('refreshing the guest', REFRESH_MS, (signal) =>
+      refresh({ agent, clock }, signal),
+    );
+    await noteHooks(world, vm, hooks);
+  } catch (error) {
+    log.warn({ vm: vm.id, ...errorFields(error) }, 'a woken guest could not be brought up to date');
+  }
+}
+
+/** Makes events of what a guest's hooks could not do. */
+export async function noteHooks(
+  { store }: Pick<World, 'store'>,
+  vm: Vm,
+  hooks: readonly HookResult[],
+): Promise<void> {
+  for (const { name, exitCode, timedOut, said } of hooks) {
+    if (exitCode === 0) continue;
+    await store.events.add({
+      accountId: vm.accountId,
+      vmId: vm.id,
+      kind: 'vm.hook_failed',
+      message: `The guest's hook ${name} ${timedOut ? 'took too long and was ended' : `failed with exit code ${exitCode}`}.`,
+      data: { hook: name, exit_code: exitCode, said },
+    });
+  }
+}
+
+/** Takes back a wake that a crash cut off. */
+export async function undoWake(
+  world: World,
+  operation: Operation,
+  vm: Vm,
+  snapshot: Snapshot,
+): Promise<void> {
+  await undoSteps(depsOf(world), operation, await wakeSteps(world, vm, snapshot));
+}
+
+async function wakeSteps(world: World, vm: Vm, snapshot: Snapshot): Promise<readonly Step[]> {
+  const { net } = world;
+  const { network } = vm;
+  const image = await imageOf(world, vm);
+  const steps: Step[] = [
+    folderFromSnapshot(world, vm, snapshot, false),
+    diskFromSnapshot(world, vm, image, snapshot),
+  ];
+  if (network !== null)
+    steps.push({
+      name: 'network',
+      run: () => attach(world, vm, network),
+      undo: () => net.detach(vm.id),
+    });
+  steps.push(loadStep(world, vm, image, snapshot));
+  if (network !== null) steps.push(sshStep(world, vm, network));
+  steps.push(awakeStep(world, vm, snapshot));
+  return steps;
+}
+
+/** The folder of a VM that comes from a snapshot, with the kernel it booted. `fresh`: it had none before. */
+export function folderFromSnapshot(
+  { settings }: Pick<World, 'settings'>,
+  vm: Vm,
+  { stateLayerId }: Snapshot,
+  fresh: boolean,
+): Step {
+  const folder = vmFolder(settings, vm.id);
+  return {
+    name: 'folder',
+    async run() {
+      await mkdir(folder, { recursive: true, mode: 0o700 });
+      if (stateLayerId === null) return;
+      for (const name of kernelNames) {
+        const target = await readlink(join(layerFolder(settings, stateLayerId), name)).catch(
+          (error: unknown) => {
+            if (isErrno(error, 'ENOENT')) return undefined;
+            throw error;
+          },
+        );
+        if (target === undefined || (await exists(join(folder, name)))) continue;
+        await remove(join(folder, name));
+        await symlink(target, join(folder, name));
+      }
+    },
+    undo: async () => (fresh ? remove(folder) : undefined),
+  };
+}
+
+/** A disk of the VM's own over the saved one. Taken back, the VM stands on the saved one again. */
+export function diskFromSnapshot(
+  { store, files, driver, settings }: Pick<World, 'store' | 'files' | 'driver' | 'settings'>,
+  vm: Vm,
+  image: Image,
+  snapshot: Snapshot,
+): Step {
+  const folder = vmFolder(settings, vm.id);
+  const grown = vm.diskMib !== null && vm.diskMib > (snapshot.diskMib ?? 0) ? vm.diskMib * MIB : null;
+  return {
+    name: 'disk',
+    async run(signal) {
+      const { disk } = await localFiles({ store }, snapshot);
+      const depth = (await store.layers.chain(disk.id)).length;
+      const flat = depth >= LONGEST_CHAIN;
+      const made = await files.makeDiskOn(
+        {
+          folder,
+          layerPath: disk.path,
+          layerFormat: disk.format,
+          sizeBytes: grown,
+          qcow2: driver.capabilities.qcow2,
+          flattenOnto: flat ? { path: image.rootfsPath, format: image.rootfsFormat } : null,
+        },
+        signal,
+      );
+      const top = await store.layers.create({
+        id: newId('layer'),
+        hostId: settings.hostId,
+        kind: 'disk',
+        path: join(folder, made.path),
+        format: made.format,
+        // A raw disk is whole.
+        parentId: made.format === 'raw' || flat ? null : disk.id,
+        imageAccountId: image.accountId,
+        imageId: image.id,
+        frozen: false,
+      });
+      await store.vms.update(vm.id, ownerOf(vm), { layerId: top.id });
+    },
+    async undo() {
+      const now = await store.vms.get(vm.id);
+      const top = now?.layerId ? await store.layers.get(now.layerId) : null;
+      if (top && !top.frozen) {
+        await store.vms.update(vm.id, ownerOf(vm), {
+          layerId: vm.id === snapshot.vmId ? snapshot.diskLayerId : null,
+        });
+        await releaseLayers({ store, settings }, [top.id]);
+      }
+      for (const name of ['disk.qcow2', 'disk.raw']) await remove(join(folder, name));
+    },
+  };
+}
+
+/** The spec of a machine that is loaded: the devices the saved one had. */
+export function loadedSpec(
+  world: Pick<World, 'settings' | 'driver'>,
+  vm: Vm,
+  image: Image,
+  disk: Layer,
+  snapshot: Snapshot,
+): MachineSpec {
+  const { guest, savedOn } = snapshot;
+  const spec = specOf(world, vm, image, disk);
+  return {
+    ...spec,
+    bootArgs: guest.bootArgs,
+    initrd: guest.hasInitrd ? 'initrd' : null,
+    network: spec.network && guest.mac !== null ? { ...spec.network, mac: guest.mac } : spec.network,
+    machineType: savedOn.machineType,
+  };
+}
+
+function loadStep(world: World, vm: Vm, image: Image, snapshot: Snapshot): Step {
+  const { store, driver, fleet, log } = world;
+  return {
+    name: 'vmm',
+    async run(signal) {
+      const { saved } = await localFiles(world, snapshot);
+      const now = (await store.vms.get(vm.id)) ?? vm;
+      const spec = loadedSpec(world, now, image, await diskOf(world, now), snapshot);
+      const machine = await driver.load(spec, saved, { mapping: 'private', resume: true }, signal);
+      await store.vms.update(vm.id, ownerOf(vm), {
+        process: machine.process,
+        vmm: driver.name,
+        accel: driver.accel,
+        readyAt: null,
+        memoryLayerId: snapshot.memoryLayerId,
+      });
+      fleet.add(now, machine, { ready: false });
+      if (!snapshot.guest.agent) return;
+      try {
+        const agent = fleet.get(vm.id)?.agent;
+        await deadline('setting the clock', CLOCK_MS, async (within) => agent?.setTime(within), signal);
+      } catch (error) {
+        signal.throwIfAborted();
+        log.warn({ vm: vm.id, ...errorFields(error) }, "a woken guest's clock could not be set");
+      }
+    },
+    undo: () => endVmm(world, vm),
+  };
+}
+
+function awakeStep({ store, fleet }: World, vm: Vm, snapshot: Snapshot): Step {
+  return {
+    name: 'running',
+    async run() {
+      const moved = await store.vms.move(vm.id, ownerOf(vm), ['snapshotted'], {
+        state: 'running',
+        stateReason: null,
+        stoppedBy: null,
+        snapshotId: null,
+      });
+      if (!moved) throw new Failure('wrong_state', 'The VM was taken away while it woke.');
+      await store.events.add({
+        accountId: vm.accountId,
+        vmId: vm.id,
+        kind: 'vm.restored',
+        message: 'The guest goes on from its snapshot.',
+        data: { snapshot: snapshot.id },
+      });
+      fleet.touch(vm.id);
+    },
+    async undo() {
+      await store.vms.move(vm.id, ownerOf(vm), ['running'], {
+        state: 'snapshotted',
+        snapshotId: snapshot.id,
+      });
+    },
+  };
+}
+
+/** A snapshot nobody asked to keep has done its work once its VM is awake, unless it is safe in the store. */
+export async function afterWake(world: World, snapshot: Snapshot): Promise<void> {
+  if (snapshot.kind !== 'manual' && snapshot.state !== 'durable') await dropSnapshot(world, snapshot);
+  else await world.store.snapshots.update(snapshot.id, { usedAt: world.clock.now() });
+}
