@@ -6,6 +6,7 @@ import { Failure, invalid, notFound } from '../model/failure.ts';
 import type { Account, ApiKey, HatchEvent, Image, Quotas, Scope, Template } from '../model/records.ts';
 import { checkUserData } from '../model/user-data.ts';
 import type { Vm } from '../model/vm.ts';
+import { noSaving, noSnapshots } from './fake-snapshots.ts';
 import type { Caller, Hatch, TemplateFields } from '../ops/hatch.ts';
 
 type ExecCommand = Parameters<Hatch['vms']['exec']>[2];
@@ -277,11 +278,7 @@ export function fakeHatch(clock: Clock): FakeHatch {
         return change(own(caller, id), { state: 'stopped', stateReason: graceSeconds === 0 ? forced : null });
       },
       reboot: async (caller, id) => own(caller, id),
-      snapshot: async () => {
-        throw new Error('not in this fake');
-      },
-      restore: async (caller, id) => own(caller, id),
-      fork: async (caller, id) => [own(caller, id)],
+      ...noSaving(own),
       delete: async (caller, id) => {
         vms.delete(own(caller, id).id);
       },
@@ -306,18 +303,7 @@ export function fakeHatch(clock: Clock): FakeHatch {
         }
       },
     },
-    snapshots: {
-      get: async (_caller, id) => {
-        throw notFound('snapshot', id);
-      },
-      list: async () => [],
-      patch: async (_caller, id) => {
-        throw notFound('snapshot', id);
-      },
-      delete: async (_caller, id) => {
-        throw notFound('snapshot', id);
-      },
-    },
+    snapshots: noSnapshots,
     images: {
       create: async (caller, request) =>
         addImage(caller.accountId, request.name, request.kernelPath, request.rootfsPath),

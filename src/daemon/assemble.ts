@@ -16,6 +16,7 @@ import { openFakeNetwork } from '../net/fake.ts';
 import { openLinuxNetwork } from '../net/linux.ts';
 import type { Network } from '../net/network.ts';
 import { ensureDefaultAccount } from '../ops/accounts.ts';
+import { openArchive } from '../ops/archive/open-archive.ts';
 import { Fleet } from '../ops/fleet.ts';
 import { Flights } from '../ops/flights.ts';
 import type { Hatch } from '../ops/hatch.ts';
@@ -39,6 +40,7 @@ import { chooseDriver } from './driver.ts';
 import { checkDatabaseOf, hostNameOf } from './host-name.ts';
 import { whyNotListening } from './listening.ts';
 import { imageRegistry, pretendedRegistry } from './image-registry.ts';
+import { openHome, readSnapshotKey } from './snapshot-home.ts';
 import { Shutdown } from './shutdown.ts';
 import { readTls } from './tls.ts';
 
@@ -135,6 +137,7 @@ async function assemble(
   shutdown.add('operations', () => world.flights.close());
   await settleSoon(world);
   await reconcile(world);
+  await world.archive.resume();
   problems.start = undefined;
   log.info(
     {
@@ -211,6 +214,41 @@ export async function openWorld(
       ),
   });
   shutdown.add('guests', () => fleet.releaseAll());
+  const settings: World['settings'] = {
+    hostId,
+    vmsFolder: data.vms,
+    layersFolder: data.layers,
+    imagesFolder: data.images,
+    imageDirs: values.HATCH_IMAGE_DIRS ?? [data.images],
+    plan: values.HATCH_BRIDGE_CIDR,
+    sshPortMin: values.HATCH_SSH_PORT_MIN,
+    sshPortMax: values.HATCH_SSH_PORT_MAX,
+    defaultVcpuCount: values.HATCH_DEFAULT_VCPU,
+    defaultMemMib: values.HATCH_DEFAULT_MEM_MIB,
+    defaultBootArgs: values.HATCH_DEFAULT_BOOT_ARGS ?? null,
+    limits: {
+      vms: values.HATCH_MAX_VMS_PER_ACCOUNT,
+      vcpus: values.HATCH_MAX_VCPUS_PER_ACCOUNT ?? null,
+      memMib: values.HATCH_MAX_MEM_MIB_PER_ACCOUNT ?? null,
+    },
+    maxSnapshotsPerVm: values.HATCH_MAX_SNAPSHOTS_PER_VM,
+    sharedAccountId: account.id,
+  };
+  const files = values.HATCH_VMM === 'fake' ? fakeGuestFiles() : realGuestFiles({ run });
+  const key = await readSnapshotKey(values);
+  const home = await openHome(values, data);
+  shutdown.add('snapshot store', async () => home.close());
+  const archive = openArchive({
+    store,
+    settings,
+    files,
+    clock,
+    log: log.child({ room: 'archive' }),
+    home: home.home,
+    spoolFolder: data.spool,
+    master: key?.key,
+  });
+  shutdown.add('archive', () => archive.close());
   const world: World = {
     store,
     get driver() {
@@ -220,31 +258,13 @@ export async function openWorld(
     },
     net,
     ports,
-    files: values.HATCH_VMM === 'fake' ? fakeGuestFiles() : realGuestFiles({ run }),
+    files,
     fleet,
+    archive,
     flights: new Flights({ operations: store.operations, log: log.child({ room: 'ops' }) }),
     clock,
     log: log.child({ room: 'ops' }),
-    settings: {
-      hostId,
-      vmsFolder: data.vms,
-      layersFolder: data.layers,
-      imagesFolder: data.images,
-      imageDirs: values.HATCH_IMAGE_DIRS ?? [data.images],
-      plan: values.HATCH_BRIDGE_CIDR,
-      sshPortMin: values.HATCH_SSH_PORT_MIN,
-      sshPortMax: values.HATCH_SSH_PORT_MAX,
-      defaultVcpuCount: values.HATCH_DEFAULT_VCPU,
-      defaultMemMib: values.HATCH_DEFAULT_MEM_MIB,
-      defaultBootArgs: values.HATCH_DEFAULT_BOOT_ARGS ?? null,
-      limits: {
-        vms: values.HATCH_MAX_VMS_PER_ACCOUNT,
-        vcpus: values.HATCH_MAX_VCPUS_PER_ACCOUNT ?? null,
-        memMib: values.HATCH_MAX_MEM_MIB_PER_ACCOUNT ?? null,
-      },
-      maxSnapshotsPerVm: values.HATCH_MAX_SNAPSHOTS_PER_VM,
-      sharedAccountId: account.id,
-    },
+    settings,
     findDefaultImage: () => putDefaultImage(world, values, data, world.driver),
   };
   return { world, data, late, firstKey: secret };

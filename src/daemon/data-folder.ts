@@ -13,6 +13,8 @@ export interface DataFolder {
   readonly hostName: string;
   readonly images: string;
   readonly vms: string;
+  /** What waits to be put into the store of snapshots. */
+  readonly spool: string;
   /** Where stored snapshots are kept unless HATCH_SNAPSHOT_STORE says otherwise. */
   readonly snapshots: string;
   /** Frozen disks, memory and states, one folder each, beside the VMs' on one file system. */
@@ -31,6 +33,7 @@ export function dataFolder(root: string): DataFolder {
     hostName: join(root, 'host-name'),
     images: join(root, 'images'),
     vms: join(root, 'vms'),
+    spool: join(root, 'spool'),
     snapshots: join(root, 'snapshots'),
     layers: join(root, 'layers'),
     net: join(root, 'net'),
@@ -43,7 +46,7 @@ export function dataFolder(root: string): DataFolder {
 export async function makeDataFolder(data: DataFolder): Promise<void> {
   try {
     await makeFolder(data.root, 0o755);
-    for (const folder of [data.images, data.vms, data.layers, data.net]) await makeFolder(folder);
+    for (const folder of [data.images, data.vms, data.layers, data.spool, data.net]) await makeFolder(folder);
   } catch (error) {
     throw whyNotWritten(data, error);
   }

@@ -59,3 +59,23 @@ async function fill(
   }
   return { path: 'disk.qcow2', format: 'qcow2' };
 }
+
+/** Writes what a disk shows its guest into a raw, sparse file. Throws Failure `no_space`; what was half made is removed. */
+export async function flattenDisk(
+  { run }: { readonly run: Run },
+  { path, format, to }: { readonly path: string; readonly format: 'raw' | 'qcow2'; readonly to: string },
+  signal: AbortSignal,
+): Promise<void> {
+  const beside = `${to}.tmp`;
+  try {
+    await run(['qemu-img', 'convert', '-f', format, '-O', 'raw', path, beside], {
+      signal,
+      timeoutMs: COPY_TIMEOUT_MS,
+    });
+    await rename(beside, to);
+  } catch (error) {
+    throw explain(error);
+  } finally {
+    await rm(beside, { force: true });
+  }
+}

@@ -1,4 +1,4 @@
-import { mkdir, readFile, writeFile } from 'node:fs/promises';
+import { copyFile, mkdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { exists, writeFileAtomic } from '../host/files.ts';
 import type { GuestFiles } from './files.ts';
@@ -33,6 +33,7 @@ export function fakeGuestFiles(fail: FailingFile = {}): GuestFiles {
         );
         return { path: 'disk.raw', format: 'raw' as const };
       }),
+    flattenDisk: ({ path, to }) => copyFile(path, to),
     growDisk: async ({ folder, disk, sizeBytes }) =>
       writeFile(join(folder, disk.path), JSON.stringify({ sizeBytes })),
     makeSeed: (seed) =>

@@ -15,6 +15,11 @@ export interface GuestFiles {
    * nothing of it is of use. Throws Failure no_space.
    */
   makeDiskOn(disk: LayerDiskRequest, signal: AbortSignal): Promise<DiskFile>;
+  /** Writes a disk whole into a raw file: what an overlay shows its guest, with all it stands on. Sparse; all of it or nothing. */
+  flattenDisk(
+    disk: { readonly path: string; readonly format: 'raw' | 'qcow2'; readonly to: string },
+    signal: AbortSignal,
+  ): Promise<void>;
   /** Grows a stopped VM's disk; no effect when it is that large already. */
   growDisk(
     disk: { readonly folder: string; readonly disk: DiskFile; readonly sizeBytes: number },

@@ -73,7 +73,7 @@ export async function copySnapshot(
       `The agent in snapshot ${snapshot.id} had not answered when it was saved: a copy could not be given an identity of its own. Restore it instead, or install qemu-guest-agent in the guest and save it again.`,
       { details: { snapshot: snapshot.id } },
     );
-  await localFiles(world, snapshot);
+  await world.archive.bring(snapshot, new AbortController().signal);
   const wanted = await wantedCopy(world, caller, snapshot, request);
   const id = newId('vm');
   await world.flights.fly(

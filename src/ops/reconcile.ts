@@ -109,13 +109,16 @@ async function layers({ store, settings }: World, flying: ReadonlySet<VmId>): Pr
 }
 
 /** Folders of layers no row and no operation knows: of snapshots that were given up, or whose removal was cut off. */
-async function layerFolders({ store, settings, log }: World, flying: ReadonlySet<VmId>): Promise<string[]> {
+async function layerFolders(
+  { store, settings, archive, log }: World,
+  flying: ReadonlySet<VmId>,
+): Promise<string[]> {
   if (flying.size > 0) return [];
   const done: string[] = [];
   const planned = layersPlanned(await store.operations.unfinished(settings.hostId));
   for (const name of await namesIn(settings.layersFolder)) {
     const id = parseId('layer', name);
-    if (id === undefined || planned.has(id) || (await store.layers.get(id))) continue;
+    if (id === undefined || planned.has(id) || archive.holds(id) || (await store.layers.get(id))) continue;
     try {
       await remove(layerFolder(settings, id));
       done.push(`removed the folder of ${id}, which no snapshot names`);

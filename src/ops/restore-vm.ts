@@ -12,7 +12,7 @@ import { mustGet } from './start-vm.ts';
 import { Closing, Overtaken, Stuck } from './steps.ts';
 import { translate } from './translate.ts';
 import { findVm, waitFor } from './vms.ts';
-import { afterWake, localFiles, undoWake, wake } from './wake-vm.ts';
+import { afterWake, undoWake, wake } from './wake-vm.ts';
 import type { World } from './world.ts';
 
 /** What to restore, and whether what the VM is now may be lost. */
@@ -74,7 +74,6 @@ async function chosen(world: World, vm: Vm, { snapshot: asked, discard }: Restor
   const found = id === null ? null : await store.snapshots.find(vm.accountId, id);
   if (found?.vmId !== vm.id) throw notFound('snapshot', id ?? '');
   mustFitHere(driver, found);
-  await localFiles(world, found);
   return found;
 }
 
@@ -89,8 +88,9 @@ export async function carryOutRestore(
   const snapshot = await snapshotOf(world, operation);
   const sleeping = await choose(world, vm, snapshot);
   try {
-    await wake(world, operation, sleeping, snapshot, signal);
-    await afterWake(world, snapshot);
+    const here = await world.archive.bring(snapshot, signal);
+    await wake(world, operation, sleeping, here, signal);
+    await afterWake(world, here);
   } catch (error) {
     if (error instanceof Closing || error instanceof Overtaken) throw error;
     const { code, message, details } = translate(error);

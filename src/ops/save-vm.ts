@@ -282,10 +282,11 @@ async function parentOf({ store }: World, vm: Vm): Promise<Snapshot['id'] | null
 
 /** Removes a snapshot's row, and the files of it that nobody else uses. false: it is being copied at the moment. */
 export async function dropSnapshot(
-  world: Pick<World, 'store' | 'settings'>,
+  world: Pick<World, 'store' | 'settings' | 'archive'>,
   { id, diskLayerId, memoryLayerId, stateLayerId }: Snapshot,
 ): Promise<boolean> {
   if (!(await world.store.snapshots.remove(id))) return false;
+  await world.archive.forget(id);
   await releaseLayers(world, [diskLayerId, memoryLayerId, stateLayerId]);
   return true;
 }

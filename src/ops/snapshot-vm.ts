@@ -109,6 +109,7 @@ export async function carryOutSnapshot(
   if (snapshot && keepRunning && vm.state === 'snapshotted')
     await goOn(world, operation, vm, snapshot, signal);
   else if (snapshot && !keepRunning) await fallAsleep(world, operation, vm, snapshot, signal);
+  if (snapshot && snapshot.kind !== 'fork') world.archive.enqueue(snapshotId);
 }
 
 /** Saves the machine and makes the snapshot, or what of it is left to do. The VM sleeps then. */

@@ -1,17 +1,27 @@
-import { mkdir, readlink, symlink } from 'node:fs/promises';
+import { copyFile, mkdir, readlink, symlink } from 'node:fs/promises';
 import { join } from 'node:path';
 import { newId } from '../base/ids.ts';
 import { deadline } from '../base/deadline.ts';
 import { errorFields } from '../base/logger.ts';
 import { refresh, type HookResult } from '../guest/identity.ts';
-import { exists, isErrno, remove } from '../host/files.ts';
+import { exists, remove } from '../host/files.ts';
 import { Failure } from '../model/failure.ts';
 import type { Image, Layer, Operation } from '../model/records.ts';
 import type { Snapshot } from '../model/snapshot.ts';
 import type { Vm } from '../model/vm.ts';
 import type { MachineSpec, SavedMachine } from '../vmm/driver.ts';
 import { mustFitHere } from './compatible.ts';
-import { attach, diskOf, endVmm, imageOf, kernelNames, ownerOf, specOf, sshStep } from './host-steps.ts';
+import {
+  attach,
+  diskOf,
+  endVmm,
+  imageOf,
+  kernelNames,
+  ownerOf,
+  seedStep,
+  specOf,
+  sshStep,
+} from './host-steps.ts';
 import { layerFolder, releaseLayers } from './layers.ts';
 import { dropSnapshot } from './save-vm.ts';
 import { depsOf } from './start-vm.ts';
@@ -129,6 +139,8 @@ async function wakeSteps(world: World, vm: Vm, snapshot: Snapshot): Promise<read
   const steps: Step[] = [
     folderFromSnapshot(world, vm, snapshot, false),
     diskFromSnapshot(world, vm, image, snapshot),
+    // Brought from elsewhere, it has none.
+    seedStep(world, vm, image),
   ];
   if (network !== null)
     steps.push({
@@ -156,15 +168,13 @@ export function folderFromSnapshot(
       await mkdir(folder, { recursive: true, mode: 0o700 });
       if (stateLayerId === null) return;
       for (const name of kernelNames) {
-        const target = await readlink(join(layerFolder(settings, stateLayerId), name)).catch(
-          (error: unknown) => {
-            if (isErrno(error, 'ENOENT')) return undefined;
-            throw error;
-          },
-        );
-        if (target === undefined || (await exists(join(folder, name)))) continue;
+        const saved = join(layerFolder(settings, stateLayerId), name);
+        if (!(await exists(saved)) || (await exists(join(folder, name)))) continue;
         await remove(join(folder, name));
-        await symlink(target, join(folder, name));
+        // A link leads to the image; brought from elsewhere it is a file, which goes with the layer.
+        const target = await readlink(saved).catch(() => undefined);
+        if (target === undefined) await copyFile(saved, join(folder, name));
+        else await symlink(target, join(folder, name));
       }
     },
     undo: async () => (fresh ? remove(folder) : undefined),

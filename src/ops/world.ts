@@ -7,6 +7,7 @@ import type { GuestFiles } from '../guest/files.ts';
 import type { Network } from '../net/network.ts';
 import type { Store } from '../store/store.ts';
 import type { Driver } from '../vmm/driver.ts';
+import type { Archive } from './archive/archive.ts';
 import type { Fleet } from './fleet.ts';
 import type { Flights } from './flights.ts';
 import type { SshPorts } from './hatch.ts';
@@ -20,6 +21,7 @@ export interface World {
   readonly files: GuestFiles;
   readonly fleet: Fleet;
   readonly flights: Flights;
+  readonly archive: Archive;
   readonly clock: Clock;
   readonly log: Logger;
   readonly settings: Settings;

@@ -13,6 +13,7 @@ import { planAddresses } from '../../src/model/cidr.ts';
 import { SCOPES } from '../../src/model/records.ts';
 import { openFakeNetwork, type FakeFailures } from '../../src/net/fake.ts';
 import { addKey, ensureDefaultAccount } from '../../src/ops/accounts.ts';
+import { openArchive } from '../../src/ops/archive/open-archive.ts';
 import { Fleet } from '../../src/ops/fleet.ts';
 import { Flights } from '../../src/ops/flights.ts';
 import type { Caller, Hatch, SshPorts } from '../../src/ops/hatch.ts';
@@ -20,6 +21,7 @@ import { openHatch } from '../../src/ops/open-hatch.ts';
 import { reconcile } from '../../src/ops/reconcile.ts';
 import { recover, settle } from '../../src/ops/recover.ts';
 import type { World } from '../../src/ops/world.ts';
+import { openFolderHome } from '../../src/store/blobs/folder-home.ts';
 import { openStore } from '../../src/store/db/open.ts';
 import type { Store } from '../../src/store/store.ts';
 import { openFake } from '../../src/vmm/fake/driver.ts';
@@ -78,32 +80,45 @@ export async function openFakeWorld(host: FakeHostFolder, options: WorldOptions 
       openAgent({ connect: (signal) => machine.agent(signal), clock: systemClock, log: silent }),
     waitReady: (_vm, agent, signal) => waitReady({ agent, clock: systemClock }, signal),
   });
+  const settings: World['settings'] = {
+    hostId: 'test-host',
+    vmsFolder: host.vms,
+    layersFolder: join(host.root, 'layers'),
+    imagesFolder: join(host.root, 'images'),
+    imageDirs: [],
+    plan: planAddresses(options.cidr ?? '192.168.241.1/24'),
+    sshPortMin: 2200,
+    sshPortMax: 2209,
+    defaultVcpuCount: 1,
+    defaultMemMib: 512,
+    defaultBootArgs: null,
+    limits: options.limits ?? { vms: 50, vcpus: null, memMib: null },
+    maxSnapshotsPerVm: 10,
+    sharedAccountId: account.id,
+  };
+  const files = fakeGuestFiles(options.files);
+  const archive = openArchive({
+    store,
+    settings,
+    files,
+    clock: systemClock,
+    log: silent,
+    home: await openFolderHome(join(host.root, 'snapshots')),
+    spoolFolder: join(host.root, 'spool'),
+    master: undefined,
+  });
   const world: World = {
     store,
     driver,
     net,
     ports,
-    files: fakeGuestFiles(options.files),
+    files,
     fleet,
     flights: new Flights({ operations: store.operations, log: silent }),
     clock: systemClock,
     log: silent,
-    settings: {
-      hostId: 'test-host',
-      vmsFolder: host.vms,
-      layersFolder: join(host.root, 'layers'),
-      imagesFolder: join(host.root, 'images'),
-      imageDirs: [],
-      plan: planAddresses(options.cidr ?? '192.168.241.1/24'),
-      sshPortMin: 2200,
-      sshPortMax: 2209,
-      defaultVcpuCount: 1,
-      defaultMemMib: 512,
-      defaultBootArgs: null,
-      limits: options.limits ?? { vms: 50, vcpus: null, memMib: null },
-      maxSnapshotsPerVm: 10,
-      sharedAccountId: account.id,
-    },
+    archive,
+    settings,
     findDefaultImage: async () => undefined,
   };
   const id = parseImageId('img-default');
@@ -139,6 +154,7 @@ export async function openFakeWorld(host: FakeHostFolder, options: WorldOptions 
     openPorts: ports.opened,
     async close() {
       await world.flights.close();
+      await archive.close();
       await fleet.releaseAll();
       await net.release();
       await store.close();

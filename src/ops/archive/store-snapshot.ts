@@ -1,0 +1,156 @@
+import { join } from 'node:path';
+import type { LayerId, SnapshotId } from '../../base/ids.ts';
+import { exists, makeFolder, remove } from '../../host/files.ts';
+import type { Snapshot } from '../../model/snapshot.ts';
+import type { ImageFile, Saved, SpooledFile } from '../../store/blobs/chunk-store.ts';
+import { manifestName, packName, type PackId } from '../../store/blobs/format.ts';
+import type { Layout } from '../../store/blobs/layout.ts';
+import type { BlobUse, Lease, NewBlob } from '../../store/ledger.ts';
+import { ownerOf } from '../host-steps.ts';
+import { layerFolder } from '../layers.ts';
+import { IMAGES, LEASE_MS, readManifest, underLease, type ArchiveDeps, type StoredIdentity } from './deps.ts';
+import type { KnownChunks } from './known-chunks.ts';
+
+/** How many packs are on their way at once. */
+const PUTS = 4;
+
+/** What came of an attempt: `behind` another upload of the VM, to be tried when that has ended; `nothing` was to do. */
+export type StoreOutcome = 'stored' | 'nothing' | 'behind';
+
+/**
+ * Stores a snapshot that this host has: what is new of it in packs, then its manifest, then the one transaction that makes it durable.
+ * Cut off, it goes on where it was. Throws BlobError, Failure or the signal's reason; then it is `local` as before, with what went wrong.
+ */
+export async function storeSnapshot(
+  deps: ArchiveDeps,
+  known: KnownChunks,
+  id: SnapshotId,
+  signal: AbortSignal,
+  onProgress: (done: number, total: number) => void,
+): Promise<StoreOutcome> {
+  const { store, settings } = deps;
+  const snapshot = await store.snapshots.get(id);
+  const vm = snapshot && (await store.vms.get(snapshot.vmId));
+  if (!snapshot || !vm || snapshot.hostId !== settings.hostId || vm.hostId !== settings.hostId)
+    return 'nothing';
+  const owner = ownerOf(vm);
+  const lease = await store.ledger.beginUpload(id, owner, LEASE_MS);
+  if (lease === null) return 'nothing';
+  if ('behind' in lease) return 'behind';
+  const spool = join(deps.spoolFolder, id);
+  try {
+    return await underLease(deps, lease.id, signal, async (within) => {
+      await makeFolder(spool);
+      const keys = await deps.keys(snapshot.accountId);
+      const identity: StoredIdentity = { snapshotId: id, accountId: snapshot.accountId, snapshot };
+      const saved = await deps.chunks.save({
+        keys,
+        images: await imagesOf(deps, snapshot, spool, within),
+        identity,
+        known: await known.lookup(lease.id, snapshot, within),
+        spool: join(spool, 'packs'),
+        onProgress: ({ done, total }) => onProgress(done, total),
+        signal: within,
+      });
+      await putAll(deps, lease, snapshot, saved, within);
+      const { manifest: spooled } = saved;
+      const name = manifestName(snapshot.accountId, spooled.id);
+      const manifest = await readManifest(
+        deps,
+        { ...snapshot, manifest: { name, sha256: spooled.sha256 } },
+        within,
+      );
+      const published = await store.ledger.publish(lease.id, owner, {
+        manifest: { name, sha256: spooled.sha256, id: spooled.id },
+        packs: usesOf(manifest),
+      });
+      await remove(spool);
+      return published === null ? 'nothing' : 'stored';
+    });
+  } catch (error) {
+    const problem = error instanceof Error ? error.message : String(error);
+    await store.ledger.release(lease.id, signal.aborted ? null : problem);
+    throw error;
+  }
+}
+
+/** The files a snapshot is made of. An overlay is laid over what it stands on, so that it is whole. */
+async function imagesOf(
+  { store, settings, files }: ArchiveDeps,
+  snapshot: Snapshot,
+  spool: string,
+  signal: AbortSignal,
+): Promise<readonly ImageFile[]> {
+  const path = async (id: LayerId | null): Promise<string | undefined> =>
+    id === null ? undefined : (await store.layers.get(id))?.path;
+  const found: ImageFile[] = [];
+  const add = (name: string, file: string | undefined): void => {
+    if (file !== undefined) found.push({ name, path: file });
+  };
+  add(IMAGES.memory, await path(snapshot.memoryLayerId));
+  add(IMAGES.state, await path(snapshot.stateLayerId));
+  const disk = snapshot.diskLayerId === null ? null : await store.layers.get(snapshot.diskLayerId);
+  if (disk) {
+    const flat = join(spool, 'disk.raw');
+    if (disk.format === 'raw') add(IMAGES.disk, disk.path);
+    else {
+      if (!(await exists(flat)))
+        await files.flattenDisk({ path: disk.path, format: disk.format, to: flat }, signal);
+      add(IMAGES.disk, flat);
+    }
+  }
+  for (const name of [IMAGES.kernel, IMAGES.vmlinux, IMAGES.initrd]) {
+    const file =
+      snapshot.stateLayerId === null ? undefined : join(layerFolder(settings, snapshot.stateLayerId), name);
+    if (file !== undefined && (await exists(file))) add(name, file);
+  }
+  return found;
+}
+
+async function putAll(
+  { store, home }: ArchiveDeps,
+  lease: Lease,
+  { accountId }: Snapshot,
+  { packs, manifest }: Saved,
+  signal: AbortSignal,
+): Promise<void> {
+  const there = new Set(lease.blobs.filter(({ arrived }) => arrived).map(({ id }) => id as string));
+  const put = async (blob: NewBlob, name: string, { file, sha256 }: SpooledFile): Promise<void> => {
+    signal.throwIfAborted();
+    if (there.has(blob.id)) return;
+    const allowed = await store.ledger.add(lease.id, [blob]);
+    if (allowed === null) throw new Error('somebody else has taken this upload over');
+    if (allowed.length === 0) throw new Respool();
+    await home.put(name, { file }, { sha256, signal });
+    if (!(await store.ledger.arrived(lease.id, blob.id)))
+      throw new Error('somebody else has taken this upload over');
+  };
+  const left = [...packs];
+  const worker = async (): Promise<void> => {
+    for (let next = left.shift(); next; next = left.shift()) {
+      const { pack, bytes } = next;
+      await put({ id: pack.id, kind: 'pack', accountId, bytes }, packName(pack), next);
+    }
+  };
+  await Promise.all(Array.from({ length: PUTS }, worker));
+  const name = manifestName(accountId, manifest.id);
+  await put({ id: manifest.id, kind: 'manifest', accountId, bytes: manifest.bytes }, name, manifest);
+}
+
+/** What waits in the spool may not be put any more under its name: it is written anew. */
+export class Respool extends Error {
+  override readonly name = 'Respool';
+  constructor() {
+    super('what was written before was given up meanwhile; it is written anew');
+  }
+}
+
+/** How much of each pack a snapshot needs, in stored bytes. */
+export function usesOf({ packs, frames }: Layout): readonly BlobUse[] {
+  const bytes = new Map<PackId, number>(packs.map((pack) => [pack.id, 0]));
+  for (let i = 0; i < frames.count; i++) {
+    const pack = packs[frames.pack[i] ?? 0];
+    if (pack) bytes.set(pack.id, (bytes.get(pack.id) ?? 0) + (frames.stored[i] ?? 0));
+  }
+  return [...bytes].map(([id, used]) => ({ id, bytes: used }));
+}
