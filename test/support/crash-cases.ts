@@ -82,6 +82,7 @@ export function crashTests({ verb, before, ask }: CrashCase): void {
         // The dead world does nothing more: its flight hangs at the journal; only its database handle is closed.
         doomed.world.fleet.onExit = () => undefined;
         for (const live of await doomed.world.store.vms.ofHost('test-host')) doomed.world.fleet.drop(live.id);
+        await doomed.world.archive.close();
         await doomed.world.store.close();
 
         const next = await openFakeWorld(host);
