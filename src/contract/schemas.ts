@@ -7,6 +7,7 @@ import { ExecResult, ExecVm } from './exec.ts';
 import { Health, Ready } from './health.ts';
 import { CreateImage, Image } from './image.ts';
 import { CreateKey, Key, NewKey } from './key.ts';
+import { VmMetrics } from './metrics.ts';
 import { CreateTemplate, PatchTemplate, Template } from './template.ts';
 import { CreateVm, NoFields, PatchVm, StateReason, StopVm, Vm } from './vm.ts';
 
@@ -41,4 +42,5 @@ export const SCHEMAS: readonly TSchema[] = [
   StopVm,
   Template,
   Vm,
+  VmMetrics,
 ];

@@ -3,6 +3,7 @@ import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, test } from 'node:test';
+import { ApiError } from '../../src/clients/http.ts';
 import type { Vm } from '../../src/contract/vm.ts';
 import { commandLine } from '../../src/host/process.ts';
 import { run } from '../../src/host/run.ts';
@@ -71,3 +72,48 @@ test('a VM is created, stopped, started, taken up after kill -9 of hatchd, kille
   assert.equal(await firecrackerOf(made.id), undefined);
   assert.doesNotMatch((await run(['ip', 'link'])).stdout, new RegExp(made.id));
 });
+
+test('what a VM uses is told through FlushMetrics, over a restart of hatchd; a silent Firecracker is waited for in vain', async () => {
+  const { client } = hatchd;
+  const { id } = await client.vms.create({ name: 'counted', mem_mib: 256 }, { wait: 'ready', timeout: 60 });
+  const first = await client.vms.metrics('counted');
+  assert.ok(first.block.read_bytes > 0, 'the boot reads the disk');
+  assert.equal(first.memory.mem_mib, 256);
+  assert.ok(first.memory.resident_bytes > 1024 * 1024 && first.cpu_seconds > 0);
+  assert.ok(first.uptime_seconds > 0 && first.uptime_seconds < 300);
+  assert.ok(first.net);
+
+  await hatchd.end('SIGKILL');
+  await hatchd.start();
+  const second = await client.vms.metrics('counted');
+  assert.deepEqual(second.block, first.block, 'what was flushed before is not lost, nor counted twice');
+  assert.ok(second.uptime_seconds > first.uptime_seconds);
+
+  const pid = await firecrackerOf(id);
+  assert.ok(pid !== undefined);
+  process.kill(pid, 'SIGSTOP');
+  try {
+    await refused(client.vms.metrics('counted'), 504, 'timeout');
+  } finally {
+    process.kill(pid, 'SIGCONT');
+  }
+  assert.deepEqual((await client.vms.metrics('counted')).block, first.block);
+
+  await client.vms.stop('counted');
+  const { message } = await refused(client.vms.metrics('counted'), 409, 'wrong_state');
+  assert.match(message, /is stopped/);
+  await client.vms.delete('counted');
+  const alone = await client.vms.create({ enable_network: false });
+  assert.equal((await client.vms.metrics(alone.id)).net, undefined);
+  await client.vms.delete(alone.id);
+});
+
+async function refused(asking: Promise<unknown>, status: number, code: string): Promise<ApiError> {
+  const error: unknown = await asking.then(
+    () => assert.fail('it was answered'),
+    (failed: unknown) => failed,
+  );
+  assert.ok(error instanceof ApiError, String(error));
+  assert.deepEqual([error.status, error.code], [status, code], error.message);
+  return error;
+}
