@@ -76,6 +76,8 @@ test('a VM boots in a jail as a user of its own, who owns its tap; stopped, the 
   assert.equal(await tapOwner(first.id), uid);
   assert.equal(await say('one', 'hello'), 'hello');
   assert.match(await client.vms.console('one'), /Linux version/);
+  const { block, net, memory } = await client.vms.metrics('one');
+  assert.ok(block.read_bytes > 0 && net && memory.resident_bytes > 1024 * 1024);
   assert.match(await hatchd.log(), /"msg":"guests are jailed"/);
 
   assert.equal((await client.vms.stop('one')).state, 'stopped');
