@@ -1,4 +1,5 @@
-import { closeSync, openSync, readSync, statSync } from 'node:fs';
+import { closeSync, openSync, readFileSync, readSync, statSync } from 'node:fs';
+import { probeKernel } from '../probe-kernel.ts';
 import { Refused } from './calls.ts';
 import { SerialConsole } from './console.ts';
 import { osError } from './musl.ts';
@@ -59,6 +60,13 @@ function firstBytes(path: string): Buffer {
     return found;
   }
   return found;
+}
+
+/** Whether the kernel is the one by which Hatch tries KVM: on a processor it would reset the machine. */
+export function isProbe({ bootSource }: Resources): boolean {
+  const wanted = probeKernel();
+  const path = bootSource?.kernel_image_path;
+  return path !== undefined && statSync(path).size === wanted.length && readFileSync(path).equals(wanted);
 }
 
 /** The serial port as it is set up for the start or the load of a machine. Throws the system's error. */
