@@ -30,7 +30,15 @@ import {
 import { endProcess, socketPath, valueAfter } from '../processes.ts';
 import { mustHaveTap } from '../tap.ts';
 import { ApiGone, ApiRefused, FirecrackerApi, type ApiRequest } from './api.ts';
-import { bootSteps, FILES, loadSnapshot, processSteps, type BootStep } from './boot.ts';
+import {
+  bootSteps,
+  canMoveClock,
+  FILES,
+  loadSnapshot,
+  NO_TIME_SAVED,
+  processSteps,
+  type BootStep,
+} from './boot.ts';
 import { noCage, type Cage, type Den } from './cage.ts';
 import { openCages, type JailHost, type JailWish } from './cages.ts';
 import { OUT_OF_MEMORY } from './exit-reason.ts';
@@ -145,15 +153,29 @@ class FirecrackerDriver implements Driver {
         kind: 'incompatible',
       });
     if (!isAbsolute(memoryPath)) throw new VmmError('the memory file must be named by its absolute path');
+    const load = (moveClock: boolean): Promise<Machine> =>
+      this.#loadFrom(spec, { statePath: saved.statePath, memoryPath }, { resume, moveClock }, signal);
+    try {
+      return await load(canMoveClock(spec, this.#features));
+    } catch (error) {
+      if (!(error instanceof VmmError && error.message.includes(NO_TIME_SAVED))) throw error;
+      return load(false);
+    }
+  }
+
+  #loadFrom(
+    spec: MachineSpec,
+    { statePath, memoryPath }: { readonly statePath: string; readonly memoryPath: string },
+    { resume, moveClock }: { readonly resume: boolean; readonly moveClock: boolean },
+    signal: AbortSignal,
+  ): Promise<Machine> {
     return this.#start(spec, signal, async ({ api }) => {
       const [cage] = this.#cages;
-      await cage.bring(spec, saved.statePath, FILES.state);
+      await cage.bring(spec, statePath, FILES.state);
       await cage.bring(spec, memoryPath, FILES.loadedMemory);
       await carryOut(api, processSteps(this.#features), signal);
-      await api.call(loadSnapshot(spec, { resume, features: this.#features }), {
-        timeoutMs: LOAD_MS,
-        signal,
-      });
+      const request = loadSnapshot(spec, { resume, moveClock, features: this.#features });
+      await api.call(request, { timeoutMs: LOAD_MS, signal });
     });
   }
 

@@ -51,11 +51,13 @@ test('what a version has follows its changelog', () => {
   assert.deepEqual(featuresOf({ minor: 13 }), {
     serialLimit: false,
     vsockOverride: false,
+    clockRealtime: false,
     resumeKeepsVsock: true,
   });
   assert.deepEqual(featuresOf({ minor: 16 }), {
     serialLimit: true,
     vsockOverride: true,
+    clockRealtime: true,
     resumeKeepsVsock: false,
   });
   assert.equal(featuresOf({ minor: 17 }).resumeKeepsVsock, true);

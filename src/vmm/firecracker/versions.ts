@@ -18,6 +18,8 @@ export interface Features {
   readonly serialLimit: boolean;
   /** `vsock_override` at load (1.16). Before, the socket is bound where the saved one was. */
   readonly vsockOverride: boolean;
+  /** `clock_realtime` at load (1.16): the guest's kvm-clock is moved on by the time it was saved for. */
+  readonly clockRealtime: boolean;
   /** Host-to-guest vsock lives through a bare pause and resume: lost in 1.16.x (issue #6100). */
   readonly resumeKeepsVsock: boolean;
 }
@@ -46,7 +48,12 @@ export async function askVersion({ run }: { readonly run: Run }, bin: string): P
 
 /** What this version can do. */
 export function featuresOf({ minor }: Pick<FirecrackerVersion, 'minor'>): Features {
-  return { serialLimit: minor >= 16, vsockOverride: minor >= 16, resumeKeepsVsock: minor !== 16 };
+  return {
+    serialLimit: minor >= 16,
+    vsockOverride: minor >= 16,
+    clockRealtime: minor >= 16,
+    resumeKeepsVsock: minor !== 16,
+  };
 }
 
 /** Whether snapshots of one format load where the other is spoken. */
