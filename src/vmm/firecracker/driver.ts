@@ -42,7 +42,8 @@ import {
 import { noCage, type Cage, type Den } from './cage.ts';
 import { openCages, type JailHost, type JailWish } from './cages.ts';
 import { OUT_OF_MEMORY } from './exit-reason.ts';
-import { FirecrackerMachine, OUTPUT_FILE, type MachineFacts } from './machine.ts';
+import { OUTPUT_FILE } from './logs.ts';
+import { FirecrackerMachine, type MachineFacts } from './machine.ts';
 import { forgetMetrics } from './metrics.ts';
 import { askVersion, featuresOf, sameFormat, type Features, type FirecrackerVersion } from './versions.ts';
 
