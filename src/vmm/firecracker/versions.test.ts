@@ -43,7 +43,6 @@ test('what cannot be used is refused in a sentence that says what to do', async 
   await refused(saying('Firecracker v1.16.1', ''), 'failed', /format of its snapshots/);
   await refused(failing({ missing: true }), 'missing', /not installed; .*HATCH_FIRECRACKER_BIN/);
   await refused(failing({ cause: errno('EACCES') }), 'missing', /chmod \+x/);
-  await refused(failing({ cause: errno('ENOEXEC') }), 'missing', /architecture/);
   await refused(failing({ exitCode: 1 }), 'failed', /does not say its version/);
 });
 

@@ -1,4 +1,5 @@
 import { isErrno } from '../../host/files.ts';
+import { findProgram, isForeignProgram } from '../../host/programs.ts';
 import { CommandFailed, type Run } from '../../host/run.ts';
 import { VmmError } from '../driver.ts';
 
@@ -28,6 +29,12 @@ const OLDEST_MINOR = 13;
 
 /** Asks a Firecracker its version. Throws VmmError in a sentence when it is missing, does not run here, or is too old. */
 export async function askVersion({ run }: { readonly run: Run }, bin: string): Promise<FirecrackerVersion> {
+  const path = await findProgram(bin);
+  if (path !== undefined && (await isForeignProgram(path)))
+    throw new VmmError(
+      `Firecracker (${bin}) is no program of this machine's architecture; install that of ${process.arch}.`,
+      { kind: 'missing' },
+    );
   const said = await ask(run, bin, '--version');
   const found = /v?(\d+)\.(\d+)\.(\d+)/.exec(said);
   if (!found)
@@ -79,14 +86,6 @@ async function ask(run: Run, bin: string, flag: string): Promise<string> {
         kind: 'missing',
         cause: error,
       });
-    if (isErrno(error.cause, 'ENOEXEC'))
-      throw new VmmError(
-        `Firecracker (${bin}) is no program of this machine's architecture; install that of ${process.arch}.`,
-        {
-          kind: 'missing',
-          cause: error,
-        },
-      );
     throw new VmmError(`Firecracker (${bin}) does not say its version: ${error.message}`, { cause: error });
   }
 }
