@@ -1,5 +1,5 @@
 import { open, readdir } from 'node:fs/promises';
-import { isAbsolute, join } from 'node:path';
+import { basename, isAbsolute, join } from 'node:path';
 import type { Socket } from 'node:net';
 import { systemClock } from '../../base/clock.ts';
 import { deadline, DeadlineExceeded } from '../../base/deadline.ts';
@@ -15,7 +15,7 @@ import {
   spawnDetached,
   type Detached,
 } from '../../host/process.ts';
-import type { Run } from '../../host/run.ts';
+import { CommandFailed, type Run } from '../../host/run.ts';
 import type { VmmProcess } from '../../model/vm.ts';
 import { markConsole } from '../console.ts';
 import {
@@ -375,6 +375,8 @@ function endedAtOnce(): never {
 
 /** Why a machine did not come up, from what failed for us and what the process wrote itself. */
 function explain(error: unknown, output: string): VmmError {
+  const cannotStart = whyNotStarted(error);
+  if (cannotStart !== undefined) return new VmmError(cannotStart, { kind: 'missing', output, cause: error });
   if (error instanceof DeadlineExceeded)
     return new VmmError(error.message, { kind: 'timeout', output, cause: error });
   const message = error instanceof Error ? error.message : String(error);
@@ -388,4 +390,12 @@ function explain(error: unknown, output: string): VmmError {
     output,
     cause: error,
   });
+}
+
+/** Why there is no process at all; undefined where there was one. The program was there when the server started. */
+function whyNotStarted(error: unknown): string | undefined {
+  if (!(error instanceof CommandFailed) || error.cause === undefined) return undefined;
+  const program = basename(error.argv[0]);
+  if (error.missing) return `the program ${program} is no longer where it was when the server started`;
+  return isErrno(error.cause, 'EACCES') ? `the program ${program} may no longer be executed` : undefined;
 }
