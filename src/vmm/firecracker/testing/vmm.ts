@@ -12,7 +12,7 @@ import type { OpenTap } from './net.ts';
 import { Resources } from './resources.ts';
 import { parserOf, type HttpRequest, type Parsed } from './routes.ts';
 import { createSnapshot, loadSnapshot } from './snapshot.ts';
-import { checkStart, commandLine, isProbe, openConsole } from './start.ts';
+import { checkStart, commandLine, isProbe, kvmProblem, openConsole } from './start.ts';
 import { Balloon, Hotplug, updateDrive, updateNetwork, updatePmem } from './updates.ts';
 
 export interface VmmOptions {
@@ -265,7 +265,7 @@ export class Vmm {
 
   #start(): void {
     const { pci, metrics, knobs } = this.#options;
-    checkStart(this.#resources, pci);
+    checkStart(this.#resources, pci, knobs.kvm);
     let serial: SerialConsole;
     try {
       serial = this.#console();
@@ -358,6 +358,7 @@ export class Vmm {
       const { mapped, memory, requestedMib, behindMs } = await loadSnapshot(from, {
         resources: this.#resources,
         version: knobs.version,
+        kvmProblem: kvmProblem(knobs.kvm),
         openSerial: () => (serial = this.#console()),
       });
       if (!serial) throw new Error('a snapshot was loaded without its serial port');
