@@ -5,10 +5,8 @@ import { join } from 'node:path';
 import { after, before, test } from 'node:test';
 import { ApiError } from '../../src/clients/http.ts';
 import type { Vm } from '../../src/contract/vm.ts';
-import { commandLine } from '../../src/host/process.ts';
 import { run } from '../../src/host/run.ts';
-import { processesIn } from '../support/netns.ts';
-import { startHatchd, untilVm, type Hatchd } from '../support/hatchd.ts';
+import { firecrackerOf, startHatchd, untilVm, type Hatchd } from '../support/hatchd.ts';
 
 /** VMs on Firecracker through the public API: hatchd, network and disks are real, the Firecracker is its double. */
 let folder: string;
@@ -23,14 +21,6 @@ after(async () => {
   await hatchd.down();
   await rm(folder, { recursive: true, force: true });
 });
-
-async function firecrackerOf(id: string): Promise<number | undefined> {
-  for (const pid of await processesIn('/proc/self/ns/net')) {
-    const argv = (await commandLine(pid)) ?? [];
-    if (argv.includes('--api-sock') && argv.includes(id)) return pid;
-  }
-  return undefined;
-}
 
 test('a VM is created, stopped, started, taken up after kill -9 of hatchd, killed and removed', async () => {
   const { client } = hatchd;
