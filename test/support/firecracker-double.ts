@@ -17,6 +17,8 @@ export interface FaultyDouble {
   readonly bin: string;
   /** What goes wrong in the next Firecracker of a VM (knobs.ts). */
   tell(vmId: string, knobs: Readonly<Record<`FC_DOUBLE_${string}`, string>>): Promise<void>;
+  /** What a shell does before it becomes the next Firecracker of a VM, whose id is in $id. */
+  tellShell(vmId: string, script: string): Promise<void>;
   /** All go well again. */
   forget(): Promise<void>;
 }
@@ -43,6 +45,7 @@ export async function makeFaultyDouble(folder: string, program = FIRECRACKER_DOU
           .map(([name, value]) => `export ${name}='${value}'\n`)
           .join(''),
       ),
+    tellShell: (vmId, script) => writeFile(join(told, vmId), script),
     forget: async () => {
       await rm(told, { recursive: true });
       await mkdir(told);
