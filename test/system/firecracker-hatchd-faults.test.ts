@@ -205,6 +205,19 @@ test('a guest that hears nothing is cut off, whatever Firecracker does at ctrl-a
   await works(nth(1));
 });
 
+test('one that answers for its metrics with rubbish is a 502 there, and its guest runs on', async () => {
+  const { client } = hatchd;
+  const id = nth(0);
+  await double.tell(id, { FC_DOUBLE_FAULTS: 'PUT /actions#2 rubbish' });
+  await client.vms.start(id, { wait: 'ready', timeout: 60 });
+  const refused = await refusal(client.vms.metrics(id));
+  assert.deepEqual([refused.code, refused.status], ['vmm_failed', 502]);
+  assert.ok((await client.vms.metrics(id)).memory.resident_bytes > 0);
+  assert.equal((await client.vms.get(id)).state, 'running');
+  await double.forget();
+  await client.vms.stop(id, { grace_seconds: 0 });
+});
+
 test('after kill -9 of hatchd, one that does not answer as it should is ended, its VM is lost and says so, and starts again', async () => {
   const { client } = hatchd;
   const told = ['hang', 'rubbish', 'exit 1', 'refuse no', 'freeze'];
