@@ -1,8 +1,8 @@
 import { open, readdir } from 'node:fs/promises';
-import { basename, isAbsolute, join } from 'node:path';
+import { isAbsolute, join } from 'node:path';
 import type { Socket } from 'node:net';
 import { systemClock } from '../../base/clock.ts';
-import { deadline, DeadlineExceeded } from '../../base/deadline.ts';
+import { deadline } from '../../base/deadline.ts';
 import { parseId, type VmId } from '../../base/ids.ts';
 import type { Logger } from '../../base/logger.ts';
 import { until } from '../../base/until.ts';
@@ -15,7 +15,7 @@ import {
   spawnDetached,
   type Detached,
 } from '../../host/process.ts';
-import { CommandFailed, type Run } from '../../host/run.ts';
+import type { Run } from '../../host/run.ts';
 import type { VmmProcess } from '../../model/vm.ts';
 import { markConsole } from '../console.ts';
 import {
@@ -29,7 +29,7 @@ import {
 } from '../driver.ts';
 import { endProcess, socketPath, valueAfter } from '../processes.ts';
 import { mustHaveTap } from '../tap.ts';
-import { ApiGone, ApiRefused, FirecrackerApi, type ApiRequest } from './api.ts';
+import { ApiGone, FirecrackerApi, type ApiRequest } from './api.ts';
 import {
   bootSteps,
   canMoveClock,
@@ -42,6 +42,7 @@ import {
 import { noCage, type Cage, type Den } from './cage.ts';
 import { openCages, type JailHost, type JailWish } from './cages.ts';
 import { OUT_OF_MEMORY } from './exit-reason.ts';
+import { explain } from './explain.ts';
 import { OUTPUT_FILE } from './logs.ts';
 import { FirecrackerMachine, type MachineFacts } from './machine.ts';
 import { forgetMetrics } from './metrics.ts';
@@ -371,31 +372,4 @@ async function mustBeUncompressed({ folder, kernel }: MachineSpec): Promise<void
 
 function endedAtOnce(): never {
   throw new VmmError('Firecracker ended at once');
-}
-
-/** Why a machine did not come up, from what failed for us and what the process wrote itself. */
-function explain(error: unknown, output: string): VmmError {
-  const cannotStart = whyNotStarted(error);
-  if (cannotStart !== undefined) return new VmmError(cannotStart, { kind: 'missing', output, cause: error });
-  if (error instanceof DeadlineExceeded)
-    return new VmmError(error.message, { kind: 'timeout', output, cause: error });
-  const message = error instanceof Error ? error.message : String(error);
-  const full = isErrno(error, 'ENOSPC') || /No space left on device/.test(`${message}\n${output}`);
-  if (error instanceof ApiRefused)
-    return new VmmError(message, { kind: full ? 'no_space' : 'failed', output, cause: error });
-  if (error instanceof VmmError && error.kind !== 'failed') return error;
-  const last = output.split('\n').at(-1) ?? '';
-  return new VmmError(last === '' ? message : `${message}: ${last}`, {
-    kind: full ? 'no_space' : 'failed',
-    output,
-    cause: error,
-  });
-}
-
-/** Why there is no process at all; undefined where there was one. The program was there when the server started. */
-function whyNotStarted(error: unknown): string | undefined {
-  if (!(error instanceof CommandFailed) || error.cause === undefined) return undefined;
-  const program = basename(error.argv[0]);
-  if (error.missing) return `the program ${program} is no longer where it was when the server started`;
-  return isErrno(error.cause, 'EACCES') ? `the program ${program} may no longer be executed` : undefined;
 }
