@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { mkdtemp, rm } from 'node:fs/promises';
+import { mkdtemp, rm, symlink } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, test } from 'node:test';
@@ -7,6 +7,7 @@ import { ApiError } from '../../src/clients/http.ts';
 import type { Vm } from '../../src/contract/vm.ts';
 import { run } from '../../src/host/run.ts';
 import { firecrackerOf, startHatchd, untilVm, type Hatchd } from '../support/hatchd.ts';
+import { builtImage } from '../support/raw-guest.ts';
 
 /** VMs on Firecracker through the public API: hatchd, network and disks are real, the Firecracker is its double. */
 let folder: string;
@@ -15,7 +16,11 @@ const DOUBLE = join(import.meta.dirname, '../../src/vmm/firecracker/testing/fire
 
 before(async () => {
   folder = await mkdtemp(join(tmpdir(), 'fcvm-'));
-  hatchd = await startHatchd(folder, { HATCH_VMM: 'firecracker', HATCH_FIRECRACKER_BIN: DOUBLE });
+  hatchd = await startHatchd(folder, {
+    HATCH_VMM: 'firecracker',
+    HATCH_FIRECRACKER_BIN: DOUBLE,
+    HATCH_IMAGE_DIRS: (await builtImage()).dir,
+  });
 });
 after(async () => {
   await hatchd.down();
@@ -96,6 +101,37 @@ test('what a VM uses is told through FlushMetrics, over a restart of hatchd; a s
   const alone = await client.vms.create({ enable_network: false });
   assert.equal((await client.vms.metrics(alone.id)).net, undefined);
   await client.vms.delete(alone.id);
+});
+
+test('an image whose kernel is compressed is refused by name, saying what to register, and nothing is made', async () => {
+  const { client } = hatchd;
+  const built = await builtImage();
+  const files = { rootfs_path: built.rootfs, initrd_path: built.initrd };
+  await client.images.create({ name: 'packed', kernel_path: built.vmlinuz, ...files });
+  const before = (await client.vms.list()).length;
+  const error = await refused(client.vms.create({ image_id: 'img-packed' }), 400, 'invalid_request');
+  assert.match(error.message, /"img-packed".*compressed.*"kernel_path".*vmlinux/);
+  assert.deepEqual([error.details?.['field'], error.details?.['image_id']], ['image_id', 'img-packed']);
+  assert.equal((await client.vms.list()).length, before);
+  await client.images.delete('img-packed');
+  // What it says to do helps.
+  await client.images.create({ name: 'packed', kernel_path: built.vmlinux, ...files });
+  const vm = await client.vms.create({ image_id: 'img-packed' }, { wait: 'ready', timeout: 60 });
+
+  // A VM that was made under another hypervisor is told the same when it is started.
+  await client.vms.stop(vm.id);
+  const kernel = join(hatchd.data, 'vms', vm.id, 'vmlinux');
+  await rm(kernel);
+  await symlink(built.vmlinuz, kernel);
+  const late = await refused(client.vms.start(vm.id), 400, 'invalid_request');
+  assert.match(late.message, /"img-packed".*compressed/);
+  assert.equal(late.details?.['id'], vm.id);
+  assert.equal((await client.vms.get(vm.id)).state, 'error');
+  assert.equal(await firecrackerOf(vm.id), undefined);
+  await rm(kernel);
+  assert.equal((await client.vms.start(vm.id)).state, 'running');
+  await client.vms.delete(vm.id);
+  await client.images.delete('img-packed');
 });
 
 async function refused(asking: Promise<unknown>, status: number, code: string): Promise<ApiError> {

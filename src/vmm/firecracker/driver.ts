@@ -363,7 +363,7 @@ async function mustBeUncompressed({ folder, kernel }: MachineSpec): Promise<void
     if (bytesRead < 4 || buffer.toString('latin1') !== '\x7fELF')
       throw new VmmError(
         "the image's kernel is compressed, and Firecracker boots only uncompressed ones: register the image with its vmlinux",
-        { kind: 'incompatible' },
+        { kind: 'unbootable' },
       );
   } finally {
     await file.close();
