@@ -1,4 +1,4 @@
-import { open, readdir } from 'node:fs/promises';
+import { readdir } from 'node:fs/promises';
 import { isAbsolute, join } from 'node:path';
 import type { Socket } from 'node:net';
 import { systemClock } from '../../base/clock.ts';
@@ -6,7 +6,7 @@ import { deadline } from '../../base/deadline.ts';
 import { parseId, type VmId } from '../../base/ids.ts';
 import type { Logger } from '../../base/logger.ts';
 import { until } from '../../base/until.ts';
-import { isErrno, tail } from '../../host/files.ts';
+import { tail } from '../../host/files.ts';
 import { connectInPlace } from '../../host/unix-socket.ts';
 import {
   commandLine as argvOf,
@@ -43,6 +43,7 @@ import { noCage, type Cage, type Den } from './cage.ts';
 import { openCages, type JailHost, type JailWish } from './cages.ts';
 import { OUT_OF_MEMORY } from './exit-reason.ts';
 import { explain } from './explain.ts';
+import { mustBeUncompressed } from './kernel-file.ts';
 import { OUTPUT_FILE } from './logs.ts';
 import { FirecrackerMachine, type MachineFacts } from './machine.ts';
 import { forgetMetrics } from './metrics.ts';
@@ -345,29 +346,6 @@ async function answers(api: FirecrackerApi, process: VmmProcess, signal: AbortSi
       ),
     signal,
   );
-}
-
-/** Throws when the kernel is not an ELF file, which is all that Firecracker up to 1.16 boots on x86_64. */
-async function mustBeUncompressed({ folder, kernel }: MachineSpec): Promise<void> {
-  let file;
-  try {
-    file = await open(join(folder, kernel), 'r');
-  } catch (error) {
-    throw new VmmError(
-      `the kernel cannot be opened: ${isErrno(error, 'ENOENT') ? 'it is not there' : String(error)}`,
-      { cause: error },
-    );
-  }
-  try {
-    const { buffer, bytesRead } = await file.read(Buffer.alloc(4), 0, 4, 0);
-    if (bytesRead < 4 || buffer.toString('latin1') !== '\x7fELF')
-      throw new VmmError(
-        "the image's kernel is compressed, and Firecracker boots only uncompressed ones: register the image with its vmlinux",
-        { kind: 'unbootable' },
-      );
-  } finally {
-    await file.close();
-  }
 }
 
 function endedAtOnce(): never {
