@@ -28,7 +28,10 @@ const GUEST_CID = 3;
 /** A guest's console is cut to this many bytes a second, so that it cannot fill the disk. */
 const CONSOLE_BYTES_PER_SECOND = 1024 * 1024;
 
-/** The calls from a fresh process to a guest that runs, in order. */
+/**
+ * The calls from a fresh process to a guest that runs, in order. There is no balloon among them: nobody can ask for a guest's memory
+ * back over the API, and one that is never inflated only widens what the guest can reach.
+ */
 export function bootSteps(spec: MachineSpec, features: Features): readonly BootStep[] {
   return [
     ...processSteps(features),
