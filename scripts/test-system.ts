@@ -88,7 +88,7 @@ async function runInside(namespace: Netns, file: string, folder: string): Promis
     return JSON.parse(stdout) as FileResult;
   } catch (error) {
     if (!(error instanceof CommandFailed)) throw error;
-    return { file, passed: 0, seconds: 0, problems: [`${error.message}\n${error.stderrTail}`] };
+    return { file, passed: 0, seconds: 0, notes: [], problems: [`${error.message}\n${error.stderrTail}`] };
   }
 }
 

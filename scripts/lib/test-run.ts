@@ -9,10 +9,13 @@ export interface FileResult {
   readonly seconds: number;
   /** What went wrong, each with all a person needs to see; empty when the file is good. */
   readonly problems: readonly string[];
+  /** What its tests say of the run (`t.diagnostic`): what they ran on, what was left out. */
+  readonly notes: readonly string[];
 }
 
 interface Tally {
   readonly problems: string[];
+  readonly notes: string[];
   output: string;
   passed: number;
   ms: number;
@@ -40,15 +43,16 @@ export async function runTestFiles(
 ): Promise<readonly FileResult[]> {
   const tallies = new Map<string, Tally>();
   const tallyOf = (file: string): Tally => {
-    const tally = tallies.get(file) ?? { problems: [], output: '', passed: 0, ms: 0, told: -1 };
+    const tally = tallies.get(file) ?? { problems: [], notes: [], output: '', passed: 0, ms: 0, told: -1 };
     tallies.set(file, tally);
     return tally;
   };
   for (const file of files) tallyOf(file);
-  const resultOf = (file: string, { passed, problems, output, ms }: Tally): FileResult => ({
+  const resultOf = (file: string, { passed, problems, notes, output, ms }: Tally): FileResult => ({
     file: relative(options.root, file),
     passed,
     seconds: ms / 1000,
+    notes,
     problems: [
       ...problems,
       ...(passed === 0 && problems.length === 0 ? ['the file ran no test'] : []),
@@ -76,6 +80,11 @@ export async function runTestFiles(
   };
   stream.on('test:stdout', keepOutput);
   stream.on('test:stderr', keepOutput);
+  stream.on('test:diagnostic', (data) => {
+    // Those of the whole run are of no file.
+    const file = entryFile(data);
+    if (file !== undefined) tallyOf(file).notes.push(data.message);
+  });
   stream.on('test:pass', (data) => {
     const file = entryFile(data);
     // A file that holds no test is reported as a test itself.
@@ -107,10 +116,14 @@ export async function runTestFiles(
   return [...tallies].map(([file, tally]) => resultOf(file, tally));
 }
 
-/** One line for a good file; all its problems for a bad one. */
-export function describeFile({ file, passed, seconds, problems }: FileResult): string {
+/** One line for a good file, and what it says of itself; all its problems for a bad one. */
+export function describeFile({ file, passed, seconds, problems, notes }: FileResult): string {
   const line = `${problems.length === 0 ? '✓' : '✗'} ${file.padEnd(44)} ${String(passed).padStart(3)} passed  ${seconds.toFixed(1)} s`;
-  return [line, ...problems.map((problem) => problem.replaceAll(/^/gm, '    '))].join('\n');
+  return [
+    line,
+    ...notes.map((note) => `  · ${note}`),
+    ...problems.map((problem) => problem.replaceAll(/^/gm, '    ')),
+  ].join('\n');
 }
 
 /** The last line of a run, and whether it was good. */

@@ -18,6 +18,7 @@ const routes: readonly [method: Method, url: string, access: 'open' | readonly S
   ['POST', '/vms/{id}/reboot', ['write']],
   ['POST', '/vms/{id}/exec', ['write']],
   ['GET', '/vms/{id}/console', ['read', 'write']],
+  ['GET', '/vms/{id}/metrics', ['read', 'write']],
   ['GET', '/vms/{id}/events', ['read', 'write']],
   ['GET', '/events', ['read', 'write']],
   ['POST', '/images', ['operator']],

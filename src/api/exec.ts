@@ -10,7 +10,7 @@ export function execRoutes(app: App, { hatch }: Pick<ApiDeps, 'hatch'>): void {
   app.post(
     '/vms/:id/exec',
     {
-      config: { access: WRITE, errors: ['wrong_state', 'no_guest_agent', 'timeout'] },
+      config: { access: WRITE, errors: ['wrong_state', 'busy', 'no_guest_agent', 'timeout'] },
       schema: {
         operationId: 'execInVm',
         tags: ['Inside a VM'],

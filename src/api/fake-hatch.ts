@@ -9,6 +9,9 @@ import type { Vm } from '../model/vm.ts';
 import { noSaving, noSnapshots } from './fake-snapshots.ts';
 import type { Caller, Hatch, TemplateFields } from '../ops/hatch.ts';
 
+const USED = { uptimeSeconds: 61.004, cpuSeconds: 14, rssBytes: 8192, blockReadBytes: 9, blockWriteBytes: 5 };
+const TRAFFIC = { receivedBytes: 1500, receivedPackets: 3, sentBytes: 700, sentPackets: 2 };
+
 type ExecCommand = Parameters<Hatch['vms']['exec']>[2];
 
 /** What a test may look at and change behind the API's back. */
@@ -286,6 +289,10 @@ export function fakeHatch(clock: Clock): FakeHatch {
         own(caller, id);
         commands.push(command);
         return { exitCode: 0, stdout: 'out', stderr: '', truncated: false, timedOut: false };
+      },
+      metrics: async (caller, id) => {
+        const { id: vmId, memMib, network } = own(caller, id);
+        return { vmId, memMib, at: clock.now(), machine: USED, traffic: network && TRAFFIC };
       },
       console: async (caller, id, tailBytes) => {
         own(caller, id);

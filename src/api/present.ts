@@ -4,11 +4,13 @@ import type * as event from '../contract/event.ts';
 import type * as image from '../contract/image.ts';
 import type * as key from '../contract/key.ts';
 import type * as snapshot from '../contract/snapshot.ts';
+import type * as metrics from '../contract/metrics.ts';
 import type * as template from '../contract/template.ts';
 import type * as vm from '../contract/vm.ts';
 import type { Account, ApiKey, HatchEvent, Image, Quotas, Template } from '../model/records.ts';
 import type { Snapshot } from '../model/snapshot.ts';
 import { OPERATION_NAMES, type IdlePolicy, type Vm } from '../model/vm.ts';
+import type { VmMetrics } from '../ops/hatch.ts';
 
 /** Milliseconds since 1970 as RFC 3339 in UTC; whole seconds without a fraction. */
 export function rfc3339(ms: number): string {
@@ -145,6 +147,32 @@ export function presentEvent(of: HatchEvent): event.Event {
     data: { ...of.data },
     at: rfc3339(of.at),
   };
+}
+
+/** What a VM has used, as the API shows it; without a network there is no net part. */
+export function presentMetrics({ vmId, at, memMib, machine, traffic }: VmMetrics): metrics.VmMetrics {
+  return {
+    vm_id: vmId,
+    at: rfc3339(at),
+    uptime_seconds: hundredths(machine.uptimeSeconds),
+    cpu_seconds: hundredths(machine.cpuSeconds),
+    memory: { mem_mib: memMib, resident_bytes: machine.rssBytes },
+    block: { read_bytes: machine.blockReadBytes, written_bytes: machine.blockWriteBytes },
+    ...given(
+      'net',
+      traffic && {
+        received_bytes: traffic.receivedBytes,
+        received_packets: traffic.receivedPackets,
+        sent_bytes: traffic.sentBytes,
+        sent_packets: traffic.sentPackets,
+      },
+    ),
+  };
+}
+
+/** The kernel counts in hundredths of a second. */
+function hundredths(seconds: number): number {
+  return Math.round(seconds * 100) / 100;
 }
 
 function presentIdle(of: IdlePolicy): common.Idle {

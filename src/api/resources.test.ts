@@ -120,6 +120,27 @@ test('waiting too long is 504 and leaves the VM as it is', async () => {
   assert.equal((await api.call('GET', '/vms/web?wait=running')).status, 200);
 });
 
+test('metrics show what is known, and a net part only where there is a network', async () => {
+  const api = await testApi();
+  const made = await api.call('POST', '/vms', { name: 'web', mem_mib: 256 });
+  const used = {
+    vm_id: field(made.body, 'id'),
+    at: '2026-03-06T10:30:00Z',
+    uptime_seconds: 61,
+    cpu_seconds: 14,
+    memory: { mem_mib: 256, resident_bytes: 8192 },
+    block: { read_bytes: 9, written_bytes: 5 },
+  };
+  const net = { received_bytes: 1500, received_packets: 3, sent_bytes: 700, sent_packets: 2 };
+  const answer = await api.call('GET', '/vms/web/metrics');
+  assert.equal(answer.status, 200);
+  assert.deepEqual({ ...fields(answer.body), at: used.at }, { ...used, net });
+  assert.match(String(field(answer.body, 'at')), /^\d{4}-\d\d-\d\dT.*Z$/);
+  await api.call('POST', '/vms', { name: 'alone', enable_network: false, mem_mib: 256 });
+  assert.ok(!Object.hasOwn(fields((await api.call('GET', '/vms/alone/metrics')).body), 'net'));
+  await api.refused('not_found', 'GET', '/vms/nobody/metrics');
+});
+
 test('a command reaches the guest as it was given', async () => {
   const api = await testApi();
   await api.call('POST', '/vms', { name: 'web' });

@@ -17,6 +17,7 @@ import { imageRoutes } from './images.ts';
 import { BODY_BYTES, takeJsonOnly } from './json-body.ts';
 import { keyRoutes } from './keys.ts';
 import { accompanyRequests, closeInTime, newRequestId } from './lifecycle.ts';
+import { metricsRoutes } from './metrics.ts';
 import { answerUnknownPaths } from './paths.ts';
 import { templateRoutes } from './templates.ts';
 import { snapshotRoutes } from './snapshots.ts';
@@ -77,6 +78,7 @@ export async function createApi(
   snapshotRoutes(app, { hatch });
   execRoutes(app, { hatch });
   consoleRoutes(app, { hatch, log, streams });
+  metricsRoutes(app, { hatch });
   eventRoutes(app, { hatch });
   imageRoutes(app, { hatch });
   templateRoutes(app, { hatch });

@@ -4,6 +4,7 @@ import { Type } from 'typebox';
 import { cannedApi, refusal, type Asked, type Canned } from '../../test/support/canned-api.ts';
 import { Deleted } from '../contract/common.ts';
 import { ExecResult } from '../contract/exec.ts';
+import { VmMetrics } from '../contract/metrics.ts';
 import { Vm } from '../contract/vm.ts';
 import { ApiError, HatchClient, NoName, Unreachable } from './http.ts';
 import { nextAfter } from './transport.ts';
@@ -18,6 +19,15 @@ const vm: Vm = {
   created_at: '2026-03-06T10:30:00Z',
   updated_at: '2026-03-06T10:30:00Z',
   ready: true,
+};
+
+const used: VmMetrics = {
+  vm_id: 'vm-abc123def456',
+  at: '2026-03-06T10:30:00Z',
+  uptime_seconds: 61.5,
+  cpu_seconds: 14.2,
+  memory: { mem_mib: 512, resident_bytes: 200 * 2 ** 20 },
+  block: { read_bytes: 4096, written_bytes: 512 },
 };
 
 /** Lets a client talk to a server that answers as told; gives back what was asked of it. */
@@ -57,6 +67,7 @@ test('every call of a VM goes to its own path, and a name is escaped', async () 
           json: { exit_code: 0, stdout: '', stderr: '', truncated: false, timed_out: false },
           schema: ExecResult,
         };
+      if (path.endsWith('/metrics')) return { json: used, schema: VmMetrics };
       return { json: vm, schema: Vm };
     },
     async ({ vms }) => {
@@ -66,6 +77,7 @@ test('every call of a VM goes to its own path, and a name is escaped', async () 
       await vms.reboot('web');
       await vms.update('web', { name: null });
       await vms.exec('web', { command: ['true'] });
+      assert.deepEqual(await vms.metrics('web'), used);
       await vms.delete('web');
     },
   );
@@ -78,6 +90,7 @@ test('every call of a VM goes to its own path, and a name is escaped', async () 
       ['POST', '/vms/web/reboot', {}],
       ['PATCH', '/vms/web', { name: null }],
       ['POST', '/vms/web/exec', { command: ['true'] }],
+      ['GET', '/vms/web/metrics', undefined],
       ['DELETE', '/vms/web', undefined],
     ],
   );

@@ -6,6 +6,7 @@ import type { Health, Ready } from '../contract/health.ts';
 import type { CreateImage, Image } from '../contract/image.ts';
 import type { CreateKey, Key, NewKey } from '../contract/key.ts';
 import type { ForkVm, PatchSnapshot, RestoreVm, Snapshot, SnapshotVm } from '../contract/snapshot.ts';
+import type { VmMetrics } from '../contract/metrics.ts';
 import type { CreateTemplate, PatchTemplate, Template } from '../contract/template.ts';
 import type { CreateVm, PatchVm, StopVm, Vm, VmState, WaitQuery } from '../contract/vm.ts';
 import { NoName } from './api-error.ts';
@@ -152,6 +153,9 @@ function vmCalls(transport: Transport) {
       transport.json({ method: 'DELETE', path: `/vms/${seg(vm)}`, signal }),
     exec: (vm: string, request: ExecVm, { signal }: CallOptions = {}): Promise<ExecResult> =>
       transport.json({ method: 'POST', path: `/vms/${seg(vm)}/exec`, body: request, signal }),
+    /** What it has used since it was started; an ApiError `wrong_state` when it does not run. */
+    metrics: (vm: string, { signal }: CallOptions = {}): Promise<VmMetrics> =>
+      transport.json({ method: 'GET', path: `/vms/${seg(vm)}/metrics`, signal }),
     /** The user data it was made with, as it was given; an ApiError `not_found` when there was none. */
     userData: (vm: string, { signal }: CallOptions = {}): Promise<string> =>
       transport.text({ method: 'GET', path: `/vms/${seg(vm)}/user-data`, signal }),

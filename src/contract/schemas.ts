@@ -9,6 +9,7 @@ import { CreateImage, Image } from './image.ts';
 import { CreateKey, Key, NewKey } from './key.ts';
 import { FileChange, FileEntry, FileFacts, SnapshotDiff } from './saved-file.ts';
 import { ForkVm, PatchSnapshot, RestoreVm, Snapshot, SnapshotVm } from './snapshot.ts';
+import { VmMetrics } from './metrics.ts';
 import { CreateTemplate, PatchTemplate, Template } from './template.ts';
 import { CreateVm, NoFields, PatchVm, StateReason, StopVm, Vm } from './vm.ts';
 
@@ -52,4 +53,5 @@ export const SCHEMAS: readonly TSchema[] = [
   StopVm,
   Template,
   Vm,
+  VmMetrics,
 ];

@@ -5,7 +5,7 @@ import { openFake } from '../vmm/fake/driver.ts';
 import type { JailWish } from '../vmm/firecracker/cages.ts';
 import { openFirecracker } from '../vmm/firecracker/driver.ts';
 import { firecrackerRunsCode } from '../vmm/firecracker/kvm-probe.ts';
-import { kvmVerdict, type KvmVerdict } from '../vmm/kvm-verdict.ts';
+import { kvmDevice, kvmVerdict, type KvmVerdict } from '../vmm/kvm-verdict.ts';
 import { openQemu } from '../vmm/qemu/driver.ts';
 import type { Values } from './config.ts';
 import type { DataFolder } from './data-folder.ts';
@@ -33,8 +33,17 @@ export async function chooseDriver(
   switch (values.HATCH_VMM) {
     case 'fake':
       return openFake({ folder: data.vms });
-    case 'firecracker':
-      return firecracker();
+    case 'firecracker': {
+      const driver = await firecracker();
+      const closed = await kvmDevice();
+      // It may appear when a module is loaded, so this is no end.
+      if (closed !== null)
+        log.warn(
+          { kvm: closed },
+          'Firecracker needs KVM, which this host does not give: no guest will start',
+        );
+      return driver;
+    }
     case 'qemu':
       return qemu();
     case 'auto': {
@@ -59,7 +68,10 @@ export function kvmUnderFirecracker(
 ): Promise<KvmVerdict> {
   return kvmVerdict(data.kvmVerdict, () =>
     // What it runs is our own: it needs no jail.
-    firecrackerRunsCode((folder) => openFirecracker({ run, log, firecrackerBin, folder })),
+    firecrackerRunsCode(
+      (folder) => openFirecracker({ run, log, firecrackerBin, folder }),
+      (why) => log.info({ why }, 'Firecracker could not use KVM'),
+    ),
   );
 }
 

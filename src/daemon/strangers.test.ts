@@ -103,6 +103,7 @@ test("another account's VM is not there, whatever is asked of it, by id or by na
       ['POST', '/reboot', {}],
       ['POST', '/exec', { command: 'id' }],
       ['GET', '/console', undefined],
+      ['GET', '/metrics', undefined],
       ['GET', '/events', undefined],
       ['GET', '/user-data', undefined],
       ['DELETE', '', undefined],

@@ -2,7 +2,7 @@ import { join } from 'node:path';
 import { parseId, type VmId } from '../base/ids.ts';
 import { KeyedLock } from '../base/keyed-lock.ts';
 import { isErrno, makeFolder, readIfThere, remove, writeFileAtomic } from '../host/files.ts';
-import { NetError, type Network, type NetworkOptions, type Port } from './network.ts';
+import { NetError, type GuestTraffic, type Network, type NetworkOptions, type Port } from './network.ts';
 
 /** The calls of a network that can be told to fail. */
 export type FakeCall = Exclude<keyof Network, 'health'>;
@@ -18,10 +18,13 @@ export interface FakeHost {
   made: number;
   /** The DHCP server, by the number it was made with; null: none runs. */
   dhcp: number | null;
-  taps: Record<string, { made: number; joined: boolean; apart: boolean }>;
+  /** `traffic`: what a test says has gone through it; left out, nothing has. */
+  taps: Record<string, { made: number; joined: boolean; apart: boolean; traffic?: GuestTraffic }>;
   filters: Record<string, { ip: string; mac: string }>;
   reservations: Record<string, { ip: string; mac: string; hostname: string }>;
 }
+
+const NO_TRAFFIC: GuestTraffic = { receivedBytes: 0, receivedPackets: 0, sentBytes: 0, sentPackets: 0 };
 
 const EMPTY: FakeHost = {
   bridge: false,
@@ -101,6 +104,14 @@ class FakeNetwork implements Network {
       if (!tap) throw new NetError(`${vmId} has no tap`);
       tap.apart = !joined;
       tap.joined = joined;
+    });
+  }
+
+  traffic(vmId: VmId): Promise<GuestTraffic> {
+    return this.#change('traffic', (host) => {
+      const tap = host.taps[vmId];
+      if (!tap) throw new NetError(`${vmId} has no tap`);
+      return tap.traffic ?? NO_TRAFFIC;
     });
   }
 

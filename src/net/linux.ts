@@ -21,9 +21,18 @@ import { DhcpServer } from './dhcp-server.ts';
 import { checkPort, idsOf, renderConf, withPorts } from './dnsmasq.ts';
 import { FirewallTables } from './firewall.ts';
 import { ensureForwarding, ensurePassage, forwards, removePassage, restoreForwarding } from './forward.ts';
-import { NetError, type Network, type NetworkOptions, type Port } from './network.ts';
+import { NetError, type GuestTraffic, type Network, type NetworkOptions, type Port } from './network.ts';
 import { guestResolvers, RESOLVER_FILES } from './resolvers.ts';
-import { asNetError, checkTools, command, ipBatch, listLinks, listRoutes, type Link } from './tools.ts';
+import {
+  asNetError,
+  checkTools,
+  command,
+  ipBatch,
+  linkCounters,
+  listLinks,
+  listRoutes,
+  type Link,
+} from './tools.ts';
 
 interface Deps {
   /** Runs commands in the network namespace the network is to be in. */
@@ -124,6 +133,19 @@ class LinuxNetwork implements Network {
       const isJoined = tap.master === bridge && tap.ifalias === aliasOf(bridge);
       if (!isJoined) await ipBatch(run, joinCommands(bridge, vmId));
     });
+  }
+
+  async traffic(vmId: VmId): Promise<GuestTraffic> {
+    // It changes nothing, so it need not wait for what does.
+    const counters = await linkCounters(this.#deps.run, vmId);
+    if (!counters) throw new NetError(`${vmId} has no tap`);
+    const { rx, tx } = counters;
+    return {
+      receivedBytes: tx.bytes,
+      receivedPackets: tx.packets,
+      sentBytes: rx.bytes,
+      sentPackets: rx.packets,
+    };
   }
 
   observe(): Promise<readonly VmId[]> {

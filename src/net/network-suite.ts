@@ -131,6 +131,18 @@ export function networkSuite(name: string, makeHost: () => Promise<NetworkHost>)
     await net.release();
   });
 
+  on('what goes through a tap is counted from nothing, and where no tap is nothing is told', async (host) => {
+    const net = host.open();
+    const port = examplePort(1);
+    await net.start([port]);
+    const nothing = { receivedBytes: 0, receivedPackets: 0, sentBytes: 0, sentPackets: 0 };
+    assert.deepEqual(await net.traffic(port.vmId), nothing);
+    await assert.rejects(net.traffic(examplePort(2).vmId), NetError);
+    await net.detach(port.vmId);
+    await assert.rejects(net.traffic(port.vmId), NetError);
+    await net.release();
+  });
+
   on(
     'a tap taken off the bridge stays apart through attach, repair and a restart until it is put back',
     async (host) => {

@@ -21,6 +21,12 @@ export interface Network {
   /** Takes a tap off the bridge or puts it back: a copy joins only once it has its own identity. */
   setJoined(vmId: VmId, joined: boolean): Promise<void>;
 
+  /**
+   * What has gone through a VM's tap since it was made, told from the guest's side: what the tap receives the guest has sent. Throws
+   * NetError when there is no tap.
+   */
+  traffic(vmId: VmId): Promise<GuestTraffic>;
+
   /** The VMs that have anything here: tap, filter entry or reservation. */
   observe(): Promise<readonly VmId[]>;
 
@@ -49,6 +55,14 @@ export interface Port {
   readonly hostname: string;
   /** The user who may open its tap besides root; unless told, whoever is there first. A tap that is another's is made anew. */
   readonly tapOwner?: number;
+}
+
+/** What a guest has received and sent; what the firewall dropped on its way from the guest is in it. */
+export interface GuestTraffic {
+  readonly receivedBytes: number;
+  readonly receivedPackets: number;
+  readonly sentBytes: number;
+  readonly sentPackets: number;
 }
 
 export interface NetworkOptions {

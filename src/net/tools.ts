@@ -98,6 +98,28 @@ export async function listLinks(run: Run, name?: string): Promise<readonly Link[
   }
 }
 
+interface LinkCounters {
+  readonly bytes: number;
+  readonly packets: number;
+}
+
+/** What a link has received and sent, in the kernel's 64-bit counters; undefined when it is not there. */
+export async function linkCounters(
+  run: Run,
+  name: string,
+): Promise<{ readonly rx: LinkCounters; readonly tx: LinkCounters } | undefined> {
+  try {
+    const { stdout } = await run(['ip', '-json', '-statistics', 'link', 'show', 'dev', name]);
+    const [link] = JSON.parse(stdout) as readonly {
+      readonly stats64: { readonly rx: LinkCounters; readonly tx: LinkCounters };
+    }[];
+    return link?.stats64;
+  } catch (error) {
+    if (error instanceof CommandFailed && /does not exist/.test(error.stderrTail)) return undefined;
+    throw asNetError(error);
+  }
+}
+
 export interface Route {
   /** `default` or a network; a single address has no prefix. */
   readonly dst: string;

@@ -9,6 +9,7 @@ import { Taken } from '../store/store.ts';
 import type { Caller, CreateVm, Wait } from './hatch.ts';
 import { effectiveLimits } from '../model/quota.ts';
 import { copyFrom } from './copy-vm.ts';
+import { mustBoot } from './image-kernel.ts';
 import { carryOutBoot } from './start-vm.ts';
 import { waitFor } from './vms.ts';
 import { visibleAccounts, type World } from './world.ts';
@@ -47,6 +48,7 @@ async function plan(world: World, caller: Caller, request: CreateVm): Promise<Wa
   });
   if (merged.userData !== null) checkUserData(merged.userData);
   const image = await imageNamed(world, caller, merged.imageId, 'image_id');
+  await mustBoot(world.driver, image);
   const imageMib = Math.ceil(image.sizeBytes / MIB);
   if (merged.diskMib !== null && merged.diskMib < imageMib) {
     throw invalid('disk_mib', `"disk_mib" must be at least the image's size, ${imageMib} MiB.`, {

@@ -150,7 +150,8 @@ export class Flights {
   }
 }
 
-function busy(verb: Verb): Failure {
+/** A 409 for a VM on which something is under way. */
+export function busy(verb: Verb): Failure {
   return new Failure('busy', `The VM is ${OPERATION_NAMES[verb]}; wait until that is done.`, {
     details: { operation: OPERATION_NAMES[verb] },
   });

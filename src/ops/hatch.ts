@@ -6,7 +6,9 @@ import type { IdlePolicy, Vm, VmState } from '../model/vm.ts';
 import type { ForkRequest } from './fork-vm.ts';
 import type { RestoreRequest } from './restore-vm.ts';
 import type { SnapshotRequest } from './snapshot-vm.ts';
+import type { GuestTraffic } from '../net/network.ts';
 import type { Page, VmUse } from '../store/store.ts';
+import type { MachineCounters } from '../vmm/driver.ts';
 
 /** Who asks: an API key that was found good. */
 export interface Caller {
@@ -71,6 +73,17 @@ export interface TemplateFields {
   readonly labels?: Readonly<Record<string, string>> | undefined;
 }
 
+/** What a running VM has used. */
+export interface VmMetrics {
+  readonly vmId: VmId;
+  /** When it was looked at, in milliseconds since 1970. */
+  readonly at: number;
+  readonly memMib: number;
+  readonly machine: MachineCounters;
+  /** null: it has no network. */
+  readonly traffic: GuestTraffic | null;
+}
+
 /**
  * Everything the API, the gateway and the CLI can ask for. All methods throw Failure with a code of the catalogue. What is
  * another account's is `not_found`; scopes are the API's business, ownership is ours.
@@ -103,6 +116,8 @@ export interface Hatch {
     fork(caller: Caller, idOrName: string, request: ForkRequest, wait?: Wait): Promise<readonly Vm[]>;
     delete(caller: Caller, idOrName: string): Promise<void>;
     exec(caller: Caller, idOrName: string, command: ExecCommand): Promise<ExecResult>;
+    /** `wrong_state` for one that does not run. */
+    metrics(caller: Caller, idOrName: string): Promise<VmMetrics>;
     /** The last `tailBytes` bytes of the serial console, and where they end: `follow` goes on from there. */
     console(
       caller: Caller,

@@ -9,6 +9,7 @@ import type { Port } from '../net/network.ts';
 import type { Owner } from '../store/store.ts';
 import type { Driver, MachineSpec } from '../vmm/driver.ts';
 import { releaseLayers } from './layers.ts';
+import { kernelOf, mustBoot } from './image-kernel.ts';
 import type { Step } from './steps.ts';
 import { visibleAccounts, vmFolder, type World } from './world.ts';
 
@@ -101,9 +102,9 @@ function folderStep({ settings, driver }: Deps, vm: Vm, image: Image, fresh: boo
     name: 'folder',
     async run() {
       await mkdir(folder, { recursive: true, mode: 0o700 });
-      const kernel =
-        driver.kernel === 'uncompressed' ? (image.vmlinuxPath ?? image.kernelPath) : image.kernelPath;
-      await link(kernel, join(folder, kernelName(driver)));
+      const kernel = join(folder, kernelName(driver));
+      await mustBoot(driver, image, (await exists(kernel)) ? kernel : kernelOf(driver, image));
+      await link(kernelOf(driver, image), kernel);
       if (image.initrdPath !== null) await link(image.initrdPath, join(folder, 'initrd'));
     },
     undo: async () => (fresh ? remove(folder) : undefined),

@@ -10,10 +10,10 @@ import { ownerOf } from './host-steps.ts';
 import { images, type ImageRegistry } from './images.ts';
 import { patchVm } from './patch-vm.ts';
 import { followReboot, rebootVm } from './reboot-vm.ts';
-import { consoleOf, execIn, followConsole } from './see-into.ts';
 import { restoreVm } from './restore-vm.ts';
 import { snapshotVm } from './snapshot-vm.ts';
 import { snapshots } from './snapshots.ts';
+import { consoleOf, execIn, followConsole, metricsOf } from './see-into.ts';
 import { startVm } from './start-vm.ts';
 import { settleExit, stopVm } from './stop-vm.ts';
 import { templates } from './templates.ts';
@@ -43,6 +43,7 @@ export function openHatch(world: World, registry: ImageRegistry, readiness: Hatc
       reboot: (caller, idOrName, wait) => rebootVm(world, caller, idOrName, wait),
       delete: (caller, idOrName) => deleteVm(world, caller, idOrName),
       exec: (caller, idOrName, command) => execIn(world, caller, idOrName, command),
+      metrics: (caller, idOrName) => metricsOf(world, caller, idOrName),
       console: (caller, idOrName, tailBytes) => consoleOf(world, caller, idOrName, tailBytes),
       followConsole: (caller, idOrName, offset, signal) =>
         followConsole(world, caller, idOrName, offset, signal),

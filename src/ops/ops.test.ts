@@ -208,6 +208,7 @@ test("another account's VM is not there, by id or by name", async () => {
   for (const id of [vm.id, 'mine']) {
     await refused(fake.hatch.vms.get(stranger, id), 'not_found');
     await refused(fake.hatch.vms.delete(stranger, id), 'not_found');
+    await refused(fake.hatch.vms.metrics(stranger, id), 'not_found');
     await refused(
       fake.hatch.vms.exec(stranger, id, { command: 'id', cwd: null, env: {}, stdin: null, timeoutMs: 1000 }),
       'not_found',

@@ -2,21 +2,26 @@ import { deadline } from '../base/deadline.ts';
 import type { ExecCommand, ExecResult } from '../guest/agent.ts';
 import { readFrom, tailFrom } from '../host/follow.ts';
 import { Failure } from '../model/failure.ts';
+import type { Vm } from '../model/vm.ts';
 import { CONSOLE_FILE } from '../vmm/driver.ts';
 import { isGood } from './accounts.ts';
-import type { Caller } from './hatch.ts';
+import type { Live } from './fleet.ts';
+import { busy } from './flights.ts';
+import type { Caller, VmMetrics } from './hatch.ts';
 import { translate } from './translate.ts';
 import { findVm } from './vms.ts';
 import { vmFolder, type World } from './world.ts';
 
 /** How long the agent may take over a command's own timeout before we hold it for gone. */
 const AGENT_SLACK_MS = 15_000;
+/** How long the hypervisor and the host's network may take to tell their counters. */
+const COUNT_MS = 5000;
 /** How often a followed console is looked at. */
 const FOLLOW_MS = 200;
 /** How often it is looked whether it may still be followed: a revoked key is dead within a second. */
 const MAY_MS = 800;
 
-/** Runs a command in a running guest through its agent. Throws `wrong_state`, `no_guest_agent`, `timeout`. */
+/** Runs a command in a running guest through its agent. Throws `wrong_state`, `busy`, `no_guest_agent`, `timeout`. */
 export async function execIn(
   world: Pick<World, 'store' | 'fleet'>,
   caller: Caller,
@@ -24,12 +29,7 @@ export async function execIn(
   command: ExecCommand,
 ): Promise<ExecResult> {
   const vm = await findVm(world, caller, idOrName);
-  const live = vm.state === 'running' ? world.fleet.get(vm.id) : undefined;
-  if (!live) {
-    throw new Failure('wrong_state', `The VM is ${vm.state}; a command runs only in a running one.`, {
-      details: { state: vm.state, allowed: ['running'] },
-    });
-  }
+  const live = liveOf(world, vm, 'a command runs only in a running one');
   try {
     return await deadline('the guest agent', command.timeoutMs + AGENT_SLACK_MS, (signal) =>
       live.agent.exec(command, signal),
@@ -37,6 +37,37 @@ export async function execIn(
   } catch (error) {
     throw translate(error);
   }
+}
+
+/** What a running VM has used. Throws `wrong_state`, `busy`, `vmm_failed`, `timeout`, `unavailable`. */
+export async function metricsOf(
+  world: Pick<World, 'store' | 'fleet' | 'net' | 'clock'>,
+  caller: Caller,
+  idOrName: string,
+): Promise<VmMetrics> {
+  const vm = await findVm(world, caller, idOrName);
+  const { machine } = liveOf(world, vm, 'only a running one uses anything');
+  try {
+    const [counters, traffic] = await deadline('counting what the VM has used', COUNT_MS, () =>
+      Promise.all([machine.counters(), vm.network === null ? null : world.net.traffic(vm.id)]),
+    );
+    return { vmId: vm.id, at: world.clock.now(), memMib: vm.memMib, machine: counters, traffic };
+  } catch (error) {
+    throw translate(error);
+  }
+}
+
+/** The guest of a VM that runs; `rule` ends the sentence of the refusal. */
+function liveOf({ fleet }: Pick<World, 'fleet'>, vm: Vm, rule: string): Live {
+  if (vm.state !== 'running')
+    throw new Failure('wrong_state', `The VM is ${vm.state}; ${rule}.`, {
+      details: { state: vm.state, allowed: ['running'] },
+    });
+  const live = fleet.get(vm.id);
+  if (live) return live;
+  // A reboot stays `running` and has no guest for a moment; another change has overtaken what we read.
+  if (vm.operation !== null) throw busy(vm.operation.verb);
+  throw new Failure('unavailable', 'The VM changed in the meantime; ask again.');
 }
 
 /** The end of a VM's serial console, and where it ends. */

@@ -70,6 +70,11 @@ function fromVmm(error: VmmError): Failure {
         `The hypervisor is not installed: ${error.message}. \`hatchd doctor\` says what to install.`,
         { cause: error },
       );
+    case 'unbootable':
+      return new Failure('invalid_request', `The VM's image cannot boot here: ${error.message}.`, {
+        details: { field: 'image_id' },
+        cause: error,
+      });
     case 'incompatible':
       return new Failure('incompatible_snapshot', error.message, { cause: error });
     case 'timeout':

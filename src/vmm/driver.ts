@@ -206,8 +206,8 @@ export class VmmError extends Error {
   override readonly name = 'VmmError';
   /** The last lines of the VMM's own output, for the log. */
   readonly output: string;
-  /** `no_space` and `missing` have their own remedies. */
-  readonly kind: 'failed' | 'missing' | 'no_space' | 'incompatible' | 'timeout';
+  /** `no_space` and `missing` have their own remedies; `unbootable`: the image has no kernel this hypervisor boots. */
+  readonly kind: 'failed' | 'missing' | 'no_space' | 'incompatible' | 'unbootable' | 'timeout';
 
   constructor(message: string, fields: { kind?: VmmError['kind']; output?: string; cause?: unknown } = {}) {
     super(message, { cause: fields.cause });

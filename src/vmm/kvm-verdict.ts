@@ -1,5 +1,4 @@
-import { constants } from 'node:fs';
-import { access } from 'node:fs/promises';
+import { open } from 'node:fs/promises';
 import { isErrno, readIfThere, writeFileAtomic } from '../host/files.ts';
 import { bootId } from '../host/process.ts';
 
@@ -29,11 +28,8 @@ export async function kvmVerdict(
     }
   }
   // Without the device nothing is run: it may appear when a module is loaded.
-  try {
-    await access('/dev/kvm', constants.R_OK | constants.W_OK);
-  } catch (error) {
-    return { usable: false, reason: isErrno(error, 'EACCES') ? 'no right to /dev/kvm' : 'no /dev/kvm' };
-  }
+  const closed = await kvmDevice();
+  if (closed !== null) return { usable: false, reason: closed };
   const reason = await probe();
   const verdict = { usable: reason === 'runs code', reason };
   if (reason !== 'refused') {
@@ -41,4 +37,17 @@ export async function kvmVerdict(
     await writeFileAtomic(file, JSON.stringify({ ...verdict, bootId: boot }), 0o644).catch(() => undefined);
   }
   return verdict;
+}
+
+/**
+ * Whether /dev/kvm opens; null: it does. It is opened, not looked at: root may read the file and have no right to the device, as in
+ * a container (EPERM).
+ */
+export async function kvmDevice(): Promise<'no /dev/kvm' | 'no right to /dev/kvm' | null> {
+  try {
+    await (await open('/dev/kvm', 'r+')).close();
+    return null;
+  } catch (error) {
+    return isErrno(error, 'EACCES') || isErrno(error, 'EPERM') ? 'no right to /dev/kvm' : 'no /dev/kvm';
+  }
 }

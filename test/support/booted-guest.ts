@@ -79,7 +79,9 @@ export async function bootAndSave(
     const vmId = newId('vm');
     const own = join(folder, vmId);
     await mkdir(own, { recursive: true, mode: 0o700 });
-    await run(['ip', 'tuntap', 'add', 'dev', vmId, 'mode', 'tap']);
+    const owner = await driver.tapOwner({ vmId, folder: own });
+    const user = owner === null ? [] : ['user', String(owner)];
+    await run(['ip', 'tuntap', 'add', 'dev', vmId, 'mode', 'tap', ...user]);
     taps.push(vmId);
     return { vmId, folder: own, network: { tap: vmId, mac: '02:fc:00:00:00:01' } };
   };

@@ -185,3 +185,19 @@ export async function qemus(): Promise<ReadonlyMap<string, number>> {
 export async function qemuOf(id: string): Promise<number | undefined> {
   return (await qemus()).get(id);
 }
+
+/** The pids of the Firecrackers in this namespace, by the VMs they are of, those that are still jailers too. */
+export async function firecrackers(): Promise<ReadonlyMap<string, number>> {
+  const found = new Map<string, number>();
+  for (const pid of await processesIn('/proc/self/ns/net')) {
+    const argv = (await commandLine(pid)) ?? [];
+    const id = argv[argv.indexOf('--id') + 1];
+    if (argv.includes('--id') && argv.includes('--api-sock') && id !== undefined) found.set(id, pid);
+  }
+  return found;
+}
+
+/** The pid of a VM's Firecracker; undefined when none runs. */
+export async function firecrackerOf(id: string): Promise<number | undefined> {
+  return (await firecrackers()).get(id);
+}

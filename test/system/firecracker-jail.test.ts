@@ -5,11 +5,9 @@ import { join } from 'node:path';
 import { after, before, test } from 'node:test';
 import type { Vm } from '../../src/contract/vm.ts';
 import { exists } from '../../src/host/files.ts';
-import { commandLine } from '../../src/host/process.ts';
 import { run } from '../../src/host/run.ts';
 import { FIRECRACKER_DOUBLE, JAILER_DOUBLE } from '../../src/vmm/firecracker/testing/wrapper.ts';
-import { startHatchd, untilVm, type Hatchd } from '../support/hatchd.ts';
-import { processesIn } from '../support/netns.ts';
+import { firecrackerOf, startHatchd, untilVm, type Hatchd } from '../support/hatchd.ts';
 
 /** Jailed VMs through the public API: hatchd, network, disks and the jails are real; Firecracker and its jailer are doubles. */
 let folder: string;
@@ -31,14 +29,6 @@ after(async () => {
 
 const folderOf = (id: string): string => join(hatchd.data, 'vms', id);
 const rootOf = (id: string): string => join(folderOf(id), 'jail', 'firecracker-double', id, 'root');
-
-async function firecrackerOf(id: string): Promise<number | undefined> {
-  for (const pid of await processesIn('/proc/self/ns/net')) {
-    const argv = (await commandLine(pid)) ?? [];
-    if (argv.includes('--api-sock') && argv.includes(id)) return pid;
-  }
-  return undefined;
-}
 
 async function mustRun(id: string): Promise<number> {
   const pid = await firecrackerOf(id);
@@ -76,6 +66,8 @@ test('a VM boots in a jail as a user of its own, who owns its tap; stopped, the 
   assert.equal(await tapOwner(first.id), uid);
   assert.equal(await say('one', 'hello'), 'hello');
   assert.match(await client.vms.console('one'), /Linux version/);
+  const { block, net, memory } = await client.vms.metrics('one');
+  assert.ok(block.read_bytes > 0 && net && memory.resident_bytes > 1024 * 1024);
   assert.match(await hatchd.log(), /"msg":"guests are jailed"/);
 
   assert.equal((await client.vms.stop('one')).state, 'stopped');

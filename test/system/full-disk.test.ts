@@ -1,10 +1,12 @@
 import assert from 'node:assert/strict';
-import { mkdir, mkdtemp, readdir, readFile, rm, symlink } from 'node:fs/promises';
+import { appendFile, mkdir, mkdtemp, readdir, readFile, rm, symlink } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { basename, join } from 'node:path';
 import { after, before, test } from 'node:test';
 import { ApiError, type HatchClient } from '../../src/clients/http.ts';
 import { run } from '../../src/host/run.ts';
+import { FILES } from '../../src/vmm/firecracker/boot.ts';
+import { takeMetrics } from '../../src/vmm/firecracker/metrics.ts';
 import { hatchd, serveHatchd, type ServingHatchd } from '../support/hatchd-process.ts';
 import { qemus } from '../support/hatchd.ts';
 import { builtImage } from '../support/raw-guest.ts';
@@ -79,6 +81,29 @@ test('a create for which there is no room is 507, leaves nothing on the host, an
     await client.vms.delete('web');
     assert.deepEqual(await readdir(join(disk.inside, 'one/vms')), []);
   });
+});
+
+test('what a Firecracker has counted is told on a full disk too, and nothing twice when there is room again', async () => {
+  const own = join(disk.inside, 'counted');
+  await mkdir(own);
+  const line = (read: number, write: number): string =>
+    `${JSON.stringify({ block: { read_bytes: read, write_bytes: write } })}\n`;
+  const taken = async (): Promise<readonly number[]> => {
+    const { read, written } = await takeMetrics(own);
+    return [read, written];
+  };
+  await appendFile(join(own, FILES.metrics), line(10, 1));
+  assert.deepEqual(await taken(), [10, 1]);
+  await appendFile(join(own, FILES.metrics), line(20, 2));
+  await disk.fill();
+  try {
+    assert.deepEqual(await taken(), [30, 3]);
+    assert.deepEqual(await taken(), [30, 3]);
+  } finally {
+    await disk.makeRoom();
+  }
+  assert.deepEqual(await taken(), [30, 3]);
+  assert.deepEqual((await readdir(own)).sort(), ['fc.counters', FILES.metrics].sort());
 });
 
 test('with its database on the full disk hatchd goes on answering, and all is in order when there is room again', async () => {

@@ -90,6 +90,8 @@ describe('two guests', { concurrency: 2 }, () => {
     const much = await client.vms.exec('alpha', { command: 'head -c 2000000 /dev/zero | tr "\\0" x' });
     assert.deepEqual([much.truncated, much.stdout.length, much.exit_code], [true, 1024 * 1024, 0]);
 
+    await tellsWhatItUses(made);
+
     // The image's file system has grown to the disk that was asked for.
     const size = Number(await ssh(made, 'debian', 'df --output=size -BM / | tail -n 1 | tr -d "M "'));
     assert.ok(size > 3500, `the root file system has ${size} MiB`);
@@ -157,6 +159,41 @@ describe('two guests', { concurrency: 2 }, () => {
     assert.deepEqual(await client.vms.delete('beta'), { status: 'deleted' });
   });
 });
+
+/** What a guest writes and sends is counted, by the API and by the command. */
+async function tellsWhatItUses({ id, mem_mib }: Vm): Promise<void> {
+  const { client } = hatchd;
+  const before = await client.vms.metrics(id);
+  const [mib, datagrams] = [8, 20];
+  const { exit_code, stderr } = await client.vms.exec(id, {
+    command: [
+      'bash',
+      '-ec',
+      `dd if=/dev/urandom of=/var/tmp/written bs=1M count=${mib} conv=fsync status=none
+      for i in {1..${datagrams}}; do head -c 1000 /dev/zero > /dev/udp/192.168.241.1/9; done`,
+    ],
+  });
+  assert.equal(exit_code, 0, stderr);
+  const after = await client.vms.metrics(id);
+  assert.ok(before.net && after.net);
+  const grew = {
+    written: after.block.written_bytes - before.block.written_bytes,
+    packets: after.net.sent_packets - before.net.sent_packets,
+    sent: after.net.sent_bytes - before.net.sent_bytes,
+  };
+  const words = JSON.stringify({ before, after });
+  assert.ok(grew.written >= mib * 1024 * 1024, words);
+  assert.ok(grew.packets >= datagrams && grew.sent >= datagrams * 1000, words);
+  assert.ok(before.block.read_bytes > 1024 * 1024 && before.net.received_packets > 0, words);
+  assert.ok(after.cpu_seconds > before.cpu_seconds && after.uptime_seconds > before.uptime_seconds, words);
+  const life = (Date.parse(after.at) - Date.parse(before.at)) / 1000;
+  assert.ok(Math.abs(after.uptime_seconds - before.uptime_seconds - life) < 1, words);
+  const { mem_mib: given, resident_bytes: held } = after.memory;
+  assert.equal(given, mem_mib);
+  // The guest has touched some of it; QEMU has its own memory besides.
+  assert.ok(held > 64 * 1024 ** 2 && held < (mem_mib + 1024) * 1024 ** 2, words);
+  assert.match((await hatchd.hatch('vm', 'metrics', 'alpha')).stdout, /^Disk written +[\d.]+M$/m);
+}
 
 /** Waits for the end of cloud-init in a guest, which must have nothing to complain of. */
 async function waitsForCloudInit(vm: Vm): Promise<void> {

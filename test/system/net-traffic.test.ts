@@ -4,6 +4,7 @@ import { after, before, test } from 'node:test';
 import { systemClock } from '../../src/base/clock.ts';
 import { newId } from '../../src/base/ids.ts';
 import { until } from '../../src/base/until.ts';
+import type { Argv } from '../../src/host/run.ts';
 import type { Network } from '../../src/net/network.ts';
 import { examplePort } from '../../src/net/network-suite.ts';
 import { makeNetWorld, OUTSIDE, type NetWorld, type PlayedGuest } from '../support/net-world.ts';
@@ -27,6 +28,8 @@ before(async () => {
 });
 
 after(() => world.dispose());
+
+const waiting = () => ({ clock: systemClock, signal: AbortSignal.timeout(10_000) });
 
 async function honest(): Promise<void> {
   for (const guest of [one, two]) await guest.configure(guest.port.mac, [guest.port.ip]);
@@ -64,6 +67,32 @@ test('the host reaches a guest, and is answered', async () => {
   const server = await one.serve(7002);
   assert.equal(await world.probe('tcp', one.port.ip, '7002', ENOUGH), `${GATEWAY} said hello`);
   await server.end();
+});
+
+test("what a guest sends and receives is counted from the guest's side", async () => {
+  await honest();
+  // Where nobody listens: at most an ICMP error comes back, which holds a part of it.
+  const datagrams = (to: string): Argv => [
+    'bash',
+    '-c',
+    `for i in 1 2 3; do head -c 1400 /dev/zero > /dev/udp/${to}/9; done`,
+  ];
+  const BYTES = 3 * 1400;
+  const before = await net.traffic(one.port.vmId);
+  await one.netns.run(datagrams(GATEWAY));
+  const sent = await until(waiting(), async () => {
+    const now = await net.traffic(one.port.vmId);
+    return now.sentBytes - before.sentBytes >= BYTES ? now : undefined;
+  });
+  assert.ok(sent.sentPackets - before.sentPackets >= 3);
+  assert.ok(sent.receivedBytes - before.receivedBytes < BYTES, 'what it sent is not what it received');
+  await world.host.run(datagrams(one.port.ip));
+  const received = await until(waiting(), async () => {
+    const now = await net.traffic(one.port.vmId);
+    return now.receivedBytes - sent.receivedBytes >= BYTES ? now : undefined;
+  });
+  assert.ok(received.receivedPackets - sent.receivedPackets >= 3);
+  assert.ok(received.sentBytes - sent.sentBytes < BYTES, 'what it received is not what it sent');
 });
 
 test('nobody from outside reaches a guest, though the way to it is known', async () => {

@@ -31,6 +31,7 @@ async function qemuHost(): Promise<DriverHost> {
   const booted = await bootAndSave(driver, folder);
   return {
     driver,
+    about: 'the real one with a real guest, not jailed',
     reopen: open,
     fresh: () => booted.fresh(),
     guest: async () => {
@@ -52,4 +53,4 @@ async function qemuHost(): Promise<DriverHost> {
   };
 }
 
-driverSuite('QEMU', qemuHost, qemuCases);
+driverSuite('QEMU', qemuHost, { own: qemuCases });

@@ -10,6 +10,7 @@ import { Deleted } from '../../contract/common.ts';
 import { ExecResult } from '../../contract/exec.ts';
 import { Image } from '../../contract/image.ts';
 import { NewKey } from '../../contract/key.ts';
+import { VmMetrics } from '../../contract/metrics.ts';
 import { CreateVm, PatchVm, Vm } from '../../contract/vm.ts';
 import { readServer } from './settings.ts';
 import { Check } from 'typebox/value';
@@ -302,6 +303,33 @@ test('vm console prints what there is, or follows it', async () => {
   assert.deepEqual([once.out, once.asked[0]?.path], ['boot\n', '/vms/web/console?tail=100']);
   const follow = await against(() => ({ text: ['a', 'b'] }), ['vm', 'console', 'web', '-f']);
   assert.deepEqual([follow.out, follow.asked[0]?.path], ['ab', '/vms/web/console?follow=true']);
+});
+
+test('vm metrics says sizes as people do, and to programs what the API said', async () => {
+  const used: VmMetrics = {
+    vm_id: vm.id,
+    at: '2026-03-06T10:30:00Z',
+    uptime_seconds: 3610.52,
+    cpu_seconds: 14.2,
+    memory: { mem_mib: 2048, resident_bytes: 241_172_480 },
+    block: { read_bytes: 125_829_120, written_bytes: 1536 },
+  };
+  const net = { received_bytes: 1_258_291, received_packets: 912, sent_bytes: 700, sent_packets: 4 };
+  const lines = [
+    'Awake          1h',
+    'CPU time       14.2 s',
+    'Memory         230M on the host, for a guest of 2G',
+    'Disk read      120M',
+    'Disk written   1.5K',
+  ];
+  const told = (json: VmMetrics, words: readonly string[] = []) =>
+    against(() => ({ json, schema: VmMetrics }), ['vm', 'metrics', 'web', ...words]);
+  const shown = await told({ ...used, net });
+  assert.equal(shown.asked[0]?.path, '/vms/web/metrics');
+  const traffic = ['Received       1.2M (912 packets)', 'Sent           700B (4 packets)'];
+  assert.equal(shown.out, [...lines, ...traffic, ''].join('\n'));
+  assert.equal((await told(used)).out, [...lines, 'Network        none', ''].join('\n'));
+  assert.deepEqual(JSON.parse((await told({ ...used, net }, ['--json'])).out), { ...used, net });
 });
 
 test('vm update sends only what changes; an empty name takes it away', async () => {

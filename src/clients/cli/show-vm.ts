@@ -1,6 +1,7 @@
+import type { VmMetrics } from '../../contract/metrics.ts';
 import type { Vm } from '../../contract/vm.ts';
 import { formatFields, formatTable } from './table.ts';
-import { age, formatMib, formatPairs } from './words.ts';
+import { age, duration, formatBytes, formatMib, formatPairs } from './words.ts';
 
 /** The VMs as a table, or what to do when there are none. `now` in milliseconds. */
 export function showVms(vms: readonly Vm[], now: number): string {
@@ -46,6 +47,21 @@ export function showVm(vm: Vm, now: number): string {
     Host: vm.host,
     Made: `${age(vm.created_at, now)} ago`,
     Ready: vm.ready_at && `${age(vm.ready_at, now)} ago`,
+  });
+}
+
+/** What a VM has used, a line each. */
+export function showMetrics({ uptime_seconds, cpu_seconds, memory, block, net }: VmMetrics): string {
+  const packets = (bytes: number, count: number): string => `${formatBytes(bytes)} (${count} packets)`;
+  return formatFields({
+    Awake: duration(uptime_seconds),
+    'CPU time': `${cpu_seconds} s`,
+    Memory: `${formatBytes(memory.resident_bytes)} on the host, for a guest of ${formatMib(memory.mem_mib)}`,
+    'Disk read': formatBytes(block.read_bytes),
+    'Disk written': formatBytes(block.written_bytes),
+    Received: net && packets(net.received_bytes, net.received_packets),
+    Sent: net && packets(net.sent_bytes, net.sent_packets),
+    Network: net ? undefined : 'none',
   });
 }
 

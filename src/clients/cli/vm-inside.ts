@@ -4,13 +4,14 @@ import type { Command } from 'commander';
 import type { Vm } from '../../contract/vm.ts';
 import { print, waiting, type Act, type Context } from './context.ts';
 import { dataFolders } from './settings.ts';
+import { showMetrics } from './show-vm.ts';
 import { several } from './vm.ts';
 import { parsePairs, parseSeconds, parseWhole, UsageError } from './words.ts';
 
 /** The exit code of a command that was killed at its timeout, as timeout(1) has it. */
 const TIMED_OUT = 124;
 
-/** `hatch vm ssh|exec|console|user-data|events`: ways into a guest. */
+/** `hatch vm ssh|exec|console|metrics|user-data`: ways into a guest. */
 export function insideCommands(vm: Command, act: Act): void {
   vm.command('ssh')
     .description('go into a guest over SSH, or run a command there: vm ssh web -- uname -a')
@@ -53,6 +54,15 @@ export function insideCommands(vm: Command, act: Act): void {
         for await (const piece of client.vms.followConsole(name, { tail })) io.out(piece);
         return undefined;
       }),
+    );
+
+  vm.command('metrics')
+    .description('what a running VM has used: processor, memory, disk, network')
+    .argument('<vm>', 'its name or id')
+    .action(
+      act(async (context, name: string) =>
+        print(context, await context.client.vms.metrics(name), showMetrics),
+      ),
     );
 
   vm.command('user-data')

@@ -4,6 +4,8 @@ import fc from 'fast-check';
 import { formatFields, formatTable } from './table.ts';
 import {
   age,
+  duration,
+  formatBytes,
   formatMib,
   formatPairs,
   parseMib,
@@ -38,6 +40,21 @@ test('sizes are read as people type them and said as people say them', () => {
   assert.deepEqual([128, 1023, 1024, 1536, 65_536].map(formatMib), ['128M', '1023M', '1G', '1.5G', '64G']);
   for (const bad of ['', 'x', '-1', '1.3M', '0.0001G', '2 GG', '1e3', '512K'])
     assert.throws(() => parseMib('--memory', bad), /--memory must be a size/, bad);
+});
+
+test('bytes are said in the unit that keeps them short, and never as 1024 of one', () => {
+  assert.deepEqual(
+    [0, 1, 1023, 1024, 1536, 102_350, 1_048_525, 1_048_576, 241_172_480, 2 ** 31, 2 ** 40, 2 ** 51].map(
+      formatBytes,
+    ),
+    ['0B', '1B', '1023B', '1K', '1.5K', '100K', '1M', '1M', '230M', '2G', '1T', '2048T'],
+  );
+  fc.assert(
+    fc.property(fc.integer({ min: 0, max: 1000 * 2 ** 40 }), (bytes) =>
+      assert.match(formatBytes(bytes), /^(\d{1,2}(\.\d)?|\d{3}|10[01]\d|102[0-3])[BKMGT]$/),
+    ),
+  );
+  assert.deepEqual([0.9, 59.99, 61, 3600, 90_000].map(duration), ['0s', '59s', '1m', '1h', '1d']);
 });
 
 test('every whole number of MiB is read back as it was typed', () => {

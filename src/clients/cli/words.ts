@@ -11,22 +11,34 @@ const UNITS: readonly (readonly [string, number])[] = [
 
 /** How long ago a time is, in one word: `12s`, `3m`, `5h`, `9d`. `now` in milliseconds. */
 export function age(time: string, now: number): string {
-  const seconds = Math.max(0, Math.floor((now - Date.parse(time)) / 1000));
+  return duration(Math.max(0, (now - Date.parse(time)) / 1000));
+}
+
+/** How long something took, in its largest whole unit. */
+export function duration(seconds: number): string {
   for (const [unit, length] of UNITS) if (seconds >= length) return `${Math.floor(seconds / length)}${unit}`;
-  return `${seconds}s`;
+  return `${Math.floor(seconds)}s`;
+}
+
+/** A size in bytes as people say it: `512B`, `1.5K`, `230M`, `2G`. */
+export function formatBytes(bytes: number): string {
+  let [size, at] = [bytes, 0];
+  // What would be rounded to 1024 of a unit is one of the next.
+  for (; rounded(size) >= 1024 && at < BYTE_UNITS.length - 1; at++) size /= 1024;
+  return `${rounded(size)}${BYTE_UNITS[at] ?? ''}`;
+}
+
+const BYTE_UNITS = ['B', 'K', 'M', 'G', 'T'];
+
+/** Three digits say enough. */
+function rounded(size: number): number {
+  return Number(size.toFixed(size < 100 ? 1 : 0));
 }
 
 /** A size in MiB as people say it: `512M`, `2G`, `1.5G`. */
 export function formatMib(mib: number): string {
   if (mib < 1024) return `${mib}M`;
   return `${Number((mib / 1024).toFixed(1))}G`;
-}
-
-/** A size in bytes as people say it: `512 B`, `1.5 KiB`, `2 GiB`. */
-export function formatBytes(bytes: number): string {
-  const units = ['B', 'KiB', 'MiB', 'GiB', 'TiB', 'PiB'];
-  const unit = bytes < 1024 ? 0 : Math.min(Math.floor(Math.log2(bytes) / 10), units.length - 1);
-  return `${Number((bytes / 1024 ** unit).toFixed(1))} ${units[unit] ?? ''}`;
 }
 
 /**

@@ -38,6 +38,7 @@ async function fakeHost(): Promise<DriverHost> {
   };
   return {
     driver,
+    about: 'in memory',
     reopen: async () => openFake({ folder }),
     fresh: place,
     guest: launch,

@@ -6,7 +6,15 @@ import { parse } from 'yaml';
 import { newId } from '../../base/ids.ts';
 import type { MachineSpec } from '../driver.ts';
 import type { ApiRequest } from './api.ts';
-import { action, bootSteps, createSnapshot, loadSnapshot, processSteps, vmState } from './boot.ts';
+import {
+  action,
+  bootSteps,
+  canMoveClock,
+  createSnapshot,
+  loadSnapshot,
+  processSteps,
+  vmState,
+} from './boot.ts';
 import { featuresOf } from './versions.ts';
 
 type Node = Readonly<Record<string, unknown>>;
@@ -85,6 +93,8 @@ const spec: MachineSpec = {
   machineType: null,
 };
 
+const withKvmClock = { bootArgs: 'console=ttyS0 clocksource=kvm-clock root=/dev/vda' };
+
 for (const minor of [13, 14, 15, 16]) {
   test(`every request for 1.${minor} stands in Firecracker's own description`, () => {
     const features = featuresOf({ minor });
@@ -92,8 +102,11 @@ for (const minor of [13, 14, 15, 16]) {
       ...bootSteps(spec, features).map(({ request }) => request),
       ...bootSteps({ ...spec, network: null, initrd: null }, features).map(({ request }) => request),
       ...processSteps(features).map(({ request }) => request),
-      loadSnapshot(spec, { resume: true, features }),
-      loadSnapshot({ network: null }, { resume: false, features }),
+      loadSnapshot(spec, { resume: true, features, moveClock: false }),
+      loadSnapshot(
+        { network: null },
+        { resume: false, features, moveClock: canMoveClock(withKvmClock, features) },
+      ),
       createSnapshot(),
       vmState('Paused'),
       vmState('Resumed'),
@@ -126,4 +139,21 @@ test('a boot is told in its order: logger first, start last, the root disk befor
     bootSteps(spec, featuresOf({ minor: 13 })).some(({ name }) => name === 'serial'),
     false,
   );
+});
+
+test('a guest’s clock is moved on at load since 1.16, and only where the guest reads the clock that can be moved', () => {
+  assert.equal(canMoveClock(withKvmClock, featuresOf({ minor: 16 })), process.arch === 'x64');
+  assert.equal(canMoveClock(withKvmClock, featuresOf({ minor: 15 })), false);
+  for (const bootArgs of [
+    'console=ttyS0',
+    'clocksource=tsc',
+    'x.clocksource=kvm-clock',
+    'clocksource=kvm-clocks',
+  ])
+    assert.equal(canMoveClock({ bootArgs }, featuresOf({ minor: 16 })), false, bootArgs);
+  const features = featuresOf({ minor: 16 });
+  const body = (moveClock: boolean): ApiRequest['body'] =>
+    loadSnapshot(spec, { resume: true, features, moveClock }).body;
+  assert.equal(body(true)?.['clock_realtime'], true);
+  assert.equal('clock_realtime' in (body(false) ?? {}), false);
 });

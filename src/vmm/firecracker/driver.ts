@@ -1,13 +1,13 @@
-import { open, readdir } from 'node:fs/promises';
+import { readdir } from 'node:fs/promises';
 import { isAbsolute, join } from 'node:path';
 import type { Socket } from 'node:net';
 import { systemClock } from '../../base/clock.ts';
-import { deadline, DeadlineExceeded } from '../../base/deadline.ts';
+import { deadline } from '../../base/deadline.ts';
 import { parseId, type VmId } from '../../base/ids.ts';
 import type { Logger } from '../../base/logger.ts';
 import { until } from '../../base/until.ts';
 import { hostCpu, type Cpu } from '../../host/cpu.ts';
-import { isErrno, tail } from '../../host/files.ts';
+import { tail } from '../../host/files.ts';
 import { connectInPlace } from '../../host/unix-socket.ts';
 import {
   commandLine as argvOf,
@@ -30,12 +30,23 @@ import {
 } from '../driver.ts';
 import { endProcess, socketPath, valueAfter } from '../processes.ts';
 import { mustHaveTap } from '../tap.ts';
-import { ApiGone, ApiRefused, FirecrackerApi, type ApiRequest } from './api.ts';
-import { bootSteps, FILES, loadSnapshot, processSteps, type BootStep } from './boot.ts';
+import { ApiGone, FirecrackerApi, type ApiRequest } from './api.ts';
+import {
+  bootSteps,
+  canMoveClock,
+  FILES,
+  loadSnapshot,
+  NO_TIME_SAVED,
+  processSteps,
+  type BootStep,
+} from './boot.ts';
 import { noCage, type Cage, type Den } from './cage.ts';
 import { openCages, type JailHost, type JailWish } from './cages.ts';
 import { OUT_OF_MEMORY } from './exit-reason.ts';
-import { FirecrackerMachine, OUTPUT_FILE, type MachineFacts } from './machine.ts';
+import { explain } from './explain.ts';
+import { mustBeUncompressed } from './kernel-file.ts';
+import { OUTPUT_FILE } from './logs.ts';
+import { FirecrackerMachine, type MachineFacts } from './machine.ts';
 import { forgetMetrics } from './metrics.ts';
 import { askVersion, featuresOf, sameFormat, type Features, type FirecrackerVersion } from './versions.ts';
 
@@ -149,15 +160,29 @@ class FirecrackerDriver implements Driver {
         kind: 'incompatible',
       });
     if (!isAbsolute(memoryPath)) throw new VmmError('the memory file must be named by its absolute path');
+    const load = (moveClock: boolean): Promise<Machine> =>
+      this.#loadFrom(spec, { statePath: saved.statePath, memoryPath }, { resume, moveClock }, signal);
+    try {
+      return await load(canMoveClock(spec, this.#features));
+    } catch (error) {
+      if (!(error instanceof VmmError && error.message.includes(NO_TIME_SAVED))) throw error;
+      return load(false);
+    }
+  }
+
+  #loadFrom(
+    spec: MachineSpec,
+    { statePath, memoryPath }: { readonly statePath: string; readonly memoryPath: string },
+    { resume, moveClock }: { readonly resume: boolean; readonly moveClock: boolean },
+    signal: AbortSignal,
+  ): Promise<Machine> {
     return this.#start(spec, signal, async ({ api }) => {
       const [cage] = this.#cages;
-      await cage.bring(spec, saved.statePath, FILES.state);
+      await cage.bring(spec, statePath, FILES.state);
       await cage.bring(spec, memoryPath, FILES.loadedMemory);
       await carryOut(api, processSteps(this.#features), signal);
-      await api.call(loadSnapshot(spec, { resume, features: this.#features }), {
-        timeoutMs: LOAD_MS,
-        signal,
-      });
+      const request = loadSnapshot(spec, { resume, moveClock, features: this.#features });
+      await api.call(request, { timeoutMs: LOAD_MS, signal });
     });
   }
 
@@ -327,46 +352,6 @@ async function answers(api: FirecrackerApi, process: VmmProcess, signal: AbortSi
   );
 }
 
-/** Throws when the kernel is not an ELF file, which is all that Firecracker up to 1.16 boots on x86_64. */
-async function mustBeUncompressed({ folder, kernel }: MachineSpec): Promise<void> {
-  let file;
-  try {
-    file = await open(join(folder, kernel), 'r');
-  } catch (error) {
-    throw new VmmError(
-      `the kernel cannot be opened: ${isErrno(error, 'ENOENT') ? 'it is not there' : String(error)}`,
-      { cause: error },
-    );
-  }
-  try {
-    const { buffer, bytesRead } = await file.read(Buffer.alloc(4), 0, 4, 0);
-    if (bytesRead < 4 || buffer.toString('latin1') !== '\x7fELF')
-      throw new VmmError(
-        "the image's kernel is compressed, and Firecracker boots only uncompressed ones: register the image with its vmlinux",
-        { kind: 'incompatible' },
-      );
-  } finally {
-    await file.close();
-  }
-}
-
 function endedAtOnce(): never {
   throw new VmmError('Firecracker ended at once');
-}
-
-/** Why a machine did not come up, from what failed for us and what the process wrote itself. */
-function explain(error: unknown, output: string): VmmError {
-  if (error instanceof DeadlineExceeded)
-    return new VmmError(error.message, { kind: 'timeout', output, cause: error });
-  const message = error instanceof Error ? error.message : String(error);
-  const full = isErrno(error, 'ENOSPC') || /No space left on device/.test(`${message}\n${output}`);
-  if (error instanceof ApiRefused)
-    return new VmmError(message, { kind: full ? 'no_space' : 'failed', output, cause: error });
-  if (error instanceof VmmError && error.kind !== 'failed') return error;
-  const last = output.split('\n').at(-1) ?? '';
-  return new VmmError(last === '' ? message : `${message}: ${last}`, {
-    kind: full ? 'no_space' : 'failed',
-    output,
-    cause: error,
-  });
 }

@@ -47,7 +47,13 @@ export class Jail implements Cage {
         throw new VmmError(`an earlier Firecracker of this VM still runs (pid ${inside.join(', ')})`);
       await this.clear(spec);
       const base = join(spec.folder, JAIL);
-      const root = join(base, basename(await realpath(firecrackerBin)), spec.vmId, 'root');
+      const program = await realpath(firecrackerBin).catch((cause: unknown) => {
+        throw new VmmError('the program firecracker is no longer where it was when the server started', {
+          kind: 'missing',
+          cause,
+        });
+      });
+      const root = join(base, basename(program), spec.vmId, 'root');
       try {
         await this.#furnish(spec, root, uid);
       } catch (error) {

@@ -1,5 +1,4 @@
-import { isErrno } from '../../host/files.ts';
-import { findProgram } from '../../host/programs.ts';
+import { findProgram, isForeignProgram } from '../../host/programs.ts';
 import { CommandFailed, type Argv, type Run } from '../../host/run.ts';
 import { VmmError, type MachineSpec } from '../driver.ts';
 import { FILES } from './boot.ts';
@@ -17,15 +16,16 @@ export interface Jailer {
 export async function findJailer({ run }: { readonly run: Run }, bin: string): Promise<Jailer | undefined> {
   const path = await findProgram(bin);
   if (path === undefined) return undefined;
+  const broken = (why: string, cause?: unknown): VmmError =>
+    new VmmError(`The jailer (${path}) ${why}.`, { cause });
+  if (await isForeignProgram(path))
+    throw broken(`is no program of this machine's architecture; install that of ${process.arch}`);
   let said: string;
   try {
     said = (await run([path, '--version'], { timeoutMs: 10_000 })).stdout;
   } catch (error) {
     if (!(error instanceof CommandFailed)) throw error;
-    const why = isErrno(error.cause, 'ENOEXEC')
-      ? `is no program of this machine's architecture; install that of ${process.arch}`
-      : `does not say its version: ${error.message}`;
-    throw new VmmError(`The jailer (${path}) ${why}.`, { cause: error });
+    throw broken(`does not say its version: ${error.message}`, error);
   }
   const version = /v?(\d+\.\d+\.\d+)/.exec(said)?.[1];
   if (version === undefined)

@@ -10,10 +10,11 @@ const PROBE_MS = 3000;
 
 /**
  * Finds out whether KVM runs code by having Firecracker boot a kernel that counts and resets its machine. `open` gives a
- * driver for a folder of VMs.
+ * driver for a folder of VMs; `onRefused` is told Firecracker's words where it could not.
  */
 export async function firecrackerRunsCode(
   open: (vmsFolder: string) => Promise<Driver>,
+  onRefused: (why: string) => void = () => undefined,
 ): Promise<'runs code' | 'opens but runs nothing' | 'refused'> {
   const vms = await mkdtemp(join(tmpdir(), 'hatch-kvm-'));
   const vmId = newId('vm');
@@ -51,8 +52,9 @@ export async function firecrackerRunsCode(
       await machine.release();
     }
   } catch (error) {
-    if (error instanceof VmmError) return 'refused';
-    throw error;
+    if (!(error instanceof VmmError)) throw error;
+    onRefused(error.message);
+    return 'refused';
   } finally {
     await rm(vms, { recursive: true, force: true });
   }

@@ -21,16 +21,17 @@ import type { FirecrackerApi } from './api.ts';
 import { action, createSnapshot, FILES, vmState } from './boot.ts';
 import type { Cage } from './cage.ts';
 import { exitReason, type Ending } from './exit-reason.ts';
+import { cutLogs, OUTPUT_FILE } from './logs.ts';
 import { takeMetrics, type BlockBytes } from './metrics.ts';
 import { connectVsock } from './vsock.ts';
 
-/** Firecracker's own output, in the VM's folder. */
-export const OUTPUT_FILE = 'vmm.log';
 /** Pausing and resuming wait up to 30 s for each vCPU (src/vmm/src/lib.rs). */
 const VCPU_MS = 35_000;
 const SAVE_MS = 600_000;
 /** How often the metrics file is read and cut, also if nobody asks: it grows by some kilobytes a minute. */
 const TEND_MS = 10 * 60_000;
+/** How often its logs are looked at: before 1.16 nothing else bounds what a guest can make it write. */
+const CUT_MS = 15_000;
 /** How long a guest that has panicked may take to end by itself. */
 const PANIC_MS = 5000;
 
@@ -76,8 +77,9 @@ export class FirecrackerMachine implements Machine {
     this.exited = promise;
     this.#released.signal.addEventListener('abort', () => tether.destroy());
     const tending = setInterval(() => void this.#countBlocks().catch(() => undefined), TEND_MS).unref();
+    const cutting = setInterval(() => void cutLogs(facts.folder).catch(() => undefined), CUT_MS).unref();
     this.#watch(tether)
-      .finally(() => clearInterval(tending))
+      .finally(() => [tending, cutting].forEach((timer) => clearInterval(timer)))
       .then(resolve, () => undefined);
   }
 

@@ -55,13 +55,24 @@ export async function takeMetrics(folder: string): Promise<BlockBytes> {
       sums = lines.reduce(addLine, { ...sums, offset: at - rest.length });
     }
     const cut = sums.offset - sums.cutAt > CUT_BYTES && (await file.stat()).size === sums.offset;
-    if (cut) sums = { ...sums, cutAt: sums.offset };
+    const known = cut ? { ...sums, cutAt: sums.offset } : sums;
     // First what is known, then the cut: who is killed between the two counts nothing twice.
-    if (sums.offset !== before.offset) await writeFileAtomic(join(folder, SUMS_FILE), JSON.stringify(sums));
-    if (cut) await file.truncate(0);
+    const kept = sums.offset === before.offset || (await keepSums(folder, known));
+    if (cut && kept) await file.truncate(0);
     return sums;
   } finally {
     await file.close();
+  }
+}
+
+/** Notes what is added up; false when the disk is full: it is read again, then. */
+async function keepSums(folder: string, sums: Sums): Promise<boolean> {
+  try {
+    await writeFileAtomic(join(folder, SUMS_FILE), JSON.stringify(sums));
+    return true;
+  } catch (error) {
+    if (isErrno(error, 'ENOSPC') || isErrno(error, 'EDQUOT')) return false;
+    throw error;
   }
 }
 

@@ -1,4 +1,5 @@
 import { isErrno } from '../../host/files.ts';
+import { findProgram, isForeignProgram } from '../../host/programs.ts';
 import { CommandFailed, type Run } from '../../host/run.ts';
 import { VmmError } from '../driver.ts';
 
@@ -18,6 +19,8 @@ export interface Features {
   readonly serialLimit: boolean;
   /** `vsock_override` at load (1.16). Before, the socket is bound where the saved one was. */
   readonly vsockOverride: boolean;
+  /** `clock_realtime` at load (1.16): the guest's kvm-clock is moved on by the time it was saved for. */
+  readonly clockRealtime: boolean;
   /** Host-to-guest vsock lives through a bare pause and resume: lost in 1.16.x (issue #6100). */
   readonly resumeKeepsVsock: boolean;
 }
@@ -26,6 +29,12 @@ const OLDEST_MINOR = 13;
 
 /** Asks a Firecracker its version. Throws VmmError in a sentence when it is missing, does not run here, or is too old. */
 export async function askVersion({ run }: { readonly run: Run }, bin: string): Promise<FirecrackerVersion> {
+  const path = await findProgram(bin);
+  if (path !== undefined && (await isForeignProgram(path)))
+    throw new VmmError(
+      `Firecracker (${bin}) is no program of this machine's architecture; install that of ${process.arch}.`,
+      { kind: 'missing' },
+    );
   const said = await ask(run, bin, '--version');
   const found = /v?(\d+)\.(\d+)\.(\d+)/.exec(said);
   if (!found)
@@ -46,7 +55,12 @@ export async function askVersion({ run }: { readonly run: Run }, bin: string): P
 
 /** What this version can do. */
 export function featuresOf({ minor }: Pick<FirecrackerVersion, 'minor'>): Features {
-  return { serialLimit: minor >= 16, vsockOverride: minor >= 16, resumeKeepsVsock: minor !== 16 };
+  return {
+    serialLimit: minor >= 16,
+    vsockOverride: minor >= 16,
+    clockRealtime: minor >= 16,
+    resumeKeepsVsock: minor !== 16,
+  };
 }
 
 /** Whether snapshots of one format load where the other is spoken. */
@@ -72,14 +86,6 @@ async function ask(run: Run, bin: string, flag: string): Promise<string> {
         kind: 'missing',
         cause: error,
       });
-    if (isErrno(error.cause, 'ENOEXEC'))
-      throw new VmmError(
-        `Firecracker (${bin}) is no program of this machine's architecture; install that of ${process.arch}.`,
-        {
-          kind: 'missing',
-          cause: error,
-        },
-      );
     throw new VmmError(`Firecracker (${bin}) does not say its version: ${error.message}`, { cause: error });
   }
 }

@@ -1,5 +1,5 @@
 import type { Socket } from 'node:net';
-import { deadline } from '../../base/deadline.ts';
+import { deadline, DeadlineExceeded } from '../../base/deadline.ts';
 import { connectInPlace } from '../../host/unix-socket.ts';
 import { VmmError } from '../driver.ts';
 
@@ -27,7 +27,8 @@ export async function connectVsock(path: string, signal: AbortSignal): Promise<S
     return socket;
   } catch (error) {
     socket.destroy();
-    throw error;
+    if (!(error instanceof DeadlineExceeded)) throw error;
+    throw new VmmError('the guest did not answer on vsock', { kind: 'timeout', cause: error });
   }
 }
 
@@ -42,7 +43,8 @@ function readOk(socket: Socket, signal: AbortSignal): Promise<void> {
       else resolve();
     };
     const onClose = (): void => done(new VmmError('nobody listens on vsock in the guest'));
-    const onAbort = (): void => done(new VmmError('the guest did not answer on vsock', { kind: 'timeout' }));
+    // Whoever set the limit says why.
+    const onAbort = (): void => done(new Error('given up'));
     const onReadable = (): void => {
       for (let byte = readByte(socket); byte !== undefined; byte = readByte(socket)) {
         if (byte !== '\n') line += byte;

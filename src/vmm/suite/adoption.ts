@@ -23,14 +23,14 @@ export function adoptionCases(declare: Declare): void {
     await assert.rejects(raceAbort(before.machine.exited, silence), { name: 'TimeoutError' });
   });
 
-  declare('a guest that was just launched can be taken up', async (bench) => {
+  declare.withoutGuest('a guest that was just launched can be taken up', async (bench) => {
     const before = await bench.launch(await bench.host.fresh());
     const after = await bench.adopt(before);
     assert.equal(await after.machine.status(), 'running');
     assert.equal(after.machine.ramFile, before.machine.ramFile);
   });
 
-  declare('a paused guest is still paused when it is taken up', async (bench) => {
+  declare.withoutGuest('a paused guest is still paused when it is taken up', async (bench) => {
     const before = await bench.guest();
     await before.machine.pause();
     const after = await bench.adopt(before);
@@ -82,7 +82,7 @@ export function adoptionCases(declare: Declare): void {
     await found.agent.ping(bench.patience());
   });
 
-  declare('a VMM that no row names is observed and reaped', async (bench) => {
+  declare.withoutGuest('a VMM that no row names is observed and reaped', async (bench) => {
     const [lost, kept] = [await bench.guest(), await bench.guest()];
     lost.agent.close();
     await lost.machine.release();

@@ -23,6 +23,8 @@ export interface SuiteAgent {
 /** A host of the suite's own: a driver, guests for it, and a hand to end them behind its back. */
 export interface DriverHost {
   readonly driver: Driver;
+  /** What it stands on, for the report of the run: `its double, not jailed`. */
+  readonly about: string;
   /** Another driver on the same folder, as the next daemon would open it. */
   reopen(): Promise<Driver>;
   /** A machine that can be launched, in a folder of its own. */
@@ -160,5 +162,11 @@ export class Bench {
   }
 }
 
-/** Declares a case: a sentence, and what shows that it is true. */
-export type Declare = (title: string, body: (bench: Bench) => Promise<void>) => void;
+/**
+ * Declares a case: a sentence, and what shows that it is true. What says so (`withoutGuest`) needs no code to run in the guest: it
+ * can be tried where a VMM starts machines whose processors stand still.
+ */
+export interface Declare {
+  (title: string, body: (bench: Bench) => Promise<void>): void;
+  withoutGuest(title: string, body: (bench: Bench) => Promise<void>): void;
+}

@@ -36,7 +36,7 @@ export function endCases(declare: Declare): void {
     await isOver(bench, subject);
   });
 
-  declare('a guest that is killed was killed; killing it again does nothing', async (bench) => {
+  declare.withoutGuest('a guest that is killed was killed; killing it again does nothing', async (bench) => {
     const subject = await bench.guest();
     await subject.machine.kill();
     assert.equal(await bench.isObserved(subject.spec), false);
@@ -44,14 +44,14 @@ export function endCases(declare: Declare): void {
     await isOver(bench, subject);
   });
 
-  declare('a paused guest can be killed', async (bench) => {
+  declare.withoutGuest('a paused guest can be killed', async (bench) => {
     const { machine } = await bench.guest();
     await machine.pause();
     await machine.kill();
     assert.deepEqual(await bench.exit(machine), { kind: 'killed' });
   });
 
-  declare('a VMM that is killed by somebody else has crashed', async (bench) => {
+  declare.withoutGuest('a VMM that is killed by somebody else has crashed', async (bench) => {
     const subject = await bench.guest();
     await bench.host.killVmm(subject.machine.process);
     const exit = await bench.exit(subject.machine);

@@ -24,43 +24,52 @@ export function launchCases(declare: Declare): void {
   });
 
   const missing = (what: string, change: (spec: MachineSpec) => Partial<MachineSpec>): void =>
-    declare(`without ${what} a launch fails in a sentence that names no folder`, async (bench) => {
-      const spec = await bench.host.fresh();
-      await refused(bench, { ...spec, ...change(spec) });
-    });
+    declare.withoutGuest(
+      `without ${what} a launch fails in a sentence that names no folder`,
+      async (bench) => {
+        const spec = await bench.host.fresh();
+        await refused(bench, { ...spec, ...change(spec) });
+      },
+    );
   missing('its kernel', () => ({ kernel: 'no-such-kernel' }));
   missing('its initrd', () => ({ initrd: 'no-such-initrd' }));
   missing('its disk', ({ disks }) => ({
     disks: [...disks, { path: 'no-such-disk', format: 'raw', readOnly: true }],
   }));
 
-  declare('a launch fails without its tap, where taps are opened, and makes none', async (bench) => {
-    const tap = newId('vm');
-    const spec = { ...(await bench.host.fresh()), network: { tap, mac: '02:fc:00:00:00:02' } };
-    if (bench.host.opensTaps) await refused(bench, spec);
-    else await bench.launch(spec);
-    assert.equal((await readFile('/proc/self/net/dev', 'utf8')).includes(tap), false);
-  });
+  declare.withoutGuest(
+    'a launch fails without its tap, where taps are opened, and makes none',
+    async (bench) => {
+      const tap = newId('vm');
+      const spec = { ...(await bench.host.fresh()), network: { tap, mac: '02:fc:00:00:00:02' } };
+      if (bench.host.opensTaps) await refused(bench, spec);
+      else await bench.launch(spec);
+      assert.equal((await readFile('/proc/self/net/dev', 'utf8')).includes(tap), false);
+    },
+  );
 
-  declare('a qcow2 disk is taken or refused, as the capabilities say', async (bench) => {
+  declare.withoutGuest('a qcow2 disk is taken or refused, as the capabilities say', async (bench) => {
     const { capabilities } = bench.driver;
     const spec = await bench.host.fresh();
     if (capabilities.qcow2) assert(spec.disks.some(({ format }) => format === 'qcow2'));
     else await refused(bench, { ...spec, disks: spec.disks.map((disk) => ({ ...disk, format: 'qcow2' })) });
   });
 
-  declare('a launch that is called off leaves no process, and the next one goes on', async (bench) => {
-    const reason = new Error('called off');
-    const spec = await bench.host.fresh();
-    await assert.rejects(bench.driver.launch(spec, AbortSignal.abort(reason)), reason);
-    const during = new AbortController();
-    const launching = bench.driver.launch(spec, during.signal);
-    during.abort(reason);
-    await assert.rejects(launching, reason);
-    assert.equal(await bench.isObserved(spec), false);
-    const { machine } = await bench.launch(spec);
-    assert.equal(await machine.status(), 'running');
-  });
+  declare.withoutGuest(
+    'a launch that is called off leaves no process, and the next one goes on',
+    async (bench) => {
+      const reason = new Error('called off');
+      const spec = await bench.host.fresh();
+      await assert.rejects(bench.driver.launch(spec, AbortSignal.abort(reason)), reason);
+      const during = new AbortController();
+      const launching = bench.driver.launch(spec, during.signal);
+      during.abort(reason);
+      await assert.rejects(launching, reason);
+      assert.equal(await bench.isObserved(spec), false);
+      const { machine } = await bench.launch(spec);
+      assert.equal(await machine.status(), 'running');
+    },
+  );
 }
 
 async function refused(bench: Bench, spec: MachineSpec): Promise<void> {

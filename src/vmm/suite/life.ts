@@ -62,7 +62,7 @@ export function lifeCases(declare: Declare): void {
       assert(second[name] >= first[name], `${name}: ${second[name]} after ${first[name]}`);
   });
 
-  declare('written pages are told, or refused, as the capabilities say', async (bench) => {
+  declare.withoutGuest('written pages are told, or refused, as the capabilities say', async (bench) => {
     const subject = await bench.guest();
     await subject.machine.pause();
     if (!bench.driver.capabilities.dirtyPages) return assert.rejects(subject.machine.dirtyPages(), VmmError);

@@ -78,6 +78,21 @@ export function loadCases(declare: Declare): void {
     await subject.agent.ping(bench.patience());
   });
 
+  declare.withoutGuest(
+    'a machine that was just launched is saved, and loaded again and again',
+    async (bench) => {
+      const subject = await bench.launch(await bench.host.fresh());
+      const saved = await bench.save(subject);
+      await bench.end(subject);
+      for (let i = 0; i < 2; i++) {
+        const copy = await bench.host.copyOf(subject.spec);
+        const loaded = await bench.load(copy, saved, { resume: false });
+        assert.equal(await loaded.machine.status(), 'paused');
+        await bench.end(loaded);
+      }
+    },
+  );
+
   declare('what cannot fit is refused before anything is started, and told apart', async (bench) => {
     const { spec, saved } = await bench.host.saved();
     const copy = await bench.host.copyOf(spec);

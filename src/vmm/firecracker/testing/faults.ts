@@ -15,6 +15,7 @@ import type { HttpRequest } from './routes.ts';
  *     rubbish      something that is no HTTP comes back
  *     refuse TEXT  400 with this fault_message, or a made-up one
  *     busy         503 `Too many open connections`, and the connection is closed
+ *     freeze       the process is stopped (SIGSTOP): it is there, and nothing of it moves
  *     exit N       the process ends with this code
  *     kill         the process is killed by SIGKILL
  */
@@ -25,7 +26,18 @@ export interface Fault {
 }
 
 const WHATS = [
-  ...(['delay', 'hang', 'reset', 'truncated', 'rubbish', 'refuse', 'busy', 'exit', 'kill'] as const),
+  ...([
+    'delay',
+    'hang',
+    'reset',
+    'truncated',
+    'rubbish',
+    'refuse',
+    'busy',
+    'freeze',
+    'exit',
+    'kill',
+  ] as const),
 ] as const;
 
 interface Line extends Fault {

@@ -31,7 +31,7 @@ export interface GuestOptions {
   readonly touch: () => void;
   readonly bootMs: number;
   readonly shutdownMs: number;
-  readonly kind: 'well' | 'silent' | 'panics';
+  readonly kind: 'well' | 'silent' | 'panics' | 'resets';
   readonly deaf: boolean;
   readonly ctrlAltDel: 'reboot' | 'poweroff';
 }
@@ -123,6 +123,7 @@ export class PretendedGuest {
     this.#booting = true;
     this.#kernel('Linux version 6.1.0-pretended (hatch)');
     this.#kernel(`Command line: ${this.#memory.bootArgs}`);
+    if (this.#options.kind === 'resets') return this.#pass(0).then(() => this.#reset());
     if (this.#options.kind === 'panics')
       return this.#panic('VFS: Unable to mount root fs on unknown-block(0,0)');
     await this.#pass(this.#options.bootMs);

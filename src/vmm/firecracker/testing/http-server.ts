@@ -140,6 +140,9 @@ async function misbehave(
       await write(socket, FULL);
       socket.destroy();
       return false;
+    case 'freeze':
+      process.kill(process.pid, 'SIGSTOP');
+      return true;
     case 'exit':
     case 'kill':
       end(what === 'kill' ? 'kill' : Number(value));

@@ -13,6 +13,8 @@ import { versionOf, type Version } from './versions.ts';
  * FC_DOUBLE_BOOT_MS      how long the guest takes until its agent listens; 0
  * FC_DOUBLE_SHUTDOWN_MS  how long the guest takes to shut down; 0
  * FC_DOUBLE_GUEST        `silent`: it boots and never has an agent; `panics`: its kernel panics instead of booting
+ * FC_DOUBLE_RUNS_PROBE   1: the kernel that tries KVM (probe-kernel.ts) does what it would on a processor: it resets the machine
+ * FC_DOUBLE_KVM          `denied` or `missing`: /dev/kvm cannot be opened, or is not there, when a machine is made
  * FC_DOUBLE_WHOLE_MEMORY 1: a full snapshot writes every byte of the memory, as the real one; otherwise the file is sparse
  * FC_DOUBLE_PID_NS       1: SIGTERM does nothing, as to the first process of a pid namespace
  * FC_DOUBLE_PROC_MOUNTS  for the jailer's double: a file read in the place of /proc/mounts, to pretend cgroup hierarchies
@@ -28,6 +30,8 @@ export interface Knobs {
   readonly bootMs: number;
   readonly shutdownMs: number;
   readonly guest: 'well' | 'silent' | 'panics';
+  readonly runsProbe: boolean;
+  readonly kvm: 'well' | 'denied' | 'missing';
   readonly wholeMemory: boolean;
   readonly pidNamespace: boolean;
 }
@@ -67,6 +71,8 @@ export function readKnobs(env: Readonly<Record<string, string | undefined>>): Kn
     bootMs: count('FC_DOUBLE_BOOT_MS'),
     shutdownMs: count('FC_DOUBLE_SHUTDOWN_MS'),
     guest: choice('FC_DOUBLE_GUEST', 'well', 'silent', 'panics'),
+    runsProbe: flag('FC_DOUBLE_RUNS_PROBE', false),
+    kvm: choice('FC_DOUBLE_KVM', 'well', 'denied', 'missing'),
     wholeMemory: flag('FC_DOUBLE_WHOLE_MEMORY', false),
     pidNamespace: flag('FC_DOUBLE_PID_NS', false),
   };
@@ -74,5 +80,5 @@ export function readKnobs(env: Readonly<Record<string, string | undefined>>): Kn
 
 const KNOWN = [
   ...['VERSION', 'FAULTS', 'START', 'DEAF', 'CTRL_ALT_DEL', 'LOSES_VSOCK', 'BOOT_MS', 'SHUTDOWN_MS', 'GUEST'],
-  ...['WHOLE_MEMORY', 'PID_NS', 'PROC_MOUNTS', 'ROOT'],
+  ...['KVM', 'RUNS_PROBE', 'WHOLE_MEMORY', 'PID_NS', 'PROC_MOUNTS', 'ROOT'],
 ].map((name) => `FC_DOUBLE_${name}`);

@@ -303,6 +303,21 @@ test('a start that fails can be mended and tried again', async () => {
   assert.equal(await start(), POST_BOOT);
 });
 
+test('without KVM, or the right to it, no machine starts', async () => {
+  using vmms = new TriedVmms();
+  for (const [kvm, why] of [
+    ['denied', 'Permission denied (os error 13)'],
+    ['missing', 'No such file or directory (os error 2)'],
+  ] as const) {
+    const vm = vmms.open({ FC_DOUBLE_KVM: kvm });
+    await vm.put('/boot-source', { kernel_image_path: vmms.path('kernel') });
+    assert.equal(
+      (await vm.put('/actions', { action_type: 'InstanceStart' })).fault,
+      `Start microvm error: Kvm error: Error creating KVM object: ${why} Make sure the user launching the firecracker process is configured on the /dev/kvm file's ACL.`,
+    );
+  }
+});
+
 test('there is room for seventeen devices', async () => {
   using vmms = new TriedVmms();
   const vm = vmms.open();

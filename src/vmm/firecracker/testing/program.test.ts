@@ -316,6 +316,17 @@ test('a call that hangs holds up all that come after it; without its effect, or 
   assert.deepEqual([await talk.rest(), await other.rest()], ['', '']);
 });
 
+test('frozen at a call it is there and does nothing; let go on, it answers', async () => {
+  await using program = await new Program(undefined, { FC_DOUBLE_FAULTS: 'GET / freeze' }).ready();
+  using talk = program.talk();
+  talk.say(GET);
+  const state = (): string | undefined =>
+    /^State:\t(\w)/m.exec(readFileSync(`/proc/${program.child.pid}/status`, 'utf8'))?.[1];
+  while (state() !== 'T') await new Promise((resolve) => setImmediate(resolve));
+  program.child.kill('SIGCONT');
+  assert.equal((await head(talk))[0], 'HTTP/1.1 200');
+});
+
 test('it can end, or be killed, before it has a socket', async () => {
   for (const [start, end] of [
     ['exit 1', [1, null]],

@@ -43,6 +43,18 @@ test('a disk that is not where it was is the end of a load', async () => {
   );
 });
 
+test('without KVM nothing is loaded', async () => {
+  using vmms = new TriedVmms();
+  await saved(vmms);
+  const vm = vmms.open({ FC_DOUBLE_KVM: 'denied' });
+  const { fault } = await load(vm, vmms, { vsock_override: { uds_path: vmms.socket() } });
+  assert.match(
+    (fault ?? '').replace(FAILED, ''),
+    /^Failed to build microVM from snapshot: Failed to create microVM and vCPUs: Kvm error: .*Permission denied/,
+  );
+  assert.equal(vm.vmm.fatal, 'Restore');
+});
+
 test('overrides of what is not there, and files that are none, are the end of a load, each in its words', async () => {
   using vmms = new TriedVmms();
   await saved(vmms);

@@ -71,10 +71,12 @@ export async function loadSnapshot(
   {
     resources,
     version,
+    kvmProblem,
     openSerial,
   }: {
     readonly resources: Resources;
     readonly version: Version;
+    readonly kvmProblem: string | null;
     readonly openSerial: () => void;
   },
 ): Promise<Loaded> {
@@ -104,6 +106,10 @@ export async function loadSnapshot(
     ...state.machine,
     track_dirty_pages: from.track_dirty_pages || from.enable_diff_snapshots,
   };
+  if (kvmProblem !== null)
+    throw new Refused(
+      `${FAILED}Failed to build microVM from snapshot: Failed to create microVM and vCPUs: ${kvmProblem}`,
+    );
   if (from.clock_realtime && state.realtimeMs === null)
     throw new Refused(
       `${FAILED}Failed to build microVM from snapshot: Failed to restore microVM state: clock_realtime requested but not present in the snapshot state`,

@@ -1,6 +1,8 @@
-import { closeSync, openSync, readSync, statSync } from 'node:fs';
+import { closeSync, openSync, readFileSync, readSync, statSync } from 'node:fs';
+import { probeKernel } from '../probe-kernel.ts';
 import { Refused } from './calls.ts';
 import { SerialConsole } from './console.ts';
+import type { Knobs } from './knobs.ts';
 import { osError } from './musl.ts';
 import { DEFAULT_BOOT_ARGS, type Resources } from './resources.ts';
 
@@ -12,8 +14,15 @@ function failed(why: string): Refused {
   return new Refused(`Start microvm error: ${why}`);
 }
 
+/** What a machine's making says where there is no KVM for it (KvmError, src/vmm/src/vstate/kvm.rs); null where there is. */
+export function kvmProblem(kvm: Knobs['kvm']): string | null {
+  if (kvm === 'well') return null;
+  const why = kvm === 'denied' ? 'Permission denied (os error 13)' : 'No such file or directory (os error 2)';
+  return `Kvm error: Error creating KVM object: ${why} Make sure the user launching the firecracker process is configured on the /dev/kvm file's ACL.`;
+}
+
 /** What InstanceStart finds wrong. Throws Refused; nothing is changed, so it can be mended and tried again. */
-export function checkStart(resources: Resources, pci: boolean): void {
+export function checkStart(resources: Resources, pci: boolean, kvm: Knobs['kvm']): void {
   const { bootSource, machine, pmem } = resources;
   if (!bootSource) throw failed('Cannot start microvm without kernel configuration.');
   if (machine.mem_size_mib > MOST_MIB)
@@ -24,6 +33,8 @@ export function checkStart(resources: Resources, pci: boolean): void {
         ? 'Could not attach device: Error attach PCI device: Could not find an available device slot on the PCI bus.'
         : 'Could not attach device: MMIO transport error: Failed to allocate requested resource: Could not allocate GSI',
     );
+  const noKvm = kvmProblem(kvm);
+  if (noKvm !== null) throw failed(noKvm);
   for (const { path_on_host: path } of pmem) openPmem(path);
   const kernel = firstBytes(bootSource.kernel_image_path);
   if (!kernel.equals(ELF))
@@ -59,6 +70,13 @@ function firstBytes(path: string): Buffer {
     return found;
   }
   return found;
+}
+
+/** Whether the kernel is the one by which Hatch tries KVM: on a processor it would reset the machine. */
+export function isProbe({ bootSource }: Resources): boolean {
+  const wanted = probeKernel();
+  const path = bootSource?.kernel_image_path;
+  return path !== undefined && statSync(path).size === wanted.length && readFileSync(path).equals(wanted);
 }
 
 /** The serial port as it is set up for the start or the load of a machine. Throws the system's error. */

@@ -1,7 +1,7 @@
 import type { Body } from './bodies.ts';
 import { POST_BOOT, PRE_BOOT, Refused, type Call, type Reply } from './calls.ts';
 import type { SerialConsole } from './console.ts';
-import { newMemory, PretendedGuest, type GuestMemory } from './guest.ts';
+import { newMemory, PretendedGuest, type GuestMemory, type GuestOptions } from './guest.ts';
 import type { Knobs } from './knobs.ts';
 import type { Log } from './log.ts';
 import type { MappedMemory } from './memory-file.ts';
@@ -12,7 +12,7 @@ import type { OpenTap } from './net.ts';
 import { Resources } from './resources.ts';
 import { parserOf, type HttpRequest, type Parsed } from './routes.ts';
 import { createSnapshot, loadSnapshot } from './snapshot.ts';
-import { checkStart, commandLine, openConsole } from './start.ts';
+import { checkStart, commandLine, isProbe, kvmProblem, openConsole } from './start.ts';
 import { Balloon, Hotplug, updateDrive, updateNetwork, updatePmem } from './updates.ts';
 
 export interface VmmOptions {
@@ -264,8 +264,8 @@ export class Vmm {
   }
 
   #start(): void {
-    const { pci, metrics } = this.#options;
-    checkStart(this.#resources, pci);
+    const { pci, metrics, knobs } = this.#options;
+    checkStart(this.#resources, pci, knobs.kvm);
     let serial: SerialConsole;
     try {
       serial = this.#console();
@@ -276,14 +276,21 @@ export class Vmm {
     }
     const root = this.#resources.blocks.root;
     if (root) metrics.moved(root.config.drive_id, Math.min(root.bytes, BOOT_READS), 0);
-    const guest = this.#furnish(newMemory(commandLine(this.#resources, pci)), serial, undefined);
+    const memory = newMemory(commandLine(this.#resources, pci));
+    const resets = knobs.runsProbe && isProbe(this.#resources);
+    const guest = this.#furnish(memory, serial, undefined, resets ? 'resets' : knobs.guest);
     this.#resources.vsock?.attach((port) => guest.accept(port));
     metrics.start(() => this.#frozen);
     this.#state = 'Running';
     guest.wake();
   }
 
-  #furnish(memory: GuestMemory, serial: SerialConsole, mapped: MappedMemory | undefined): PretendedGuest {
+  #furnish(
+    memory: GuestMemory,
+    serial: SerialConsole,
+    mapped: MappedMemory | undefined,
+    kind: GuestOptions['kind'] = this.#options.knobs.guest,
+  ): PretendedGuest {
     const { knobs, end } = this.#options;
     this.#guest = new PretendedGuest({
       memory,
@@ -298,7 +305,7 @@ export class Vmm {
       },
       bootMs: knobs.bootMs,
       shutdownMs: knobs.shutdownMs,
-      kind: knobs.guest,
+      kind,
       deaf: knobs.deaf,
       ctrlAltDel: knobs.ctrlAltDel,
     });
@@ -351,6 +358,7 @@ export class Vmm {
       const { mapped, memory, requestedMib, behindMs } = await loadSnapshot(from, {
         resources: this.#resources,
         version: knobs.version,
+        kvmProblem: kvmProblem(knobs.kvm),
         openSerial: () => (serial = this.#console()),
       });
       if (!serial) throw new Error('a snapshot was loaded without its serial port');
