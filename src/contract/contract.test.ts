@@ -145,7 +145,6 @@ test('labels have sensible keys and one-line values, 32 at most', () => {
 });
 
 test('what is not offered yet is an unknown field', () => {
-  assert.ok(!takes('snapshot_id', 'snap-abc123def456'));
   assert.ok(!takes('autostart', true));
 });
 
