@@ -7,6 +7,7 @@ export const noSnapshots: Hatch['snapshots'] = {
   get: async (_caller, id) => {
     throw notFound('snapshot', id);
   },
+  transfer: () => undefined,
   list: async () => [],
   patch: async (_caller, id) => {
     throw notFound('snapshot', id);

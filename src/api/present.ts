@@ -9,6 +9,7 @@ import type * as template from '../contract/template.ts';
 import type * as vm from '../contract/vm.ts';
 import type { Account, ApiKey, HatchEvent, Image, Quotas, Template } from '../model/records.ts';
 import type { Snapshot } from '../model/snapshot.ts';
+import type { Transfer } from '../ops/archive/archive.ts';
 import { OPERATION_NAMES, type IdlePolicy, type Vm } from '../model/vm.ts';
 import type { VmMetrics } from '../ops/hatch.ts';
 
@@ -60,8 +61,8 @@ export function presentVm(of: Vm): vm.Vm {
   };
 }
 
-/** A snapshot as the API shows it, without its files on the host. */
-export function presentSnapshot(of: Snapshot): snapshot.Snapshot {
+/** A snapshot as the API shows it, without its files on the host; `transfer`: how far its bytes are on their way. */
+export function presentSnapshot(of: Snapshot, transfer?: Transfer): snapshot.Snapshot {
   return {
     id: of.id,
     vm_id: of.vmId,
@@ -76,6 +77,12 @@ export function presentSnapshot(of: Snapshot): snapshot.Snapshot {
     ...given('verified_at', time(of.verifiedAt)),
     vmm: `${of.savedOn.driver} ${of.savedOn.version}`,
     ...given('problem', of.problem),
+    ...given(
+      'transfer',
+      transfer === undefined
+        ? null
+        : { direction: transfer.what, done_bytes: transfer.done, total_bytes: transfer.total },
+    ),
   };
 }
 

@@ -8,13 +8,14 @@ import {
   SnapshotListQuery,
   SnapshotParams,
   SnapshotVm,
+  StoredQuery,
 } from '../contract/snapshot.ts';
 import { Vm, VmParams, WaitQuery } from '../contract/vm.ts';
 import type { ApiDeps, App } from './app.ts';
 import { callerOf, demand, READ, WRITE } from './auth.ts';
 import { answerPage } from './page.ts';
 import { presentSnapshot, presentVm } from './present.ts';
-import { readWait } from './vm-requests.ts';
+import { readStoredWait, readWait } from './vm-requests.ts';
 
 const tags = ['Snapshots'];
 const SAVING = ['wrong_state', 'busy', 'already_exists', 'quota_exceeded', 'no_space', 'vmm_failed'] as const;
@@ -40,7 +41,7 @@ export function snapshotRoutes(app: App, { hatch }: Pick<ApiDeps, 'hatch'>): voi
       const caller = callerOf(request);
       const { id: vm } = request.params;
       const found = await answerPage(request, reply, (page) => hatch.snapshots.list(caller, { vm }, page));
-      return found.map(presentSnapshot);
+      return found.map((one) => presentSnapshot(one, hatch.snapshots.transfer(one.id)));
     },
   );
 
@@ -63,23 +64,28 @@ export function snapshotRoutes(app: App, { hatch }: Pick<ApiDeps, 'hatch'>): voi
       const found = await answerPage(request, reply, (page) =>
         hatch.snapshots.list(caller, { everyone: all }, page),
       );
-      return found.map(presentSnapshot);
+      return found.map((one) => presentSnapshot(one, hatch.snapshots.transfer(one.id)));
     },
   );
 
   app.get(
     '/snapshots/:id',
     {
-      config: { access: READ },
+      config: { access: READ, errors: ['timeout'] },
       schema: {
         operationId: 'getSnapshot',
         tags,
         summary: 'See a snapshot',
         params: SnapshotParams,
+        querystring: StoredQuery,
         response: { 200: Snapshot },
       },
     },
-    async (request) => presentSnapshot(await hatch.snapshots.get(callerOf(request), request.params.id)),
+    async (request) => {
+      const waitMs = readStoredWait(request.query);
+      const found = await hatch.snapshots.get(callerOf(request), request.params.id, waitMs);
+      return presentSnapshot(found, hatch.snapshots.transfer(found.id));
+    },
   );
 
   app.patch(
@@ -125,7 +131,7 @@ function saving(app: App, hatch: ApiDeps['hatch']): void {
   app.post(
     '/vms/:id/snapshot',
     {
-      config: { access: WRITE, errors: SAVING },
+      config: { access: WRITE, errors: [...SAVING, 'timeout'] },
       schema: {
         operationId: 'snapshotVm',
         tags,
@@ -134,15 +140,18 @@ function saving(app: App, hatch: ApiDeps['hatch']): void {
           'Memory, disk and devices, as they are in one moment. The VM sleeps afterwards, or goes on with `keep_running`. ' +
           'When it cannot be saved it runs on.',
         params: VmParams,
+        querystring: StoredQuery,
         body: SnapshotVm,
         response: { 201: Snapshot },
       },
     },
     async (request, reply) => {
       const { name, keep_running: keepRunning = false } = request.body;
-      const snapshot = await hatch.vms.snapshot(callerOf(request), request.params.id, { name, keepRunning });
+      const storedWithinMs = readStoredWait(request.query);
+      const asked = { name, keepRunning, storedWithinMs };
+      const snapshot = await hatch.vms.snapshot(callerOf(request), request.params.id, asked);
       reply.code(201).header('location', `/snapshots/${snapshot.id}`);
-      return presentSnapshot(snapshot);
+      return presentSnapshot(snapshot, hatch.snapshots.transfer(snapshot.id));
     },
   );
 

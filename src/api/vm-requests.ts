@@ -1,4 +1,5 @@
 import type * as common from '../contract/common.ts';
+import type { StoredQuery } from '../contract/snapshot.ts';
 import type * as contract from '../contract/vm.ts';
 import { invalid } from '../model/failure.ts';
 import type { IdlePolicy } from '../model/vm.ts';
@@ -58,6 +59,13 @@ export function readWait(query: contract.WaitQuery): Wait | undefined {
     return undefined;
   }
   return { until: query.wait, timeoutMs: (query.timeout ?? DEFAULT_WAIT_SECONDS) * 1000 };
+}
+
+/** As `readWait`, for `?wait=stored`: how many milliseconds. */
+export function readStoredWait({ wait, timeout }: StoredQuery): number | undefined {
+  if (wait === undefined && timeout !== undefined)
+    throw invalid('timeout', 'The query parameter "timeout" goes with "wait=stored".');
+  return wait === undefined ? undefined : (timeout ?? DEFAULT_WAIT_SECONDS) * 1000;
 }
 
 /** `key=value` filters as labels. Throws when one key is asked for with two values, which no VM can have. */

@@ -5,8 +5,15 @@ import type { ExecResult, ExecVm } from '../contract/exec.ts';
 import type { Health, Ready } from '../contract/health.ts';
 import type { CreateImage, Image } from '../contract/image.ts';
 import type { CreateKey, Key, NewKey } from '../contract/key.ts';
-import type { ForkVm, PatchSnapshot, RestoreVm, Snapshot, SnapshotVm } from '../contract/snapshot.ts';
 import type { VmMetrics } from '../contract/metrics.ts';
+import type {
+  ForkVm,
+  PatchSnapshot,
+  RestoreVm,
+  Snapshot,
+  SnapshotVm,
+  StoredQuery,
+} from '../contract/snapshot.ts';
 import type { CreateTemplate, PatchTemplate, Template } from '../contract/template.ts';
 import type { CreateVm, PatchVm, StopVm, Vm, VmState, WaitQuery } from '../contract/vm.ts';
 import { NoName } from './api-error.ts';
@@ -20,6 +27,7 @@ export interface ListOptions extends CallOptions {
   readonly after?: string | undefined;
 }
 export interface WaitOptions extends CallOptions, WaitQuery {}
+export interface StoredOptions extends CallOptions, StoredQuery {}
 
 /**
  * A Hatch server as functions: one for each call of its API, with the contract's types. All of them throw ApiError when the
@@ -114,8 +122,18 @@ function vmCalls(transport: Transport) {
         signal,
       }),
     /** Saves a running VM; it sleeps then, or goes on. */
-    snapshot: (vm: string, request: SnapshotVm = {}, { signal }: CallOptions = {}): Promise<Snapshot> =>
-      transport.json({ method: 'POST', path: `/vms/${seg(vm)}/snapshot`, body: request, signal }),
+    snapshot: (
+      vm: string,
+      request: SnapshotVm = {},
+      { wait, timeout, signal }: StoredOptions = {},
+    ): Promise<Snapshot> =>
+      transport.json({
+        method: 'POST',
+        path: `/vms/${seg(vm)}/snapshot`,
+        query: { wait, timeout },
+        body: request,
+        signal,
+      }),
     restore: (
       vm: string,
       request: RestoreVm = {},
@@ -195,8 +213,13 @@ function snapshotCalls(transport: Transport) {
     list: ({ all, limit, after, signal }: ListOptions & { readonly all?: boolean | undefined } = {}): Promise<
       readonly Snapshot[]
     > => transport.list({ method: 'GET', path: '/snapshots', query: { all, limit, after }, signal }),
-    get: (snapshot: string, { signal }: CallOptions = {}): Promise<Snapshot> =>
-      transport.json({ method: 'GET', path: `/snapshots/${seg(snapshot)}`, signal }),
+    get: (snapshot: string, { wait, timeout, signal }: StoredOptions = {}): Promise<Snapshot> =>
+      transport.json({
+        method: 'GET',
+        path: `/snapshots/${seg(snapshot)}`,
+        query: { wait, timeout },
+        signal,
+      }),
     update: (snapshot: string, patch: PatchSnapshot, { signal }: CallOptions = {}): Promise<Snapshot> =>
       transport.json({ method: 'PATCH', path: `/snapshots/${seg(snapshot)}`, body: patch, signal }),
     delete: (snapshot: string, { signal }: CallOptions = {}): Promise<Deleted> =>

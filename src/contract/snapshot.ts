@@ -81,6 +81,18 @@ export const PatchSnapshot = Type.Object(
 );
 export type PatchSnapshot = Static<typeof PatchSnapshot>;
 
+/** Bytes on their way, as long as they are. */
+const Transfer = Type.Object(
+  {
+    direction: Type.Enum(['store', 'fetch'], {
+      description: '`store`: to the store; `fetch`: from it, to the host that wants to wake it.',
+    }),
+    done_bytes: Type.Integer({ minimum: 0 }),
+    total_bytes: Type.Integer({ minimum: 0, description: 'Of all its files, holes counted.' }),
+  },
+  { additionalProperties: false, description: 'How far its bytes are on their way; absent when none are.' },
+);
+
 export const Snapshot = Type.Object(
   {
     id: SnapshotId,
@@ -108,6 +120,7 @@ export const Snapshot = Type.Object(
       examples: ['qemu 7.2.22'],
     }),
     problem: Type.Optional(Type.String({ description: 'Why it is not durable yet, or damaged.' })),
+    transfer: Type.Optional(Transfer),
   },
   {
     $id: 'Snapshot',
@@ -130,6 +143,25 @@ export const Snapshot = Type.Object(
 export type Snapshot = Static<typeof Snapshot>;
 
 export const SnapshotParams = Type.Object({ id: SnapshotName }, { additionalProperties: false });
+
+const storedFields = {
+  wait: Type.Optional(
+    Type.Enum(['stored'], {
+      description:
+        'Hold the answer back until the snapshot is `durable`. When the time is over: 504, and it goes on being stored.',
+    }),
+  ),
+  timeout: Type.Optional(
+    Type.Integer({
+      minimum: 1,
+      maximum: 600,
+      default: 60,
+      description: 'How long to wait at most, in seconds. Only with `wait`.',
+    }),
+  ),
+};
+export const StoredQuery = Type.Object(storedFields, { additionalProperties: false });
+export type StoredQuery = Static<typeof StoredQuery>;
 
 export const SnapshotListQuery = Type.Object(
   { ...PAGE_FIELDS, all: Type.Optional(Everyone) },

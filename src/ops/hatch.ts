@@ -1,8 +1,9 @@
-import type { AccountId, KeyId, VmId } from '../base/ids.ts';
+import type { AccountId, KeyId, SnapshotId, VmId } from '../base/ids.ts';
 import type { ExecCommand, ExecResult } from '../guest/agent.ts';
 import type { Account, ApiKey, HatchEvent, Image, Quotas, Scope, Template } from '../model/records.ts';
 import type { Snapshot } from '../model/snapshot.ts';
 import type { IdlePolicy, Vm, VmState } from '../model/vm.ts';
+import type { Transfer } from './archive/archive.ts';
 import type { ForkRequest } from './fork-vm.ts';
 import type { RestoreRequest } from './restore-vm.ts';
 import type { SnapshotRequest } from './snapshot-vm.ts';
@@ -133,7 +134,10 @@ export interface Hatch {
     ): AsyncIterable<string>;
   };
   readonly snapshots: {
-    get(caller: Caller, idOrName: string): Promise<Snapshot>;
+    /** With `storedWithinMs` once it is durable; `timeout` when that takes longer, which changes nothing. */
+    get(caller: Caller, idOrName: string, storedWithinMs?: number): Promise<Snapshot>;
+    /** How far its bytes are on their way; undefined when none are. */
+    transfer(id: SnapshotId): Transfer | undefined;
     /** Newest first. `everyone`: of all accounts (operators). */
     list(
       caller: Caller,

@@ -9,6 +9,7 @@ import { ownerOf } from './host-steps.ts';
 import { layerFolder } from './layers.ts';
 import { dropSnapshot, saveSteps, sealSteps, type PlanKeeper } from './save-vm.ts';
 import { newPlan, planOf, toArgs, type SnapshotPlan } from './snapshot-plan.ts';
+import { waitStored } from './snapshots.ts';
 import { depsOf, mustGet } from './start-vm.ts';
 import { Closing, runForward, runSteps } from './steps.ts';
 import { translate } from './translate.ts';
@@ -20,6 +21,8 @@ import type { World } from './world.ts';
 export interface SnapshotRequest {
   readonly name?: string | undefined;
   readonly keepRunning: boolean;
+  /** Answer only once it is durable, or fail with `timeout`, which leaves all as it is. */
+  readonly storedWithinMs?: number | undefined;
 }
 
 /**
@@ -30,7 +33,7 @@ export async function snapshotVm(
   world: World,
   caller: Caller,
   idOrName: string,
-  { name, keepRunning }: SnapshotRequest,
+  { name, keepRunning, storedWithinMs }: SnapshotRequest,
 ): Promise<Snapshot> {
   const { store, flights } = world;
   const vm = await findVm(world, caller, idOrName);
@@ -53,7 +56,7 @@ export async function snapshotVm(
   // Who joined a snapshot that was under way is given that one.
   const found = made ?? (await store.snapshots.ofVm(vm.id))[0];
   if (!found) throw new Failure('not_found', 'The snapshot was deleted in the moment it was made.');
-  return found;
+  return storedWithinMs === undefined ? found : waitStored(world, found, storedWithinMs);
 }
 
 /** Claims a VM to save it, after all that can be refused without touching it was looked at. */

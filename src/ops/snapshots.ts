@@ -1,3 +1,4 @@
+import { deadline, DeadlineExceeded } from '../base/deadline.ts';
 import { Failure, notFound } from '../model/failure.ts';
 import type { Snapshot } from '../model/snapshot.ts';
 import { Taken } from '../store/store.ts';
@@ -17,11 +18,36 @@ export async function findSnapshot(
   return found;
 }
 
+/** The snapshot once it is durable. Throws `timeout` when that takes longer: it goes on being stored. */
+export async function waitStored(
+  { archive, store }: Pick<World, 'archive' | 'store'>,
+  { id }: Snapshot,
+  timeoutMs: number,
+): Promise<Snapshot> {
+  try {
+    return await deadline('storing the snapshot', timeoutMs, (signal) => archive.stored(id, signal));
+  } catch (error) {
+    if (!(error instanceof DeadlineExceeded)) throw error;
+    const problem = (await store.snapshots.get(id))?.problem ?? null;
+    throw new Failure(
+      'timeout',
+      `Snapshot ${id} was not stored within ${timeoutMs / 1000} s${problem === null ? '' : ` (${problem})`}; it is whole on its host, and goes on being stored.`,
+      { details: { id }, cause: error },
+    );
+  }
+}
+
 /** What the API asks about snapshots that are there. */
-export function snapshots(world: World): Pick<Hatch['snapshots'], 'get' | 'list' | 'patch' | 'delete'> {
+export function snapshots(
+  world: World,
+): Pick<Hatch['snapshots'], 'get' | 'transfer' | 'list' | 'patch' | 'delete'> {
   const { store } = world;
   return {
-    get: (caller, idOrName) => findSnapshot(world, caller, idOrName),
+    async get(caller, idOrName, storedWithinMs) {
+      const found = await findSnapshot(world, caller, idOrName);
+      return storedWithinMs === undefined ? found : waitStored(world, found, storedWithinMs);
+    },
+    transfer: (id) => world.archive.transfer(id),
     async list(caller, { vm, everyone }, page) {
       const vmId = vm === undefined ? undefined : (await findVm(world, caller, vm)).id;
       return store.snapshots.list(

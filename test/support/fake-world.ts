@@ -22,6 +22,7 @@ import { reconcile } from '../../src/ops/reconcile.ts';
 import { recover, settle } from '../../src/ops/recover.ts';
 import type { World } from '../../src/ops/world.ts';
 import { openFolderHome } from '../../src/store/blobs/folder-home.ts';
+import type { BlobHome } from '../../src/store/blobs/home.ts';
 import { openStore } from '../../src/store/db/open.ts';
 import type { Store } from '../../src/store/store.ts';
 import { openFake } from '../../src/vmm/fake/driver.ts';
@@ -46,6 +47,7 @@ export async function makeHostFolder(): Promise<FakeHostFolder> {
 
 export interface WorldOptions {
   readonly wrapStore?: (store: Store) => Store;
+  readonly wrapHome?: (home: BlobHome) => BlobHome;
   readonly net?: FakeFailures;
   readonly files?: FailingFile;
   readonly limits?: World['settings']['limits'];
@@ -103,7 +105,7 @@ export async function openFakeWorld(host: FakeHostFolder, options: WorldOptions 
     files,
     clock: systemClock,
     log: silent,
-    home: await openFolderHome(join(host.root, 'snapshots')),
+    home: (options.wrapHome ?? ((home) => home))(await openFolderHome(join(host.root, 'snapshots'))),
     spoolFolder: join(host.root, 'spool'),
     master: undefined,
   });

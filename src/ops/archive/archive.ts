@@ -98,6 +98,14 @@ export class Archive {
       const snapshot = await this.#deps.store.snapshots.get(id);
       if (!snapshot) throw notFound('snapshot', id);
       if (snapshot.state === 'durable') return snapshot;
+      if (snapshot.state === 'damaged')
+        throw new Failure(
+          'unavailable',
+          `Snapshot ${id} is damaged: ${snapshot.problem ?? 'its bytes do not read'}`,
+          {
+            details: { id },
+          },
+        );
       await promise;
       waiting.delete(resolve);
     }
