@@ -16,7 +16,8 @@ import { visibleAccounts, vmFolder, type World } from './world.ts';
 type Deps = Pick<World, 'store' | 'driver' | 'net' | 'ports' | 'files' | 'fleet' | 'settings' | 'log'>;
 
 const MIB = 1024 * 1024;
-const SEED_FILE = 'seed.iso';
+/** The name of the seed volume in a VM's folder. */
+export const SEED_FILE = 'seed.iso';
 
 /** Who may write this VM's row. */
 export function ownerOf(vm: Pick<Vm, 'hostId' | 'epoch' | 'id'>): Owner {

@@ -18,6 +18,7 @@ import {
   imageOf,
   kernelNames,
   ownerOf,
+  SEED_FILE,
   seedStep,
   specOf,
   sshStep,
@@ -139,8 +140,7 @@ async function wakeSteps(world: World, vm: Vm, snapshot: Snapshot): Promise<read
   const steps: Step[] = [
     folderFromSnapshot(world, vm, snapshot, false),
     diskFromSnapshot(world, vm, image, snapshot),
-    // Brought from elsewhere, it has none.
-    seedStep(world, vm, image),
+    seedIfGone(world, vm, image),
   ];
   if (network !== null)
     steps.push({
@@ -152,6 +152,17 @@ async function wakeSteps(world: World, vm: Vm, snapshot: Snapshot): Promise<read
   if (network !== null) steps.push(sshStep(world, vm, network));
   steps.push(awakeStep(world, vm, snapshot));
   return steps;
+}
+
+/** The seed volume the machine was saved with; a VM whose files were brought from elsewhere has none. */
+function seedIfGone(world: World, vm: Vm, image: Image): Step {
+  const seed = seedStep(world, vm, image);
+  return {
+    ...seed,
+    run: async (signal) => {
+      if (!(await exists(join(vmFolder(world.settings, vm.id), SEED_FILE)))) await seed.run(signal);
+    },
+  };
 }
 
 /** The folder of a VM that comes from a snapshot, with the kernel it booted. `fresh`: it had none before. */
