@@ -26,7 +26,8 @@ const badCreates: readonly [body: unknown, named: string, says: RegExp][] = [
   [{ memory_mib: 2 }, 'memory_mib', /Did you mean "mem_mib"\?/],
   [{ 'user-data': 'x' }, 'user-data', /Did you mean "user_data"\?/],
   [{ colour: 'red' }, 'colour', /Unknown field "colour"\. Known here: name, image_id/],
-  [{ snapshot_id: 'snap-abc123def456' }, 'snapshot_id', /Unknown field/],
+  [{ snapshot_id: 'snap-abc123def456' }, 'snapshot_id', /There is no snapshot "snap-abc123def456"/],
+  [{ snapshot_id: '../x' }, 'snapshot_id', /a snapshot’s id \(snap-abc123def456\) or its name/],
   [{ autostart: true }, 'autostart', /Unknown field/],
   [{ guest_mac: '02:fc:00:00:00:32\ndhcp-host=x' }, 'guest_mac', /six pairs of hexadecimal digits/],
   [{ guest_mac: '01:00:5e:00:00:01' }, 'guest_mac', /multicast/],
@@ -262,7 +263,7 @@ test('no body, an empty one and {} mean the same, whatever type is named', async
 
 test('an unknown path is 404, a known one with another method 405 with Allow', async () => {
   const api = await testApi();
-  for (const url of ['/', '/vm', '/vms/web/nothing', '/docs.json', '/snapshots'])
+  for (const url of ['/', '/vm', '/vms/web/nothing', '/docs.json', '/snapshot'])
     await api.refused('not_found', 'GET', url);
   const allowed: readonly [
     method: 'GET' | 'PUT' | 'POST' | 'DELETE' | 'OPTIONS',
@@ -287,6 +288,7 @@ test('an unknown path is 404, a known one with another method 405 with Allow', a
 test('whatever JSON is sent to whatever takes a body, the answer is never a 5xx', async () => {
   const api = await testApi();
   await api.call('POST', '/vms', { name: 'web' });
+  await api.call('POST', '/vms/web/snapshot', { name: 'golden', keep_running: true });
   const names = [
     'name',
     'vcpu_count',
@@ -310,6 +312,10 @@ test('whatever JSON is sent to whatever takes a body, the answer is never a 5xx'
     'template_id',
     'expires_at',
     'account_id',
+    'snapshot_id',
+    'keep_running',
+    'discard',
+    'count',
   ];
   const value = fc.oneof(
     { weight: 3, arbitrary: fc.jsonValue() },
@@ -325,6 +331,10 @@ test('whatever JSON is sent to whatever takes a body, the answer is never a 5xx'
     ['PATCH', '/vms/web'],
     ['POST', '/vms/web/stop'],
     ['POST', '/vms/web/exec'],
+    ['POST', '/vms/web/snapshot'],
+    ['POST', '/vms/web/restore'],
+    ['POST', '/vms/web/fork'],
+    ['PATCH', '/snapshots/golden'],
     ['POST', '/templates'],
     ['POST', '/keys'],
     ['POST', '/images'],
@@ -345,7 +355,7 @@ test('whatever path and query is asked for, the answer is never a 5xx', async ()
   const query = fc.webQueryParameters();
   await fc.assert(
     fc.asyncProperty(
-      fc.constantFrom('', '/vms', '/vms/web', '/images', '/events'),
+      fc.constantFrom('', '/vms', '/vms/web', '/snapshots', '/images', '/events'),
       path,
       query,
       async (base, rest, asked) => {

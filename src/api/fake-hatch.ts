@@ -6,8 +6,10 @@ import { Failure, invalid, notFound } from '../model/failure.ts';
 import type { Account, ApiKey, HatchEvent, Image, Quotas, Scope, Template } from '../model/records.ts';
 import { checkUserData } from '../model/user-data.ts';
 import type { Vm } from '../model/vm.ts';
-import { noSaving, noSnapshots } from './fake-snapshots.ts';
-import type { Caller, Hatch, TemplateFields } from '../ops/hatch.ts';
+import { pageOf } from './fake-page.ts';
+import { NOTHING, templateFields } from './fake-templates.ts';
+import { fakeSnapshots, type FakeSnapshots } from './fake-snapshots.ts';
+import type { Caller, Hatch } from '../ops/hatch.ts';
 
 const USED = { uptimeSeconds: 61.004, cpuSeconds: 14, rssBytes: 8192, blockReadBytes: 9, blockWriteBytes: 5 };
 const TRAFFIC = { receivedBytes: 1500, receivedPackets: 3, sentBytes: 700, sentPackets: 2 };
@@ -17,6 +19,8 @@ type ExecCommand = Parameters<Hatch['vms']['exec']>[2];
 /** What a test may look at and change behind the API's back. */
 export interface FakeHatch extends Hatch {
   readonly vmRows: Map<string, Vm & { readonly userData: string | null }>;
+  readonly snapshotRows: FakeSnapshots['rows'];
+  readonly transfers: FakeSnapshots['transfers'];
   readonly commands: ExecCommand[];
   /** What `GET /readyz` finds missing. */
   problems: Awaited<ReturnType<Hatch['readiness']>>;
@@ -84,6 +88,15 @@ export function fakeHatch(clock: Clock): FakeHatch {
     vms.set(vm.id, changed);
     return changed;
   };
+  const newNetwork = (ip: string | null = null, mac: string | null = null): NonNullable<Vm['network']> => {
+    const at = vms.size + 10;
+    return {
+      ip: ip ?? `192.168.241.${at}`,
+      mac: mac ?? `02:fc:00:00:00:${at.toString(16).padStart(2, '0')}`,
+      sshPort: 2190 + at,
+    };
+  };
+  const saved = fakeSnapshots({ clock, rows: vms, own, change, newNetwork });
   const tell = (vm: Vm, kind: string): void => {
     events.push({
       id: newId('evt'),
@@ -95,41 +108,6 @@ export function fakeHatch(clock: Clock): FakeHatch {
       data: { state: vm.state },
       at: clock.now(),
     });
-  };
-  const pageOf = <T extends { readonly id: string }>(
-    rows: readonly T[],
-    page: { readonly limit: number; readonly after?: string | undefined },
-  ): readonly T[] => {
-    const newest = rows.toReversed();
-    const start = page.after === undefined ? 0 : newest.findIndex(({ id }) => id === page.after) + 1;
-    if (page.after !== undefined && start === 0)
-      throw invalid('after', `There is no "${page.after}" to go on after.`);
-    return newest.slice(start, start + page.limit);
-  };
-  const templateFields = (
-    from: Omit<Template, 'accountId' | 'id' | 'createdAt' | 'updatedAt'>,
-    to: TemplateFields,
-  ) => ({
-    description: to.description === undefined ? from.description : to.description,
-    imageId: to.imageId === undefined ? from.imageId : (parseImageId(to.imageId ?? '') ?? null),
-    vcpuCount: to.vcpuCount === undefined ? from.vcpuCount : to.vcpuCount,
-    memMib: to.memMib === undefined ? from.memMib : to.memMib,
-    diskMib: to.diskMib === undefined ? from.diskMib : to.diskMib,
-    userData: to.userData === undefined ? from.userData : to.userData,
-    bootArgs: to.bootArgs === undefined ? from.bootArgs : to.bootArgs,
-    idle: to.idle === undefined ? from.idle : to.idle && mergeIdle(from.idle, to.idle),
-    labels: to.labels ?? from.labels,
-  });
-  const nothing = {
-    description: null,
-    imageId: null,
-    vcpuCount: null,
-    memMib: null,
-    diskMib: null,
-    userData: null,
-    bootArgs: null,
-    idle: null,
-    labels: {},
   };
   const ownTemplate = (caller: Caller, id: string): Template => {
     const found = templates.find((each) => each.accountId === caller.accountId && each.id === id);
@@ -172,6 +150,8 @@ export function fakeHatch(clock: Clock): FakeHatch {
 
   const hatch: FakeHatch = {
     vmRows: vms,
+    snapshotRows: saved.rows,
+    transfers: saved.transfers,
     accountRows: accounts,
     commands,
     problems: [],
@@ -193,12 +173,12 @@ export function fakeHatch(clock: Clock): FakeHatch {
     vms: {
       create: async (caller, request) => {
         await gate();
+        if (request.snapshotId !== undefined) return saved.copy(caller, request, request.snapshotId);
         const template = request.templateId === undefined ? null : ownTemplate(caller, request.templateId);
         const merged = mergeCreate(request, template, { imageId: 'img-default', vcpuCount: 1, memMib: 512 });
         if (merged.userData !== null) checkUserData(merged.userData);
         if (merged.name !== null && [...vms.values()].some((vm) => vm.name === merged.name))
           throw new Failure('already_exists', 'The name is taken.', { details: { field: 'name' } });
-        const at = vms.size + 10;
         const vm = {
           id: newId('vm'),
           accountId: caller.accountId,
@@ -215,13 +195,7 @@ export function fakeHatch(clock: Clock): FakeHatch {
           memMib: merged.memMib,
           diskMib: merged.diskMib,
           bootArgs: merged.bootArgs,
-          network: merged.enableNetwork
-            ? {
-                ip: merged.guestIp ?? `192.168.241.${at}`,
-                mac: merged.guestMac ?? `02:fc:00:00:00:${at.toString(16).padStart(2, '0')}`,
-                sshPort: 2190 + at,
-              }
-            : null,
+          network: merged.enableNetwork ? newNetwork(merged.guestIp, merged.guestMac) : null,
           sshAuthorizedKeys: merged.sshAuthorizedKeys,
           idle: merged.idle,
           autostart: false,
@@ -281,9 +255,11 @@ export function fakeHatch(clock: Clock): FakeHatch {
         return change(own(caller, id), { state: 'stopped', stateReason: graceSeconds === 0 ? forced : null });
       },
       reboot: async (caller, id) => own(caller, id),
-      ...noSaving(own),
+      ...saved.saving,
       delete: async (caller, id) => {
-        vms.delete(own(caller, id).id);
+        const vm = own(caller, id);
+        vms.delete(vm.id);
+        saved.forget(vm);
       },
       exec: async (caller, id, command) => {
         own(caller, id);
@@ -310,7 +286,7 @@ export function fakeHatch(clock: Clock): FakeHatch {
         }
       },
     },
-    snapshots: noSnapshots,
+    snapshots: saved.snapshots,
     images: {
       create: async (caller, request) =>
         addImage(caller.accountId, request.name, request.kernelPath, request.rootfsPath),
@@ -327,7 +303,7 @@ export function fakeHatch(clock: Clock): FakeHatch {
         const id = parseTemplateId(`tpl-${name}`);
         if (!id) throw new Error(`not a name: ${name}`);
         const times = { createdAt: clock.now(), updatedAt: clock.now() };
-        const template = { accountId: caller.accountId, id, ...templateFields(nothing, fields), ...times };
+        const template = { accountId: caller.accountId, id, ...templateFields(NOTHING, fields), ...times };
         templates.push(template);
         return template;
       },

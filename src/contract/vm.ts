@@ -102,7 +102,12 @@ export const CreateVm = Type.Object(
     $id: 'CreateVm',
     additionalProperties: false,
     description: 'What the VM is to be. Everything may be left out: `{}` makes a VM of the default image.',
-    examples: [{}, { vcpu_count: 2, mem_mib: 2048, name: 'web-1' }, { template_id: 'tpl-web-server' }],
+    examples: [
+      {},
+      { vcpu_count: 2, mem_mib: 2048, name: 'web-1' },
+      { template_id: 'tpl-web-server' },
+      { snapshot_id: 'snap-abc123def456', name: 'copy-1' },
+    ],
   },
 );
 export type CreateVm = Static<typeof CreateVm>;

@@ -117,6 +117,30 @@ export function mergeCreate(
   };
 }
 
+/** What a request for a copy of a snapshot must not say: the snapshot says it. */
+const SAID_BY_SNAPSHOT = [
+  ['imageId', 'image_id'],
+  ['templateId', 'template_id'],
+  ['vcpuCount', 'vcpu_count'],
+  ['memMib', 'mem_mib'],
+  ['bootArgs', 'boot_args'],
+  ['userData', 'user_data'],
+  ['sshAuthorizedKeys', 'ssh_authorized_keys'],
+] as const;
+
+/** Throws `invalid_request` naming the field when a request for a copy says what the snapshot says already. */
+export function refuseWithSnapshot(
+  request: Readonly<Partial<Record<(typeof SAID_BY_SNAPSHOT)[number][0], unknown>>>,
+): void {
+  for (const [key, field] of SAID_BY_SNAPSHOT) {
+    if (request[key] === undefined) continue;
+    throw invalid(
+      field,
+      `"${field}" cannot be said with "snapshot_id": a copy has what the snapshot has. Leave it out.`,
+    );
+  }
+}
+
 function withoutNetwork(field: 'guest_ip' | 'guest_mac'): Error {
   return invalid(
     field,

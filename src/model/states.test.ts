@@ -41,6 +41,19 @@ test('a refusal names the state and what is allowed in it', () => {
     refuse({ id, state: 'stopping' }, 'start')?.message ?? '',
     /only when stopped, error or snapshotted\. Allowed now: stop, delete\./,
   );
+  assert.deepEqual(refuse({ id, state: 'running' }, 'restore')?.details['allowed'], [
+    'stop',
+    'reboot',
+    'snapshot',
+    'fork',
+    'delete',
+  ]);
+  assert.deepEqual(refuse({ id, state: 'snapshotted' }, 'reboot')?.details['allowed'], [
+    'start',
+    'restore',
+    'fork',
+    'delete',
+  ]);
 });
 
 test('what is allowed in a state is never refused in it, and a VM can always be deleted', () => {

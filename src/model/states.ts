@@ -39,7 +39,15 @@ const RULES: Readonly<Record<Verb, Rule>> = {
 };
 
 /** The verbs a person can ask for by a call of their own, as a refusal offers them. */
-const CALLS = ['start', 'stop', 'reboot', 'delete'] as const satisfies readonly Verb[];
+const CALLS = [
+  'start',
+  'stop',
+  'reboot',
+  'snapshot',
+  'restore',
+  'fork',
+  'delete',
+] as const satisfies readonly Verb[];
 
 /** The verbs that do something in a state. */
 export function allowedIn(state: VmState): readonly Verb[] {

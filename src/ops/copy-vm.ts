@@ -2,7 +2,7 @@ import { newId, type SnapshotId } from '../base/ids.ts';
 import { deadline } from '../base/deadline.ts';
 import { errorFields } from '../base/logger.ts';
 import { giveIdentity, joinNetwork, newMachineId } from '../guest/identity.ts';
-import { mergeIdle } from '../model/create-request.ts';
+import { mergeIdle, refuseWithSnapshot } from '../model/create-request.ts';
 import { Failure, invalid, notFound } from '../model/failure.ts';
 import type { Image } from '../model/records.ts';
 import type { Snapshot } from '../model/snapshot.ts';
@@ -22,17 +22,6 @@ import type { World } from './world.ts';
 /** How long a copy has to take its own identity, hooks included. */
 const IDENTITY_MS = 60_000;
 
-/** What a request for a copy must not say: the snapshot says it. */
-const FIXED = {
-  imageId: 'image_id',
-  templateId: 'template_id',
-  vcpuCount: 'vcpu_count',
-  memMib: 'mem_mib',
-  bootArgs: 'boot_args',
-  userData: 'user_data',
-  sshAuthorizedKeys: 'ssh_authorized_keys',
-} as const;
-
 /** Makes a VM that starts as a copy of a snapshot, under an identity of its own. */
 export async function copyFrom(
   world: World,
@@ -48,13 +37,7 @@ export async function copyFrom(
       `There is no snapshot "${snapshotIdOrName}"; \`GET /snapshots\` lists them.`,
     );
   });
-  for (const [key, field] of Object.entries(FIXED)) {
-    if (request[key as keyof typeof FIXED] === undefined) continue;
-    throw invalid(
-      field,
-      `"${field}" cannot be said with "snapshot_id": a copy has what the snapshot has. Leave it out.`,
-    );
-  }
+  refuseWithSnapshot(request);
   return copySnapshot(world, caller, snapshot, request, wait);
 }
 
