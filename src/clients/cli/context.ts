@@ -46,13 +46,19 @@ export function print<T>({ io, json }: Context, value: T, show: (value: T) => st
 /**
  * Waits for `work`; on a terminal that takes over a second, what is waited for and the seconds stand there meanwhile.
  */
-export async function waiting<T>({ io }: Pick<Context, 'io'>, what: string, work: Promise<T>): Promise<T> {
+export async function waiting<T>(
+  { io }: Pick<Context, 'io'>,
+  what: string | (() => string),
+  work: Promise<T>,
+): Promise<T> {
   if (!io.terminal.stderr) return work;
   const started = io.now();
   let shown = false;
   const timer = setInterval(() => {
     shown = true;
-    io.err(`\r\x1b[K${what} (${Math.floor((io.now() - started) / 1000)} s)`);
+    io.err(
+      `\r\x1b[K${typeof what === 'string' ? what : what()} (${Math.floor((io.now() - started) / 1000)} s)`,
+    );
   }, 1000);
   try {
     return await work;

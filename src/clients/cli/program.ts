@@ -5,6 +5,7 @@ import type { Io } from './io.ts';
 import { imageCommands, keyCommands, templateCommands } from './resources.ts';
 import { accountCommands, hatchdCommands, statusCommands } from './server.ts';
 import { DEFAULT_URL } from './settings.ts';
+import { savingCommands, snapshotCommands } from './snapshot.ts';
 import { insideCommands } from './vm-inside.ts';
 import { vmCommands } from './vm.ts';
 
@@ -48,9 +49,11 @@ function build(io: Io, end: (code: number) => void): Command {
   const group = (name: string, description: string): Command =>
     program.command(name).description(description).exitOverride();
 
-  const vm = group('vm', 'VMs: make, see, start, stop, enter, remove');
+  const vm = group('vm', 'VMs: make, see, start, stop, enter, save, copy, remove');
   vmCommands(vm, act);
   insideCommands(vm, act);
+  savingCommands(vm, act);
+  snapshotCommands(group('snapshot', 'saved VMs: see, name, remove'), act);
   const image = group('image', 'images VMs boot from');
   imageCommands(image, act);
   templateCommands(group('template', 'settings for VMs made from them'), act);

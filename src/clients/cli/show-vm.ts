@@ -34,6 +34,7 @@ export function showVm(vm: Vm, now: number): string {
       `${vm.state_reason.message} (${vm.state_reason.code}, ${age(vm.state_reason.at, now)} ago)`,
     Image: vm.image_id,
     Template: vm.template_id,
+    'Copy of': vm.parent_snapshot_id,
     CPUs: vm.vcpu_count,
     Memory: formatMib(vm.mem_mib),
     Disk: vm.disk_mib === undefined ? undefined : formatMib(vm.disk_mib),

@@ -20,6 +20,8 @@ export interface SizeOptions {
 export interface CreateOptions extends SizeOptions {
   readonly name?: string;
   readonly template?: string;
+  /** A copy of it: its keys are in it already. */
+  readonly snapshot?: string;
   readonly ip?: string;
   readonly mac?: string;
   /** False with --no-network. */
@@ -46,11 +48,13 @@ export async function readSizes(options: SizeOptions, io: Io) {
 
 /** The request that `vm create` makes. Throws a UsageError naming the option. */
 export async function readCreate(options: CreateOptions, io: Io): Promise<CreateVm> {
-  const { name, template, ip, mac, network } = options;
-  const keys = network || options.sshKey ? await readKeys(options.sshKey, io) : [];
+  const { name, template, snapshot, ip, mac, network } = options;
+  const wantsKeys = (network && snapshot === undefined) || options.sshKey;
+  const keys = wantsKeys ? await readKeys(options.sshKey, io) : [];
   return {
     ...(name === undefined ? {} : { name }),
     ...(template === undefined ? {} : { template_id: templateId(template) }),
+    ...(snapshot === undefined ? {} : { snapshot_id: snapshot }),
     ...(await readSizes(options, io)),
     ...(ip === undefined ? {} : { guest_ip: ip }),
     ...(mac === undefined ? {} : { guest_mac: mac }),

@@ -1,6 +1,7 @@
 import type { Command } from 'commander';
 import { VmState } from '../../contract/vm.ts';
-import { print, waiting, type Act, type Context } from './context.ts';
+import { print, waiting, type Act } from './context.ts';
+import { removeAll, type RemoveOptions } from './remove.ts';
 import { showOutcome, showVm, showVms } from './show-vm.ts';
 import { readCreate, readUpdate, type CreateOptions, type UpdateOptions } from './vm-requests.ts';
 import { parseSeconds, parseWhole, UsageError } from './words.ts';
@@ -11,7 +12,7 @@ export const several = (value: string, before: readonly string[] | undefined): r
   value,
 ];
 
-interface WaitFlags {
+export interface WaitFlags {
   readonly wait?: true;
   readonly timeout?: string;
 }
@@ -24,6 +25,7 @@ export function vmCommands(vm: Command, act: Act): void {
     .option('--name <name>', 'the same')
     .option('--image <id>', "the image it boots (the template's, else img-default)")
     .option('--template <id>', 'a template that serves where nothing is said here')
+    .option('--snapshot <snapshot>', 'start as a copy of this snapshot, which says image and size')
     .option('--cpus <n>', 'virtual CPUs (1)')
     .option('--memory <size>', 'memory: 512, 512M, 2G (512M)')
     .option('--disk <size>', "size of the root disk (the image's)")
@@ -139,45 +141,29 @@ export function vmCommands(vm: Command, act: Act): void {
 
   vm.command('rm')
     .alias('delete')
-    .description('remove VMs for good, with their disks')
+    .description('remove VMs for good, with their disks and snapshots')
     .argument('<vm...>', 'names or ids')
     .option('-y, --yes', 'do not ask')
     .option('-f, --force', 'the same')
-    .action(act(removeVms));
+    .action(
+      act((context, names: readonly string[], options: RemoveOptions) =>
+        removeAll(context, names, options, {
+          question: `Remove ${names.join(', ')} for good, with all disks and snapshots?`,
+          remove: (name) => context.client.vms.delete(name),
+        }),
+      ),
+    );
 }
 
-/** Removes one after the other; goes on when one fails, and then ends with the first failure. */
-async function removeVms(
-  context: Context,
-  names: readonly string[],
-  options: { readonly yes?: true; readonly force?: true },
-): Promise<undefined> {
-  const { io, client, json } = context;
-  if (io.terminal.stdin && io.terminal.stdout && !json && !options.yes && !options.force) {
-    const answer = await io.ask(`Remove ${names.join(', ')} for good, with all disks? [y/N] `);
-    if (!/^y(es)?$/i.test(answer.trim())) throw new UsageError('Nothing was removed.');
-  }
-  const failures: unknown[] = [];
-  for (const name of names) {
-    try {
-      const gone = await waiting(context, `Removing ${name}`, client.vms.delete(name));
-      print(context, gone, () => `Removed ${name}.`);
-    } catch (error) {
-      failures.push(error);
-      if (names.length > 1) io.err(`${name}: ${error instanceof Error ? error.message : String(error)}\n`);
-    }
-  }
-  if (failures.length > 0) throw failures[0];
-  return undefined;
-}
-
-function withWait(command: Command): Command {
+/** Adds `--wait` and `--timeout` to a command. */
+export function withWait(command: Command): Command {
   return command
     .option('--wait', 'wait until the guest has answered, not only until it runs')
     .option('--timeout <duration>', 'how long to wait at most (60s)');
 }
 
-function readWait({ wait, timeout }: WaitFlags): { wait?: 'ready' | 'running'; timeout?: number } {
+/** What they ask for. Throws a UsageError. */
+export function readWait({ wait, timeout }: WaitFlags): { wait?: 'ready' | 'running'; timeout?: number } {
   if (wait === undefined && timeout === undefined) return {};
   return {
     wait: wait ? 'ready' : 'running',
