@@ -21,16 +21,6 @@ const CASES: readonly CrashCase[] = [
     before: 'sleeping',
     ask: ({ hatch, caller }, vm) => hatch.vms.delete(caller, idOf(vm)),
   },
-  {
-    verb: 'fork',
-    before: 'running',
-    ask: ({ hatch, caller }, vm) => hatch.vms.fork(caller, idOf(vm), { count: 2, keepRunning: true }),
-  },
-  {
-    verb: 'fork a sleeping one',
-    before: 'sleeping',
-    ask: ({ hatch, caller }, vm) => hatch.vms.fork(caller, idOf(vm), { count: 1, keepRunning: true }),
-  },
 ];
 
 for (const one of CASES) crashTests(one);

@@ -1,4 +1,4 @@
-import { copyFile, mkdir, readlink, symlink } from 'node:fs/promises';
+import { copyFile, mkdir, readdir, readlink, symlink } from 'node:fs/promises';
 import { join } from 'node:path';
 import { newId } from '../base/ids.ts';
 import { deadline } from '../base/deadline.ts';
@@ -178,9 +178,10 @@ export function folderFromSnapshot(
     async run() {
       await mkdir(folder, { recursive: true, mode: 0o700 });
       if (stateLayerId === null) return;
+      const names = await readdir(layerFolder(settings, stateLayerId));
       for (const name of kernelNames) {
         const saved = join(layerFolder(settings, stateLayerId), name);
-        if (!(await exists(saved)) || (await exists(join(folder, name)))) continue;
+        if (!names.includes(name) || (await exists(join(folder, name)))) continue;
         await remove(join(folder, name));
         // A link leads to the image; brought from elsewhere it is a file, which goes with the layer.
         const target = await readlink(saved).catch(() => undefined);

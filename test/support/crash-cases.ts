@@ -1,11 +1,19 @@
 import assert from 'node:assert/strict';
+import { cp, rm } from 'node:fs/promises';
 import { test } from 'node:test';
 import type { VmId } from '../../src/base/ids.ts';
 import type { Vm } from '../../src/model/vm.ts';
 import { reconcile } from '../../src/ops/reconcile.ts';
 import { settle } from '../../src/ops/recover.ts';
 import type { Store } from '../../src/store/store.ts';
-import { assertNothingLeft, makeHostFolder, openFakeWorld, over, type FakeWorld } from './fake-world.ts';
+import {
+  assertNothingLeft,
+  makeHostFolder,
+  openFakeWorld,
+  over,
+  type FakeHostFolder,
+  type FakeWorld,
+} from './fake-world.ts';
 
 /** A verb, what it needs to be there first, and how it is asked for. */
 export interface CrashCase {
@@ -30,19 +38,31 @@ async function prepare(world: FakeWorld, before: CrashCase['before']): Promise<V
   return before === 'stopped' ? world.hatch.vms.stop(world.caller, vm.id, { graceSeconds: 1 }) : vm;
 }
 
-/** Counts the journal's rows, and at the one it is set to does as told: `crash` never returns, `fail` throws. */
+/**
+ * Counts the journal's rows, and at the one it is set to does as told: `fail` throws, once; at `crash` nobody's journal goes on from
+ * there, as nobody goes on in a process that is dead.
+ */
 function tripwire(): {
   wrap: (store: Store) => Store;
   set: (at: number | null, how: 'crash' | 'fail') => void;
   rows: () => number;
-  tripped: Promise<void>;
+  /** Resolves once it has crashed, and what other operations were in the middle of has come to its next row. */
+  dead: Promise<void>;
 } {
   let at: number | null = null;
   let how: 'crash' | 'fail' = 'crash';
   let rows = 0;
-  const { promise: tripped, resolve: trip } = Promise.withResolvers<void>();
+  let crashed = false;
+  const busy = new Set<string>();
+  const { promise: dead, resolve: die } = Promise.withResolvers<void>();
+  const stopHere = async (id: string): Promise<void> => {
+    busy.delete(id);
+    if (!crashed) return;
+    if (busy.size === 0) die();
+    await new Promise(() => undefined);
+  };
   return {
-    tripped,
+    dead,
     rows: () => rows,
     set: (row, kind) => {
       at = row;
@@ -53,63 +73,101 @@ function tripwire(): {
       over(store, {
         operations: over(store.operations, {
           record: async (id, step, phase) => {
+            await stopHere(id);
             const row = await store.operations.record(id, step, phase);
-            rows++;
-            if (at !== null && rows === at) {
-              trip();
-              if (how === 'fail') throw new Error(`failed at journal row ${rows}`);
-              await new Promise(() => undefined);
-            }
+            const tripped = at !== null && ++rows === at;
+            if (tripped && how === 'fail') throw new Error(`failed at journal row ${rows}`);
+            if (tripped) crashed = true;
+            await stopHere(id);
+            if (phase === 'begun' || phase === 'undoing') busy.add(id);
             return row;
+          },
+          finish: async (id, ...how) => {
+            await stopHere(id);
+            return store.operations.finish(id, ...how);
           },
         }),
       }),
   };
 }
 
+/** A host on which all is as a verb needs it, as often as it is wanted: made once, and put back from a copy. */
+async function hostsFor(before: CrashCase['before']): Promise<{
+  readonly host: FakeHostFolder;
+  readonly vm: Vm | undefined;
+  anew(): Promise<void>;
+  remove(): Promise<void>;
+}> {
+  const host = await makeHostFolder();
+  const kept = `${host.root}-kept`;
+  const world = await openFakeWorld(host);
+  const vm = await prepare(world, before);
+  await world.close();
+  await cp(host.root, kept, { recursive: true, verbatimSymlinks: true });
+  return {
+    host,
+    vm,
+    anew: async () => {
+      await host.remove();
+      await cp(kept, host.root, { recursive: true, verbatimSymlinks: true });
+    },
+    remove: async () => {
+      await host.remove();
+      await rm(kept, { recursive: true });
+    },
+  };
+}
+
+/** What is left can be used or taken away, whatever state it is in; then nothing is there. */
+async function assertDeletable(world: FakeWorld): Promise<void> {
+  for (const left of await world.world.store.vms.ofHost('test-host'))
+    await world.hatch.vms.delete(world.caller, left.id);
+  await assertNothingLeft(world);
+  assert.equal((await world.world.store.vms.ofHost('test-host')).length, 0);
+}
+
+/** Ends a world as a SIGKILL would: its flights hang at the journal; only what it holds in this process is let go. */
+async function abandon({ world }: FakeWorld): Promise<void> {
+  world.fleet.onExit = () => undefined;
+  for (const live of await world.store.vms.ofHost('test-host')) world.fleet.drop(live.id);
+  await world.archive.close();
+  await world.store.close();
+}
+
 /** Kills a daemon after each row of a verb's journal, and fails each step before and after its effect. */
 export function crashTests({ verb, before, ask }: CrashCase): void {
   test(`${verb}: killed after any row of its journal, the next start leaves nothing that should not be there`, async () => {
-    for (let row = 1; ; row++) {
-      const host = await makeHostFolder();
-      try {
+    const hosts = await hostsFor(before);
+    try {
+      for (let row = 1; ; row++) {
+        await hosts.anew();
         const wire = tripwire();
-        const doomed = await openFakeWorld(host, { wrapStore: wire.wrap });
-        const vm = await prepare(doomed, before);
+        const doomed = await openFakeWorld(hosts.host, { wrapStore: wire.wrap });
         wire.set(row, 'crash');
-        const asked = ask(doomed, vm).then(() => 'done' as const);
-        const outcome = await Promise.race([asked, wire.tripped.then(() => 'crashed' as const)]);
-        // The dead world does nothing more: its flight hangs at the journal; only its database handle is closed.
-        doomed.world.fleet.onExit = () => undefined;
-        for (const live of await doomed.world.store.vms.ofHost('test-host')) doomed.world.fleet.drop(live.id);
-        await doomed.world.archive.close();
-        await doomed.world.store.close();
-
-        const next = await openFakeWorld(host);
+        const asked = ask(doomed, hosts.vm).then(() => 'done' as const);
+        const outcome = await Promise.race([asked, wire.dead.then(() => 'crashed' as const)]).finally(() =>
+          abandon(doomed),
+        );
+        await using next = await openFakeWorld(hosts.host);
         await settled(next);
         await assertNothingLeft(next);
-        // What is left can be used or taken away, whatever state it is in.
-        for (const left of await next.world.store.vms.ofHost('test-host'))
-          await next.hatch.vms.delete(next.caller, left.id);
-        await assertNothingLeft(next);
-        assert.equal((await next.world.store.vms.ofHost('test-host')).length, 0);
-        await next.close();
+        await assertDeletable(next);
         if (outcome === 'done') return assert.ok(row > 4, `only ${row - 1} rows were journalled`);
-      } finally {
-        await host.remove();
       }
+    } finally {
+      await hosts.remove();
     }
   });
 
   test(`${verb}: failing before or after any step leaves nothing that should not be there`, async () => {
-    for (let row = 1; ; row++) {
-      const host = await makeHostFolder();
-      try {
+    const hosts = await hostsFor(before);
+    try {
+      for (let row = 1; ; row++) {
+        await hosts.anew();
         const wire = tripwire();
-        const one = await openFakeWorld(host, { wrapStore: wire.wrap });
-        const vm = await prepare(one, before);
+        await using one = await openFakeWorld(hosts.host, { wrapStore: wire.wrap });
         wire.set(row, 'fail');
-        const outcome = await ask(one, vm).then(
+        const outcome = await ask(one, hosts.vm).then(
           () => 'done' as const,
           (error: unknown) => {
             assert.ok(error instanceof Error);
@@ -120,15 +178,12 @@ export function crashTests({ verb, before, ask }: CrashCase): void {
         wire.set(null, 'fail');
         await settled(one);
         await assertNothingLeft(one);
-        for (const left of await one.world.store.vms.ofHost('test-host'))
-          await one.hatch.vms.delete(one.caller, left.id);
-        await assertNothingLeft(one);
-        await one.close();
+        await assertDeletable(one);
         if (!reached) return assert.equal(outcome, 'done');
         assert.equal(outcome, 'failed', `row ${row} failed and the caller was not told`);
-      } finally {
-        await host.remove();
       }
+    } finally {
+      await hosts.remove();
     }
   });
 }

@@ -51,14 +51,18 @@ export function fakeAgent(inside: FakeInside): Duplex {
     const mine = pid++;
     results.set(mine, { exited: false });
     say({ return: { pid: mine } });
-    void runFake(inside, args).then(({ afterMs, status }) => {
-      const timer = setTimeout(() => {
-        timers.delete(timer);
-        results.set(mine, status);
-      }, afterMs);
-      timer.unref();
-      timers.add(timer);
-    });
+    void runFake(inside, args).then(
+      ({ afterMs, status }) => {
+        const timer = setTimeout(() => {
+          timers.delete(timer);
+          results.set(mine, status);
+        }, afterMs);
+        timer.unref();
+        timers.add(timer);
+        // The guest ended in the middle of it: nobody answers any more.
+      },
+      () => void ours.destroy(),
+    );
   };
   const hear = (line: string): void => {
     const { execute, arguments: args = {} } = JSON.parse(line) as {
