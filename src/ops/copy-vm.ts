@@ -57,6 +57,7 @@ export async function copySnapshot(
       { details: { snapshot: snapshot.id } },
     );
   await world.archive.bring(snapshot, new AbortController().signal);
+  await world.store.snapshots.update(snapshot.id, { usedAt: world.clock.now() });
   const wanted = await wantedCopy(world, caller, snapshot, request);
   const id = newId('vm');
   await world.flights.fly(
@@ -123,10 +124,13 @@ export async function copySteps(
   vm: Vm,
   image: Image,
   parent: SnapshotId,
+  signal: AbortSignal,
 ): Promise<readonly Step[]> {
   const { store, net } = world;
-  const snapshot = await store.snapshots.get(parent);
-  if (!snapshot) throw notFound('snapshot', parent);
+  const found = await store.snapshots.get(parent);
+  if (!found) throw notFound('snapshot', parent);
+  // Its files were here when the copy was asked for; from the copy's row on they stay.
+  const snapshot = await world.archive.bring(found, signal);
   const { network } = vm;
   const steps: Step[] = [
     folderFromSnapshot(world, vm, snapshot, true),

@@ -85,7 +85,8 @@ async function folders({ store, settings, log }: World, flying: ReadonlySet<VmId
         done.push(
           `put the folder of ${id} aside as ${id}.lost: it holds a disk, and the database knows no such VM`,
         );
-      } else if (!vm || vm.layerId === null) {
+      } else if (!vm || (vm.layerId === null && vm.state !== 'snapshotted')) {
+        // One that sleeps may have its disk in the store alone.
         await remove(folder);
         done.push(`removed the folder of ${id}, which no VM claims`);
       } else await truncateLog(`${folder}/${CONSOLE_FILE}`, CONSOLE_BYTES);

@@ -86,9 +86,10 @@ export async function carryOutRestore(
   const { store, clock, fleet } = world;
   const vm = await mustGet(world, operation);
   const snapshot = await snapshotOf(world, operation);
-  const sleeping = await choose(world, vm, snapshot);
   try {
+    // Before anything is let go of: a snapshot that cannot be had costs the VM nothing.
     const here = await world.archive.bring(snapshot, signal);
+    const sleeping = await choose(world, vm, here);
     await wake(world, operation, sleeping, here, signal);
     await afterWake(world, here);
   } catch (error) {

@@ -51,7 +51,7 @@ export async function carryOutBoot(world: World, operation: Operation, signal: A
     });
     if (!starting) throw new Failure('wrong_state', 'The VM is no longer in a state it can be started from.');
     const image = await imageOf(world, starting);
-    const steps = await stepsOf(world, operation, starting, image);
+    const steps = await stepsOf(world, operation, starting, image, signal);
     await runSteps(depsOf(world), operation, [...steps, runningStep(world, starting)], signal);
   } catch (error) {
     if (error instanceof Closing) throw error;
@@ -66,9 +66,15 @@ export async function carryOutBoot(world: World, operation: Operation, signal: A
 }
 
 /** A copy comes from its snapshot, all else from its image. */
-async function stepsOf(world: World, operation: Operation, vm: Vm, image: Image): Promise<readonly Step[]> {
+async function stepsOf(
+  world: World,
+  operation: Operation,
+  vm: Vm,
+  image: Image,
+  signal: AbortSignal,
+): Promise<readonly Step[]> {
   return operation.verb === 'create' && vm.parentSnapshotId !== null
-    ? copySteps(world, vm, image, vm.parentSnapshotId)
+    ? copySteps(world, vm, image, vm.parentSnapshotId, signal)
     : bootSteps(world, vm, image);
 }
 

@@ -1,4 +1,4 @@
-import { mkdtemp, readdir, rm } from 'node:fs/promises';
+import { mkdir, mkdtemp, readdir, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import assert from 'node:assert/strict';
@@ -127,10 +127,13 @@ export async function openFakeWorld(host: FakeHostFolder, options: WorldOptions 
   };
   const id = parseImageId('img-default');
   assert.ok(id);
+  await mkdir(settings.imagesFolder, { recursive: true });
+  const kernelPath = join(settings.imagesFolder, 'kernel');
+  await writeFile(kernelPath, 'a pretended kernel');
   await store.images.put({
     accountId: account.id,
     id,
-    kernelPath: '/images/kernel',
+    kernelPath,
     vmlinuxPath: null,
     initrdPath: null,
     rootfsPath: '/images/rootfs',
@@ -191,7 +194,7 @@ export async function assertNothingLeft({
   const vms = await store.vms.ofHost(settings.hostId);
   const running = vms.filter((vm) => vm.state === 'running').map((vm) => vm.id);
   const networked = vms.filter((vm) => vm.state === 'running' && vm.network !== null).map((vm) => vm.id);
-  const withDisk = vms.filter((vm) => vm.layerId !== null).map((vm) => vm.id);
+  const withDisk = vms.filter((vm) => vm.layerId !== null || vm.state === 'snapshotted').map((vm) => vm.id);
   const sorted = (ids: Iterable<string>): string[] => [...ids].sort();
   assert.deepEqual(
     sorted((await driver.observe()).map((one) => one.vmId)),

@@ -8,6 +8,7 @@ import { BadBlobs } from '../../store/ledger.ts';
 import { remove } from '../../host/files.ts';
 import { join } from 'node:path';
 import type { ArchiveDeps } from './deps.ts';
+import { checkStored } from './check.ts';
 import { adoptFiles, fetchFiles } from './fetch-snapshot.ts';
 import { KnownChunks } from './known-chunks.ts';
 import { Respool, storeSnapshot, type StoreOutcome } from './store-snapshot.ts';
@@ -47,6 +48,11 @@ export class Archive {
     this.#known = new KnownChunks(deps);
   }
 
+  /** What it works with, for those who look after the store. */
+  get deps(): ArchiveDeps {
+    return this.#deps;
+  }
+
   /** Wants a snapshot stored; what is stored already, or was only made for a fork, is passed over. */
   enqueue(id: SnapshotId): void {
     if (this.#closing.signal.aborted || this.#queue.includes(id) || this.#current?.id === id) return;
@@ -58,7 +64,7 @@ export class Archive {
   async resume(): Promise<void> {
     const { store, settings } = this.#deps;
     for (const { id, state, kind } of await store.snapshots.ofHost(settings.hostId)) {
-      if (kind !== 'fork' && (state === 'local' || state === 'uploading')) this.enqueue(id);
+      if (kind !== 'fork' && state !== 'durable') this.enqueue(id);
     }
   }
 
@@ -98,7 +104,7 @@ export class Archive {
       const snapshot = await this.#deps.store.snapshots.get(id);
       if (!snapshot) throw notFound('snapshot', id);
       if (snapshot.state === 'durable') return snapshot;
-      if (snapshot.state === 'damaged')
+      if (snapshot.state === 'damaged' && !this.#isHere(snapshot))
         throw new Failure(
           'unavailable',
           `Snapshot ${id} is damaged: ${snapshot.problem ?? 'its bytes do not read'}`,
@@ -180,8 +186,7 @@ export class Archive {
    * Throws `unavailable` in a sentence when they cannot be had.
    */
   async bring(snapshot: Snapshot, signal: AbortSignal): Promise<Snapshot> {
-    const { settings } = this.#deps;
-    if (snapshot.hostId === settings.hostId && snapshot.stateLayerId !== null) return snapshot;
+    if (this.#isHere(snapshot)) return snapshot;
     return this.#fetching.run(snapshot.id, async () => {
       const held: LayerId[] = [];
       try {
@@ -197,12 +202,30 @@ export class Archive {
         );
         return await adoptFiles(this.#deps, snapshot, files);
       } catch (error) {
+        if (isBlobError(error, 'damaged', 'missing')) await this.#check(snapshot.id);
         throw isBlobError(error) ? unreadable(snapshot, error) : error;
       } finally {
         for (const id of held) this.#held.delete(id);
         this.#transfers.delete(snapshot.id);
       }
     });
+  }
+
+  #isHere({ hostId, stateLayerId }: Snapshot): boolean {
+    return hostId === this.#deps.settings.hostId && stateLayerId !== null;
+  }
+
+  /** Finds what of a stored snapshot does not read, and says so of all that need it; those whose files are here are stored anew. */
+  async #check(id: SnapshotId): Promise<void> {
+    const { store, log } = this.#deps;
+    try {
+      for (const hurt of await checkStored(this.#deps, id, this.#closing.signal)) {
+        const snapshot = await store.snapshots.get(hurt);
+        if (snapshot && this.#isHere(snapshot)) this.enqueue(hurt);
+      }
+    } catch (error) {
+      log.warn({ snapshot: id, ...errorFields(error) }, 'a damaged snapshot could not be looked through');
+    }
   }
 
   /** Lets go: what is on its way is cut off, for the next daemon to go on with. */
