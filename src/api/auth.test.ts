@@ -28,6 +28,7 @@ const routes: readonly [method: Method, url: string, access: 'open' | readonly S
   ['GET', '/snapshots', ['read', 'write']],
   ['GET', '/snapshots/{id}', ['read', 'write']],
   ['PATCH', '/snapshots/{id}', ['write']],
+  ['POST', '/snapshots/{id}/verify', ['write']],
   ['DELETE', '/snapshots/{id}', ['write']],
   ['POST', '/images', ['operator']],
   ['GET', '/images', ['read', 'write', 'operator']],

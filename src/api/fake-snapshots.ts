@@ -188,6 +188,11 @@ export function fakeSnapshots({ clock, rows: vms, own, change, newNetwork }: Fak
     snapshots: {
       get: async (caller, id, storedWithinMs) => stored(ownSnapshot(caller, id), storedWithinMs),
       transfer: (id) => transfers.get(id),
+      verify: async (caller, id) => {
+        const proven: Snapshot = { ...ownSnapshot(caller, id), verifiedAt: clock.now() };
+        rows.set(proven.id, proven);
+        return proven;
+      },
       list: async (caller, { vm, everyone }, page) => {
         const vmId = vm === undefined ? undefined : own(caller, vm).id;
         return pageOf(

@@ -10,7 +10,7 @@ import {
   SnapshotVm,
   StoredQuery,
 } from '../contract/snapshot.ts';
-import { Vm, VmParams, WaitQuery } from '../contract/vm.ts';
+import { NoFields, Vm, VmParams, WaitQuery } from '../contract/vm.ts';
 import type { ApiDeps, App } from './app.ts';
 import { callerOf, demand, READ, WRITE } from './auth.ts';
 import { answerPage } from './page.ts';
@@ -103,6 +103,28 @@ export function snapshotRoutes(app: App, { hatch }: Pick<ApiDeps, 'hatch'>): voi
     },
     async (request) =>
       presentSnapshot(await hatch.snapshots.patch(callerOf(request), request.params.id, request.body)),
+  );
+
+  app.post(
+    '/snapshots/:id/verify',
+    {
+      config: {
+        access: WRITE,
+        errors: ['incompatible_snapshot', 'no_guest_agent', 'no_space', 'vmm_failed', 'timeout'],
+      },
+      schema: {
+        operationId: 'verifySnapshot',
+        tags,
+        summary: 'Prove that a snapshot can be woken',
+        description:
+          'Restores it apart from everything, without a network: from the store where it is there, else from its host. Its agent is asked, ' +
+          'and all of it destroyed again; `verified_at` is the time of the proof. What does not read in the store is marked `damaged`.',
+        params: SnapshotParams,
+        body: NoFields,
+        response: { 200: Snapshot },
+      },
+    },
+    async (request) => presentSnapshot(await hatch.snapshots.verify(callerOf(request), request.params.id)),
   );
 
   app.delete(

@@ -220,6 +220,9 @@ function snapshotCalls(transport: Transport) {
         query: { wait, timeout },
         signal,
       }),
+    /** Restores it for proof and destroys that again; answers when it is proven. */
+    verify: (snapshot: string, { signal }: CallOptions = {}): Promise<Snapshot> =>
+      transport.json({ method: 'POST', path: `/snapshots/${seg(snapshot)}/verify`, body: {}, signal }),
     update: (snapshot: string, patch: PatchSnapshot, { signal }: CallOptions = {}): Promise<Snapshot> =>
       transport.json({ method: 'PATCH', path: `/snapshots/${seg(snapshot)}`, body: patch, signal }),
     delete: (snapshot: string, { signal }: CallOptions = {}): Promise<Deleted> =>

@@ -154,9 +154,28 @@ export function joinCommands(bridge: string, vmId: VmId): readonly string[] {
   ];
 }
 
-/** The `ip` commands that take a tap off the bridge until `joinCommands`. */
+/** The `ip` commands that take a tap off the bridge until `joinCommands`: down, for the host itself would answer on it. */
 export function partCommands(bridge: string, vmId: VmId): readonly string[] {
-  return [`link set dev ${vmId} alias "${apartAlias(bridge)}"`, `link set dev ${vmId} nomaster`];
+  return [
+    `link set dev ${vmId} down`,
+    `link set dev ${vmId} alias "${apartAlias(bridge)}"`,
+    `link set dev ${vmId} nomaster`,
+  ];
+}
+
+/** The `ip` commands that make a tap that leads nowhere; none when it is there. */
+export function apartCommands(
+  bridge: string,
+  { vmId, tapOwner }: Pick<Port, 'vmId' | 'tapOwner'>,
+  there: Link | undefined,
+): readonly string[] {
+  if (there?.ifalias === apartAlias(bridge)) return [];
+  if (there) throw new NetError(`${vmId} has a tap that is no spare one`);
+  return [
+    `tuntap add dev ${vmId} mode tap${tapOwner === undefined ? '' : ` user ${tapOwner}`}`,
+    `link set dev ${vmId} alias "${apartAlias(bridge)}"`,
+    `link set dev ${vmId} addrgenmode none`,
+  ];
 }
 
 /** What guests' frames may measure: 1500, or less where the host's default route takes less. */

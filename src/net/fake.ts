@@ -94,6 +94,13 @@ class FakeNetwork implements Network {
     });
   }
 
+  attachApart({ vmId }: Pick<Port, 'vmId'>): Promise<{ readonly tap: string }> {
+    return this.#change('attachApart', (host) => {
+      host.taps[vmId] ??= { made: ++host.made, joined: false, apart: true };
+      return { tap: vmId };
+    });
+  }
+
   detach(vmId: VmId): Promise<void> {
     return this.#change('detach', (host) => void removePort(host, vmId));
   }

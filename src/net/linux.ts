@@ -8,6 +8,7 @@ import type { Run } from '../host/run.ts';
 import { parseCidr, parseIp, planAddresses, type AddressPlan } from '../model/cidr.ts';
 import {
   aliasOf,
+  apartCommands,
   bridgeCommands,
   checkBridgeName,
   checkRoom,
@@ -115,6 +116,15 @@ class LinuxNetwork implements Network {
       const [tap] = await listLinks(run, port.vmId);
       await ipBatch(run, tapCommands({ bridge, mtu: there.mtu }, port, tap));
       await this.#dhcp.reserve(ports);
+      return { tap: port.vmId };
+    });
+  }
+
+  attachApart(port: Pick<Port, 'vmId' | 'tapOwner'>): Promise<{ readonly tap: string }> {
+    return this.#alone(async () => {
+      const { run } = this.#deps;
+      const [tap] = await listLinks(run, port.vmId);
+      await ipBatch(run, apartCommands(this.#options.bridge, port, tap));
       return { tap: port.vmId };
     });
   }

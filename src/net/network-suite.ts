@@ -166,6 +166,30 @@ export function networkSuite(name: string, makeHost: () => Promise<NetworkHost>)
     },
   );
 
+  on('a tap that leads nowhere joins nothing, is seen, and goes with its VM or as a stray', async (host) => {
+    const net = host.open();
+    const mine = examplePort(1);
+    await net.start([mine]);
+    const [one, other] = [newId('vm'), newId('vm')];
+    assert.deepEqual(await net.attachApart({ vmId: one }), { tap: one });
+    const once = await host.view();
+    assert.equal(once.taps.find(({ vmId }) => vmId === one)?.joined, false);
+    assert.deepEqual(
+      [...once.filters, ...once.reservations].filter(({ vmId }) => vmId === one),
+      [],
+    );
+    await net.attachApart({ vmId: one });
+    assert.deepEqual(await host.view(), once);
+    assert.ok((await net.observe()).includes(one));
+    await net.repair([mine], new Set([one]));
+    assert.deepEqual(await host.view(), once, 'it is left alone as long as it is told');
+    await net.attachApart({ vmId: other });
+    await net.detach(one);
+    assert.match((await net.repair([mine])).join('\n'), new RegExp(other));
+    assertHas(await host.view(), [mine]);
+    await net.release();
+  });
+
   on('the next daemon takes up taps and DHCP server as they are', async (host) => {
     const [one, two] = [examplePort(1), examplePort(2)];
     const first = host.open();

@@ -15,6 +15,12 @@ export interface Network {
   /** Makes a VM's tap, its filter entries and its DHCP reservation. Twice is as good as once. Gives the tap's name. */
   attach(port: Port): Promise<{ readonly tap: string }>;
 
+  /**
+   * Makes a tap that leads nowhere: it is not on the bridge, not up, and has neither filter entry nor reservation. Not for a VM that is
+   * attached. Twice is as good as once; `detach` removes it. Gives the tap's name.
+   */
+  attachApart(port: Pick<Port, 'vmId' | 'tapOwner'>): Promise<{ readonly tap: string }>;
+
   /** Removes all that bears the VM's id, and releases its lease. No failure when there is nothing. */
   detach(vmId: VmId): Promise<void>;
 

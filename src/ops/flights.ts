@@ -20,6 +20,7 @@ interface Flight {
  */
 export class Flights {
   readonly #flights = new Map<VmId, Flight>();
+  readonly #aside = new Map<VmId, Pick<Flight, 'ended' | 'abort'>>();
   readonly #operations: Pick<Operations, 'finish'>;
   readonly #log: Logger;
   #gate: Promise<void> = Promise.resolve();
@@ -39,12 +40,12 @@ export class Flights {
 
   /** The VMs that have one under way. */
   get vmIds(): ReadonlySet<VmId> {
-    return new Set(this.#flights.keys());
+    return new Set([...this.#flights.keys(), ...this.#aside.keys()]);
   }
 
   /** Whether an operation is under way on a VM in this process. */
   has(vmId: VmId): boolean {
-    return this.#flights.has(vmId);
+    return this.#flights.has(vmId) || this.#aside.has(vmId);
   }
 
   /**
@@ -72,6 +73,26 @@ export class Flights {
     ended.catch(() => undefined);
     this.#flights.set(vmId, { verb, ended, abort });
     return ended;
+  }
+
+  /**
+   * Works on a machine whose id no VM has: reconciling leaves what bears it alone meanwhile. The signal aborts when the daemon ends;
+   * nothing is journalled, so the work takes back what it did itself.
+   */
+  async aside<T>(vmId: VmId, work: (signal: AbortSignal) => Promise<T>): Promise<T> {
+    if (this.#phase === 'starting')
+      throw new Failure('unavailable', 'The server is still starting; ask again in a moment.');
+    if (this.#phase === 'closing') throw translate(new Closing());
+    const abort = new AbortController();
+    const doing = this.#gate.then(() => work(abort.signal)).finally(() => this.#aside.delete(vmId));
+    this.#aside.set(vmId, {
+      ended: doing.then(
+        () => undefined,
+        () => undefined,
+      ),
+      abort,
+    });
+    return doing;
   }
 
   async #run(
@@ -144,7 +165,7 @@ export class Flights {
   /** Cuts everything off, leaving it to the next daemon's recovery, and resolves when all have let go. */
   async close(): Promise<void> {
     this.#phase = 'closing';
-    const flights = [...this.#flights.values()];
+    const flights = [...this.#flights.values(), ...this.#aside.values()];
     for (const flight of flights) flight.abort.abort(new Closing());
     await Promise.allSettled(flights.map((flight) => flight.ended));
   }

@@ -144,6 +144,8 @@ export interface Hatch {
       filter: { readonly vm?: string | undefined; readonly everyone?: boolean },
       page: Page,
     ): Promise<readonly Snapshot[]>;
+    /** Restores it for proof, apart from everything, and destroys that again; gives it with the time of the proof. */
+    verify(caller: Caller, idOrName: string): Promise<Snapshot>;
     /** `name` null takes the name away. */
     patch(
       caller: Caller,

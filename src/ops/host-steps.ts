@@ -17,7 +17,8 @@ type Deps = Pick<World, 'store' | 'driver' | 'net' | 'ports' | 'files' | 'fleet'
 
 const MIB = 1024 * 1024;
 /** The name of the seed volume in a VM's folder. */
-export const SEED_FILE = 'seed.iso';
+export /** The seed volume in a VM's folder. */
+const SEED_FILE = 'seed.iso';
 
 /** Who may write this VM's row. */
 export function ownerOf(vm: Pick<Vm, 'hostId' | 'epoch' | 'id'>): Owner {
@@ -50,7 +51,7 @@ export function specOf(
   { settings, driver }: Pick<Deps, 'settings' | 'driver'>,
   vm: Vm,
   image: Image,
-  disk: Layer,
+  disk: Pick<Layer, 'path' | 'format'>,
 ): MachineSpec {
   return {
     vmId: vm.id,

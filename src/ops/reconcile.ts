@@ -6,7 +6,7 @@ import { CONSOLE_FILE } from '../vmm/driver.ts';
 import { layerFolder } from './layers.ts';
 import { portsOf, settle, wantsNetwork } from './recover.ts';
 import { layersPlanned } from './snapshot-plan.ts';
-import { vmFolder, type World } from './world.ts';
+import { SCRATCH_FILE, vmFolder, type World } from './world.ts';
 
 /** A console log is cut to its second half when it grows over this. */
 const CONSOLE_BYTES = 4 * 1024 * 1024;
@@ -70,7 +70,10 @@ async function sshPorts(
   return [];
 }
 
-async function folders({ store, settings, log }: World, flying: ReadonlySet<VmId>): Promise<string[]> {
+async function folders(
+  { store, settings, driver, log }: World,
+  flying: ReadonlySet<VmId>,
+): Promise<string[]> {
   const done: string[] = [];
   const rows = new Map((await store.vms.ofHost(settings.hostId)).map((vm) => [vm.id, vm]));
   for (const name of await namesIn(settings.vmsFolder)) {
@@ -79,7 +82,12 @@ async function folders({ store, settings, log }: World, flying: ReadonlySet<VmId
     const folder = vmFolder(settings, id);
     const vm = rows.get(id);
     try {
-      if (!vm && (await readdir(folder)).some((file) => file.startsWith('disk.'))) {
+      const files = vm ? [] : await readdir(folder);
+      if (files.includes(SCRATCH_FILE)) {
+        await driver.clear({ vmId: id, folder });
+        await remove(folder);
+        done.push(`removed the folder of ${id}, in which a snapshot was verified`);
+      } else if (files.some((file) => file.startsWith('disk.'))) {
         // No crash of ours leaves a disk without a row: the database was put back to an earlier state, or lost.
         await rename(folder, `${folder}.lost`);
         done.push(

@@ -1,8 +1,10 @@
 import { deadline, DeadlineExceeded } from '../base/deadline.ts';
+import { SingleFlight } from '../base/single-flight.ts';
 import { Failure, notFound } from '../model/failure.ts';
 import type { Snapshot } from '../model/snapshot.ts';
 import { Taken } from '../store/store.ts';
 import type { Caller, Hatch } from './hatch.ts';
+import { proveSnapshot } from './verify-snapshot.ts';
 import { dropSnapshot } from './save-vm.ts';
 import { findVm } from './vms.ts';
 import type { World } from './world.ts';
@@ -40,8 +42,9 @@ export async function waitStored(
 /** What the API asks about snapshots that are there. */
 export function snapshots(
   world: World,
-): Pick<Hatch['snapshots'], 'get' | 'transfer' | 'list' | 'patch' | 'delete'> {
+): Pick<Hatch['snapshots'], 'get' | 'transfer' | 'list' | 'patch' | 'verify' | 'delete'> {
   const { store } = world;
+  const proofs = new SingleFlight<Snapshot>();
   return {
     async get(caller, idOrName, storedWithinMs) {
       const found = await findSnapshot(world, caller, idOrName);
@@ -54,6 +57,10 @@ export function snapshots(
         { accountId: everyone === true ? undefined : caller.accountId, vmId },
         page,
       );
+    },
+    async verify(caller, idOrName) {
+      const snapshot = await findSnapshot(world, caller, idOrName);
+      return proofs.run(snapshot.id, () => proveSnapshot(world, snapshot));
     },
     async patch(caller, idOrName, { name }) {
       const snapshot = await findSnapshot(world, caller, idOrName);

@@ -56,20 +56,17 @@ export async function localFiles(
     throw new Failure('unavailable', `The files of snapshot ${snapshot.id} are not on this host.`, {
       details: { snapshot: snapshot.id },
     });
-  const { driver, version, machineType, accel } = snapshot.savedOn;
-  return {
-    disk,
-    saved: {
-      driver,
-      version,
-      machineType,
-      accel,
-      vcpuCount: snapshot.vcpuCount,
-      memMib: snapshot.memMib,
-      statePath: state.path,
-      memoryPath: memory?.path ?? null,
-    },
-  };
+  return { disk, saved: machineSavedIn(snapshot, state.path, memory?.path ?? null) };
+}
+
+/** The machine in a snapshot, with its files where they are now. */
+export function machineSavedIn(
+  { savedOn, vcpuCount, memMib }: Snapshot,
+  statePath: string,
+  memoryPath: string | null,
+): SavedMachine {
+  const { driver, version, machineType, accel } = savedOn;
+  return { driver, version, machineType, accel, vcpuCount, memMib, statePath, memoryPath };
 }
 
 /**
@@ -252,7 +249,7 @@ export function loadedSpec(
   world: Pick<World, 'settings' | 'driver'>,
   vm: Vm,
   image: Image,
-  disk: Layer,
+  disk: Pick<Layer, 'path' | 'format'>,
   snapshot: Snapshot,
 ): MachineSpec {
   const { guest, savedOn } = snapshot;

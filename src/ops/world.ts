@@ -63,6 +63,9 @@ export function visibleAccounts(
   return own === settings.sharedAccountId ? [own] : [own, settings.sharedAccountId];
 }
 
+/** In the folder of a machine that was only restored for proof: nobody misses it. */
+export const SCRATCH_FILE = 'scratch';
+
 /** A VM's own folder. */
 export function vmFolder(settings: Pick<Settings, 'vmsFolder'>, id: VmId): string {
   return `${settings.vmsFolder}/${id}`;

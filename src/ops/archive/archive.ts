@@ -7,9 +7,10 @@ import { isBlobError } from '../../store/blobs/blob-error.ts';
 import { BadBlobs } from '../../store/ledger.ts';
 import { remove } from '../../host/files.ts';
 import { join } from 'node:path';
+import { layerFolder } from '../layers.ts';
 import type { ArchiveDeps } from './deps.ts';
 import { checkStored } from './check.ts';
-import { adoptFiles, fetchFiles } from './fetch-snapshot.ts';
+import { adoptFiles, fetchFiles, type FetchedFiles } from './fetch-snapshot.ts';
 import { KnownChunks } from './known-chunks.ts';
 import { Respool, storeSnapshot, type StoreOutcome } from './store-snapshot.ts';
 
@@ -209,6 +210,37 @@ export class Archive {
         this.#transfers.delete(snapshot.id);
       }
     });
+  }
+
+  /**
+   * Lends the files of a stored snapshot, brought here for this alone, in layers that no row names; they are gone when `work` has
+   * ended. Throws as `bring` does.
+   */
+  async lend<T>(
+    snapshot: Snapshot,
+    signal: AbortSignal,
+    work: (files: FetchedFiles) => Promise<T>,
+  ): Promise<T> {
+    const held: LayerId[] = [];
+    const within = AbortSignal.any([signal, this.#closing.signal]);
+    const hold = (id: LayerId): void => {
+      held.push(id);
+      this.#held.add(id);
+    };
+    try {
+      const files = await fetchFiles(this.#deps, snapshot, within, () => undefined, hold);
+      // What was damaged may have been put right.
+      if (snapshot.state === 'damaged') await this.#check(snapshot.id);
+      return await work(files);
+    } catch (error) {
+      if (isBlobError(error, 'damaged', 'missing')) await this.#check(snapshot.id);
+      throw isBlobError(error) ? unreadable(snapshot, error) : error;
+    } finally {
+      for (const id of held) {
+        await remove(layerFolder(this.#deps.settings, id));
+        this.#held.delete(id);
+      }
+    }
   }
 
   #isHere({ hostId, stateLayerId }: Snapshot): boolean {
