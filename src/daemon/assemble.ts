@@ -42,6 +42,7 @@ import { whyNotListening } from './listening.ts';
 import { imageRegistry, pretendedRegistry } from './image-registry.ts';
 import { openHome, readSnapshotKey } from './snapshot-home.ts';
 import { Shutdown } from './shutdown.ts';
+import { startTending } from './tending.ts';
 import { readTls } from './tls.ts';
 
 /** Whoever asks whether the server is ready waits no longer than this for a database that is silent. */
@@ -138,6 +139,8 @@ async function assemble(
   await settleSoon(world);
   await reconcile(world);
   await world.archive.resume();
+  const tending = startTending(world, values);
+  shutdown.add('tending', () => tending.close());
   problems.start = undefined;
   log.info(
     {

@@ -1,5 +1,6 @@
 import { isIP, isIPv4 } from 'node:net';
 import { resolve } from 'node:path';
+import { Cron } from 'croner';
 
 /**
  * How each kind of setting is read from its text. All throw an Error whose message completes the sentence "NAME ...", saying
@@ -68,6 +69,16 @@ export function word(text: string): string {
 export function line(text: string): string {
   if (!/^[\x20-\x7e]+$/.test(text)) throw new Error('must be one line of printable characters.');
   return text;
+}
+
+/** A cron line of five fields (six with seconds), as it is. */
+export function cron(text: string): string {
+  try {
+    if (new Cron(text, { paused: true }).nextRun()) return text;
+  } catch {
+    // Said below, without a library's words.
+  }
+  throw new Error('must be a cron line such as "30 3 * * *" that comes at some time.');
 }
 
 /** Kernel arguments: one line, at most 2048 bytes. */

@@ -118,16 +118,22 @@ export const SETTINGS = {
     shown: hidden,
   }),
   HATCH_S3_SECRET_KEY: setting('S3 secret key', null, read.word, { shown: hidden }),
-  HATCH_CACHE_MIB: setting('most local bytes for stored snapshots', null, read.whole(1, 2 ** 40), {
-    later: true,
-  }),
+  HATCH_CACHE_MIB: setting(
+    'most disk for local files of stored snapshots, in MiB; no limit unless set',
+    null,
+    read.whole(0, 2 ** 40),
+  ),
   HATCH_IDLE_TIMEOUT: setting('when an unused VM goes to sleep', '45m', read.duration, { later: true }),
   HATCH_IDLE_CHECK_INTERVAL: setting('how often that is looked at', '30s', read.duration, { later: true }),
   HATCH_SLEEPS_AT_ONCE: setting('most VMs put to sleep at once', '2', read.whole(1, 1000), { later: true }),
   HATCH_MEMORY_BUDGET_MIB: setting('most memory of running guests', null, read.whole(128, 2 ** 40), {
     later: true,
   }),
-  HATCH_VERIFY_SCHEDULE: setting('cron line of snapshot checks', null, read.line, { later: true }),
+  HATCH_VERIFY_SCHEDULE: setting(
+    "cron line (in the host's time zone) by which every VM's newest snapshot is restored for proof; never unless set",
+    null,
+    read.cron,
+  ),
   HATCH_MAX_VMS_PER_ACCOUNT: setting('VMs an account may have', '50', read.whole(0, 1_000_000)),
   HATCH_MAX_VCPUS_PER_ACCOUNT: setting('vCPUs an account may have', null, read.whole(0, 1_000_000)),
   HATCH_MAX_MEM_MIB_PER_ACCOUNT: setting('memory an account may have', null, read.whole(0, 2 ** 40)),
