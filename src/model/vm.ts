@@ -54,7 +54,7 @@ export interface VmmProcess {
 export interface Vm {
   readonly id: VmId;
   readonly accountId: AccountId;
-  /** The host that owns it; null while it sleeps with a durable snapshot. */
+  /** The host that owns it. While it sleeps as a durable snapshot, any other may make it its own. */
   readonly hostId: string | null;
   /** Goes up with every change of owner; writes of an old owner find no row. */
   readonly epoch: number;

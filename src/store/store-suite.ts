@@ -2,6 +2,7 @@ import { after, before, describe, test } from 'node:test';
 import { FakeClock, type Clock } from '../base/clock.ts';
 import type { Store } from './store.ts';
 import { accountTests } from './suite/accounts.ts';
+import { claimTests } from './suite/claims.ts';
 import { imageTests } from './suite/images.ts';
 import { ledgerRandomTests } from './suite/ledger-random.ts';
 import { ledgerTests } from './suite/ledger.ts';
@@ -37,6 +38,7 @@ export function storeSuite(name: string, open: (clock: Clock) => Promise<Store>)
     listTests(declare);
     operationTests(declare);
     snapshotTests(declare);
+    claimTests(declare);
     ledgerTests(declare);
     ledgerRandomTests(declare);
     raceTests(declare);

@@ -184,6 +184,12 @@ export interface Vms {
     patch: VmPatch,
     options?: { readonly limits: Quotas },
   ): Promise<Vm | null>;
+  /**
+   * Makes a VM that sleeps the host's `to`, of the next epoch: address, MAC and port are as they were, in that host's network and
+   * gateway, and it has no files. Only while `seen` owns it, nothing is under way on it and the snapshot it sleeps as is durable;
+   * null: that is not so. Throws Taken for what somebody has there. Then nothing was changed.
+   */
+  claim(id: VmId, seen: Owner, to: string): Promise<Vm | null>;
   /** Removes the row with its operations and journal; its events stay. */
   remove(id: VmId, owner: Owner): Promise<boolean>;
   /** What is taken on this host, for choosing what is not: IPs, MACs, SSH ports. */

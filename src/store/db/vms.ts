@@ -6,6 +6,7 @@ import type { Quotas } from '../../model/records.ts';
 import type { NewVm, Vm, VmPatch, VmState } from '../../model/vm.ts';
 import type { Owner, VmFilter, Vms, VmUse } from '../store.ts';
 import { lockAccount } from './accounts.ts';
+import { claimVm } from './claim-vm.ts';
 import { fromJsonOrNull, toJson } from './columns.ts';
 import { orTaken, transact, type Engine } from './engine.ts';
 import { addEvent } from './events.ts';
@@ -20,17 +21,15 @@ import { newRow, patchColumns, selectVms, toVm } from './vm-row.ts';
 /** The VMs' table behind its interface. */
 export function vms(engine: Engine): Vms {
   const { db } = engine;
+  const place = { vms_guest_ip: 'guest_ip', vms_guest_mac: 'guest_mac', vms_ssh_port: 'ssh_port' } as const;
   return {
     create: (vm, { limits, args }) =>
-      orTaken(
-        {
-          vms_id: 'id',
-          vms_name: 'name',
-          vms_guest_ip: 'guest_ip',
-          vms_guest_mac: 'guest_mac',
-          vms_ssh_port: 'ssh_port',
-        },
-        () => transact(engine, (trx) => create(engine, trx, vm, limits, args)),
+      orTaken({ vms_id: 'id', vms_name: 'name', ...place }, () =>
+        transact(engine, (trx) => create(engine, trx, vm, limits, args)),
+      ),
+    claim: (id, seen, to) =>
+      orTaken(place, () =>
+        transact(engine, async (trx) => ((await claimVm(engine, trx, id, seen, to)) ? get(trx, id) : null)),
       ),
     get: (id) => get(db, id),
     async find(accountId, idOrName) {
