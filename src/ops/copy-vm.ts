@@ -9,6 +9,7 @@ import type { Snapshot } from '../model/snapshot.ts';
 import type { Vm } from '../model/vm.ts';
 import { mustFitHere } from './compatible.ts';
 import { addressesAsked, claim, type Wanted } from './create-vm.ts';
+import { mustBeWithinReach } from './elsewhere.ts';
 import type { Caller, CreateVm, Wait } from './hatch.ts';
 import { attach, diskOf, endVmm, hostnameOf, ownerOf, seedStep, sshStep } from './host-steps.ts';
 import { findSnapshot } from './snapshots.ts';
@@ -49,6 +50,7 @@ export async function copySnapshot(
   request: CreateVm,
   wait?: Wait,
 ): Promise<Vm> {
+  mustBeWithinReach(world, snapshot);
   mustFitHere(world.driver, snapshot);
   if (!snapshot.guest.agent)
     throw new Failure(

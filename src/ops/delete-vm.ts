@@ -4,6 +4,7 @@ import { Failure } from '../model/failure.ts';
 import type { Operation } from '../model/records.ts';
 import type { Vm } from '../model/vm.ts';
 import { Busy } from '../store/store.ts';
+import { claimHere } from './elsewhere.ts';
 import { dropDisk, endVmm, ownerOf } from './host-steps.ts';
 import { dropSnapshot } from './save-vm.ts';
 import { depsOf } from './start-vm.ts';
@@ -21,7 +22,7 @@ export async function deleteVm(world: World, caller: Caller, idOrName: string): 
     vm.id,
     'delete',
     async () => {
-      const now = (await store.vms.get(vm.id)) ?? vm;
+      const now = await claimHere(world, (await store.vms.get(vm.id)) ?? vm);
       const begin = (): Promise<Operation> =>
         store.operations.begin({ id: vm.id, owner: ownerOf(now) }, 'delete', {});
       try {

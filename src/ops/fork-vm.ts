@@ -7,6 +7,7 @@ import type { Snapshot } from '../model/snapshot.ts';
 import { refuse } from '../model/states.ts';
 import type { Vm } from '../model/vm.ts';
 import { copySnapshot } from './copy-vm.ts';
+import { mustBeHereOrAsleep } from './elsewhere.ts';
 import type { Caller, Wait } from './hatch.ts';
 import { dropSnapshot } from './save-vm.ts';
 import { planOf } from './snapshot-plan.ts';
@@ -39,6 +40,7 @@ export async function forkVm(
 ): Promise<readonly Vm[]> {
   const { store } = world;
   const source = await findVm(world, caller, idOrName);
+  mustBeHereOrAsleep(world, source);
   const refused = refuse(source, 'fork');
   if (refused) throw refused;
   const names = namesOf(request);

@@ -36,14 +36,21 @@ export function portOf(vm: Vm, network: VmNetwork): Port {
   return { vmId: vm.id, ip: network.ip, mac: network.mac, hostname: hostnameOf(vm) };
 }
 
-/** The image a VM was made from. Throws `not_found`, which registered files and `in_use` make hard to reach. */
+/**
+ * The image a VM was made from, with an initrd if what the VM boots has one: its folder has a kernel of its own, and the image may
+ * have become another one since, or be another host's. Throws `not_found`, which registered files and `in_use` make hard to reach.
+ */
 export async function imageOf({ store, settings }: Pick<Deps, 'store' | 'settings'>, vm: Vm): Promise<Image> {
   const image = await store.images.get(visibleAccounts(settings, vm.accountId), vm.imageId);
   if (!image)
     throw new Failure('not_found', `The image ${vm.imageId} of this VM is gone.`, {
       details: { image_id: vm.imageId },
     });
-  return image;
+  const own = vmFolder(settings, vm.id);
+  const booted = await Promise.all(kernelNames.map((name) => exists(join(own, name))));
+  const [kernel, vmlinux, initrd] = booted;
+  if (!kernel && !vmlinux) return image;
+  return { ...image, initrdPath: initrd ? join(own, 'initrd') : null };
 }
 
 /** The machine a VM's row describes, with its disk. */

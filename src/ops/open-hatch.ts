@@ -69,10 +69,10 @@ export function openHatch(world: World, registry: ImageRegistry, readiness: Hatc
 }
 
 function watchFleet(world: World): void {
-  const { store, fleet, flights, clock, log } = world;
+  const { store, fleet, flights, clock, log, settings } = world;
   fleet.onReady = async (vmId, by) => {
     const vm = await store.vms.get(vmId);
-    if (!vm || vm.readyAt !== null) return;
+    if (vm?.hostId !== settings.hostId || vm.readyAt !== null) return;
     await store.vms.update(vmId, ownerOf(vm), { readyAt: clock.now() });
     await store.events.add({
       accountId: vm.accountId,
@@ -116,7 +116,8 @@ async function afterExit(world: World, vmId: VmId): Promise<void> {
   const exit = world.fleet.get(vmId)?.exit;
   if (!exit) return;
   const vm = await world.store.vms.get(vmId);
-  if (!vm) return;
+  // What ended here is nobody's any more, or somebody else's by now.
+  if (vm?.hostId !== world.settings.hostId) return world.fleet.drop(vmId);
   if (exit.kind === 'reboot') await followReboot(world, vm);
   else await settleExit(world, vm, exit);
 }

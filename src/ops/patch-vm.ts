@@ -4,6 +4,7 @@ import { effectiveLimits } from '../model/quota.ts';
 import type { Quotas } from '../model/records.ts';
 import type { Vm, VmPatch } from '../model/vm.ts';
 import { Taken } from '../store/store.ts';
+import { mustBeHere } from './elsewhere.ts';
 import type { Caller, PatchVm } from './hatch.ts';
 import { imageOf, ownerOf } from './host-steps.ts';
 import { findVm } from './vms.ts';
@@ -20,6 +21,7 @@ export async function patchVm(
 ): Promise<Vm> {
   const { store } = world;
   const vm = await findVm(world, caller, idOrName);
+  mustBeHere(world, vm);
   const sizes = Object.entries({
     vcpu_count: request.vcpuCount,
     mem_mib: request.memMib,

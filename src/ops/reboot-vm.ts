@@ -3,6 +3,7 @@ import { Failure } from '../model/failure.ts';
 import type { Operation } from '../model/records.ts';
 import { refuse } from '../model/states.ts';
 import type { Vm } from '../model/vm.ts';
+import { mustBeHere } from './elsewhere.ts';
 import type { Caller, Wait } from './hatch.ts';
 import { attach, diskOf, endVmm, imageOf, ownerOf, specOf } from './host-steps.ts';
 import { markError } from './mark-error.ts';
@@ -25,6 +26,7 @@ export async function rebootVm(world: World, caller: Caller, idOrName: string, w
     'reboot',
     async () => {
       const now = (await store.vms.get(vm.id)) ?? vm;
+      mustBeHere(world, now);
       const refused = refuse(now, 'reboot');
       if (refused) throw refused;
       return store.operations.begin({ id: vm.id, owner: ownerOf(now) }, 'reboot', { by: 'person' });

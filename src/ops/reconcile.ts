@@ -83,10 +83,15 @@ async function folders(
     const vm = rows.get(id);
     try {
       const files = vm ? [] : await readdir(folder);
+      const moved = vm ? null : await store.vms.get(id);
       if (files.includes(SCRATCH_FILE)) {
         await driver.clear({ vmId: id, folder });
         await remove(folder);
         done.push(`removed the folder of ${id}, in which a snapshot was verified`);
+      } else if (moved && moved.hostId !== settings.hostId) {
+        // It slept when it went to another host, and what it is lies in the store.
+        await remove(folder);
+        done.push(`removed the folder of ${id}, which is on ${moved.hostId ?? 'no host'} now`);
       } else if (files.some((file) => file.startsWith('disk.'))) {
         // No crash of ours leaves a disk without a row: the database was put back to an earlier state, or lost.
         await rename(folder, `${folder}.lost`);

@@ -5,6 +5,7 @@ import type { Snapshot } from '../model/snapshot.ts';
 import { refuse } from '../model/states.ts';
 import type { Vm } from '../model/vm.ts';
 import { mustFitHere } from './compatible.ts';
+import { claimHere, mustBeHereOrAsleep, mustBeWithinReach } from './elsewhere.ts';
 import type { Caller, Wait } from './hatch.ts';
 import { ownerOf } from './host-steps.ts';
 import { releaseLayers } from './layers.ts';
@@ -24,7 +25,7 @@ export interface RestoreRequest {
 }
 
 /**
- * Wakes a sleeping VM, or puts it back to an earlier snapshot of its own; a stopped one too, whose disk is lost. When it cannot wake
+ * Wakes a sleeping VM, also one that slept on another host, or puts it back to an earlier snapshot of its own; a stopped one too, whose disk is lost. When it cannot wake
  * it sleeps as before, with the reason.
  */
 export async function restoreVm(
@@ -36,6 +37,7 @@ export async function restoreVm(
 ): Promise<Vm> {
   const { store, flights } = world;
   const vm = await findVm(world, caller, idOrName);
+  mustBeHereOrAsleep(world, vm);
   if (request.snapshot !== undefined || vm.state !== 'running' || vm.operation !== null) {
     await flights.fly(
       vm.id,
@@ -43,7 +45,8 @@ export async function restoreVm(
       async () => {
         const now = (await store.vms.get(vm.id)) ?? vm;
         const snapshot = await chosen(world, now, request);
-        return store.operations.begin({ id: now.id, owner: ownerOf(now) }, 'restore', {
+        const own = await claimHere(world, now);
+        return store.operations.begin({ id: own.id, owner: ownerOf(own) }, 'restore', {
           snapshot: snapshot.id,
         });
       },
@@ -73,6 +76,7 @@ async function chosen(world: World, vm: Vm, { snapshot: asked, discard }: Restor
   const id = asked ?? vm.snapshotId;
   const found = id === null ? null : await store.snapshots.find(vm.accountId, id);
   if (found?.vmId !== vm.id) throw notFound('snapshot', id ?? '');
+  mustBeWithinReach(world, found);
   mustFitHere(driver, found);
   return found;
 }

@@ -1,4 +1,4 @@
-import { readlink, rename, symlink } from 'node:fs/promises';
+import { constants, copyFile, readlink, rename, symlink } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { errorFields } from '../base/logger.ts';
 import { exists, freeBytes, isErrno, makeFolder, remove } from '../host/files.ts';
@@ -181,8 +181,20 @@ async function freeze(world: World, vm: Vm, { stateId }: SnapshotPlan): Promise<
   const own = vmFolder(settings, vm.id);
   await makeFolder(dirname(target));
   await copyLink(join(own, 'base'), join(dirname(target), 'base'));
-  for (const name of kernelNames) await copyLink(join(own, name), join(layerFolder(settings, stateId), name));
+  for (const name of kernelNames)
+    await copyKernel(join(own, name), join(layerFolder(settings, stateId), name));
   if (!disk.frozen) await moveIfThere(disk.path, target);
+}
+
+/** A link to the image's kernel is kept as a link; a VM that came from elsewhere has it as a file of its own. */
+async function copyKernel(from: string, to: string): Promise<void> {
+  await copyLink(from, to);
+  try {
+    if (!(await exists(to)) && (await exists(from))) await copyFile(from, to, constants.COPYFILE_FICLONE);
+  } catch (error) {
+    await remove(to);
+    throw error;
+  }
 }
 
 async function copyLink(from: string, to: string): Promise<void> {

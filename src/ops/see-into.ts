@@ -5,6 +5,7 @@ import { Failure } from '../model/failure.ts';
 import type { Vm } from '../model/vm.ts';
 import { CONSOLE_FILE } from '../vmm/driver.ts';
 import { isGood } from './accounts.ts';
+import { mustBeHere } from './elsewhere.ts';
 import type { Live } from './fleet.ts';
 import { busy } from './flights.ts';
 import type { Caller, VmMetrics } from './hatch.ts';
@@ -23,12 +24,13 @@ const MAY_MS = 800;
 
 /** Runs a command in a running guest through its agent. Throws `wrong_state`, `busy`, `no_guest_agent`, `timeout`. */
 export async function execIn(
-  world: Pick<World, 'store' | 'fleet'>,
+  world: Pick<World, 'store' | 'fleet' | 'settings'>,
   caller: Caller,
   idOrName: string,
   command: ExecCommand,
 ): Promise<ExecResult> {
   const vm = await findVm(world, caller, idOrName);
+  mustBeHere(world, vm);
   const live = liveOf(world, vm, 'a command runs only in a running one');
   try {
     return await deadline('the guest agent', command.timeoutMs + AGENT_SLACK_MS, (signal) =>
@@ -41,11 +43,12 @@ export async function execIn(
 
 /** What a running VM has used. Throws `wrong_state`, `busy`, `vmm_failed`, `timeout`, `unavailable`. */
 export async function metricsOf(
-  world: Pick<World, 'store' | 'fleet' | 'net' | 'clock'>,
+  world: Pick<World, 'store' | 'fleet' | 'net' | 'clock' | 'settings'>,
   caller: Caller,
   idOrName: string,
 ): Promise<VmMetrics> {
   const vm = await findVm(world, caller, idOrName);
+  mustBeHere(world, vm);
   const { machine } = liveOf(world, vm, 'only a running one uses anything');
   try {
     const [counters, traffic] = await deadline('counting what the VM has used', COUNT_MS, () =>
@@ -78,6 +81,7 @@ export async function consoleOf(
   tailBytes: number,
 ): Promise<{ readonly text: string; readonly offset: number }> {
   const vm = await findVm(world, caller, idOrName);
+  mustBeHere(world, vm);
   return tailFrom(`${vmFolder(world.settings, vm.id)}/${CONSOLE_FILE}`, tailBytes);
 }
 
@@ -94,6 +98,7 @@ export async function* followConsole(
 ): AsyncIterable<string> {
   const { store, settings, clock } = world;
   const vm = await findVm(world, caller, idOrName);
+  mustBeHere(world, vm);
   const path = `${vmFolder(settings, vm.id)}/${CONSOLE_FILE}`;
   const decoder = new TextDecoder();
   let looked = clock.now();

@@ -4,6 +4,7 @@ import type { Snapshot, SnapshotKind } from '../model/snapshot.ts';
 import { refuse } from '../model/states.ts';
 import type { Vm } from '../model/vm.ts';
 import { remove } from '../host/files.ts';
+import { mustBeHere } from './elsewhere.ts';
 import type { Caller } from './hatch.ts';
 import { ownerOf } from './host-steps.ts';
 import { layerFolder } from './layers.ts';
@@ -68,6 +69,7 @@ export async function beginSave(
 ): Promise<Operation> {
   const { store, driver, settings } = world;
   const now = (await store.vms.get(vm.id)) ?? vm;
+  mustBeHere(world, now);
   const refused = refuse(now, verb);
   if (refused) throw refused;
   if (!driver.capabilities.snapshot)

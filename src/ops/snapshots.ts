@@ -86,7 +86,8 @@ export function snapshots(
           `VM ${vm.id} sleeps as snapshot ${snapshot.id}, its only way back: start the VM, or delete it with its snapshots.`,
           { details: { snapshot: snapshot.id, vms: [vm.id] } },
         );
-      if (vm && world.flights.has(vm.id))
+      const busyElsewhere = vm?.operation !== null && vm?.hostId !== world.settings.hostId;
+      if (vm && (world.flights.has(vm.id) || busyElsewhere))
         throw new Failure(
           'busy',
           `VM ${vm.id}, whose snapshot this is, has an operation under way; ask again when it is done.`,

@@ -4,6 +4,7 @@ import type { Image, Operation } from '../model/records.ts';
 import { refuse } from '../model/states.ts';
 import type { StateReason, Vm } from '../model/vm.ts';
 import { copySteps } from './copy-vm.ts';
+import { mustBeHere } from './elsewhere.ts';
 import { bootSteps, imageOf, ownerOf } from './host-steps.ts';
 import { markError } from './mark-error.ts';
 import { restoreVm } from './restore-vm.ts';
@@ -16,13 +17,15 @@ import type { World } from './world.ts';
 export async function startVm(world: World, caller: Caller, idOrName: string, wait?: Wait): Promise<Vm> {
   const { store, flights } = world;
   const vm = await findVm(world, caller, idOrName);
-  if (vm.state === 'snapshotted') return restoreVm(world, caller, idOrName, {}, wait);
+  if (vm.state !== 'snapshotted') mustBeHere(world, vm);
+  else return restoreVm(world, caller, idOrName, {}, wait);
   if (vm.state !== 'running' || vm.operation !== null) {
     await flights.fly(
       vm.id,
       'start',
       async () => {
         const now = (await store.vms.get(vm.id)) ?? vm;
+        mustBeHere(world, now);
         const refused = refuse(now, 'start');
         if (refused) throw refused;
         return store.operations.begin({ id: vm.id, owner: ownerOf(now) }, 'start', {

@@ -3,6 +3,7 @@ import type { Operation } from '../model/records.ts';
 import { refuse } from '../model/states.ts';
 import type { StateReason, Vm, VmState } from '../model/vm.ts';
 import type { MachineExit } from '../vmm/driver.ts';
+import { mustBeHere } from './elsewhere.ts';
 import { endVmm, ownerOf } from './host-steps.ts';
 import { askToPowerOff, noteRungs } from './power-off.ts';
 import { depsOf, mustGet } from './start-vm.ts';
@@ -28,6 +29,7 @@ export async function stopVm(
       'stop',
       async () => {
         const now = (await store.vms.get(vm.id)) ?? vm;
+        mustBeHere(world, now);
         const refused = refuse(now, 'stop');
         if (refused) throw refused;
         return store.operations.begin({ id: vm.id, owner: ownerOf(now) }, 'stop', {

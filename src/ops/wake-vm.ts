@@ -203,8 +203,10 @@ export function diskFromSnapshot(
     name: 'disk',
     async run(signal) {
       const { disk } = await localFiles({ store }, snapshot);
-      const depth = (await store.layers.chain(disk.id)).length;
-      const flat = depth >= LONGEST_CHAIN;
+      const chain = await store.layers.chain(disk.id);
+      const flat = chain.length >= LONGEST_CHAIN;
+      // What was brought from elsewhere stands on no image, and the one of that name may be another by now.
+      const whole = chain.find((layer) => layer.parentId === null && layer.imageId === null);
       const made = await files.makeDiskOn(
         {
           folder,
@@ -212,7 +214,11 @@ export function diskFromSnapshot(
           layerFormat: disk.format,
           sizeBytes: grown,
           qcow2: driver.capabilities.qcow2,
-          flattenOnto: flat ? { path: image.rootfsPath, format: image.rootfsFormat } : null,
+          flattenOnto: !flat
+            ? null
+            : whole
+              ? { path: whole.path, format: whole.format }
+              : { path: image.rootfsPath, format: image.rootfsFormat },
         },
         signal,
       );
@@ -223,7 +229,7 @@ export function diskFromSnapshot(
         path: join(folder, made.path),
         format: made.format,
         // A raw disk is whole.
-        parentId: made.format === 'raw' || flat ? null : disk.id,
+        parentId: made.format === 'raw' ? null : flat ? (whole?.id ?? null) : disk.id,
         imageAccountId: image.accountId,
         imageId: image.id,
         frozen: false,

@@ -42,7 +42,8 @@ export async function makeHostFolder(): Promise<FakeHostFolder> {
     root,
     vms: join(root, 'vms'),
     net: join(root, 'net'),
-    remove: () => rm(root, { recursive: true, force: true }),
+    // A guest in it may still be writing its last word.
+    remove: () => rm(root, { recursive: true, force: true, maxRetries: 5 }),
   };
 }
 
@@ -53,6 +54,8 @@ export interface WorldOptions {
   readonly files?: FailingFile;
   readonly limits?: World['settings']['limits'];
   readonly cidr?: string;
+  /** Another host beside the first: its name, the first one's store, and where its snapshots are stored. */
+  readonly beside?: { readonly hostId: string; readonly first: FakeWorld; readonly snapshots: string };
 }
 
 /** A daemon's world without a daemon: everything real but hypervisor, network and guest files. */
@@ -68,10 +71,12 @@ export interface FakeWorld {
 /** Opens a world over a host folder, recovers what an earlier one left, and lets operations begin. */
 export async function openFakeWorld(host: FakeHostFolder, options: WorldOptions = {}): Promise<FakeWorld> {
   const wrap = options.wrapStore ?? ((store: Store) => store);
-  const store = wrap(
-    await openStore(`sqlite:${join(host.root, 'hatch.db')}`, { clock: systemClock, log: silent }),
-  );
-  await store.hosts.register({ id: 'test-host', bootId: 'test-boot' });
+  const { beside } = options;
+  const hostId = beside?.hostId ?? 'test-host';
+  const store =
+    beside?.first.world.store ??
+    wrap(await openStore(`sqlite:${join(host.root, 'hatch.db')}`, { clock: systemClock, log: silent }));
+  await store.hosts.register({ id: hostId, bootId: 'test-boot' });
   const { account } = await ensureDefaultAccount({ store });
   const { key } = await addKey({ store }, account.id, 'test', SCOPES);
   const driver = openFake({ folder: host.vms });
@@ -85,7 +90,7 @@ export async function openFakeWorld(host: FakeHostFolder, options: WorldOptions 
     waitReady: (_vm, agent, signal) => waitReady({ agent, clock: systemClock }, signal),
   });
   const settings: World['settings'] = {
-    hostId: 'test-host',
+    hostId,
     vmsFolder: host.vms,
     layersFolder: join(host.root, 'layers'),
     imagesFolder: join(host.root, 'images'),
@@ -107,7 +112,9 @@ export async function openFakeWorld(host: FakeHostFolder, options: WorldOptions 
     files,
     clock: systemClock,
     log: silent,
-    home: (options.wrapHome ?? ((home) => home))(await openFolderHome(join(host.root, 'snapshots'))),
+    home: (options.wrapHome ?? ((home) => home))(
+      await openFolderHome(beside?.snapshots ?? join(host.root, 'snapshots')),
+    ),
     spoolFolder: join(host.root, 'spool'),
     master: undefined,
   });
@@ -159,7 +166,7 @@ export async function openFakeWorld(host: FakeHostFolder, options: WorldOptions 
     await archive.close();
     await fleet.releaseAll();
     await net.release();
-    await store.close();
+    if (!beside) await store.close();
   };
   return {
     world,
@@ -209,7 +216,9 @@ export async function assertNothingLeft({
   const held = new Set(
     [
       ...vms.flatMap((vm) => [vm.layerId, vm.memoryLayerId]),
-      ...snapshots.flatMap((one) => [one.diskLayerId, one.memoryLayerId, one.stateLayerId]),
+      ...snapshots
+        .filter((one) => one.hostId === settings.hostId)
+        .flatMap((one) => [one.diskLayerId, one.memoryLayerId, one.stateLayerId]),
     ].filter((id) => id !== null),
   );
   const layers = await store.layers.ofHost(settings.hostId);
