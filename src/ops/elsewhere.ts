@@ -31,15 +31,15 @@ export function mustBeWithinReach({ settings }: Pick<World, 'settings'>, snapsho
 }
 
 /**
- * The VM as this host's own. One that sleeps elsewhere becomes it, with its address, MAC and port, if its snapshot is durable and
- * they can be had here. Throws `wrong_state`, `busy` or `already_exists` saying what is in the way; then nothing was changed.
+ * The VM as this host's own. One that sleeps elsewhere becomes it, with its address, MAC and port, if its snapshot is durable or
+ * here and they can be had. Throws `wrong_state`, `busy` or `already_exists` saying what is in the way; then nothing was changed.
  */
 export async function claimHere(world: World, vm: Vm): Promise<Vm> {
   const { store, settings } = world;
   if (vm.hostId === settings.hostId) return vm;
   mustBeHereOrAsleep(world, vm);
   const snapshot = vm.snapshotId === null ? null : await store.snapshots.get(vm.snapshotId);
-  if (snapshot?.state !== 'durable')
+  if (snapshot?.state !== 'durable' && snapshot?.hostId !== settings.hostId)
     throw elsewhere(
       vm,
       `sleeps on host "${vm.hostId ?? ''}", and its snapshot is not in the store: only that host can wake it.`,

@@ -186,7 +186,7 @@ export interface Vms {
   ): Promise<Vm | null>;
   /**
    * Makes a VM that sleeps the host's `to`, of the next epoch: address, MAC and port are as they were, in that host's network and
-   * gateway, and it has no files. Only while `seen` owns it, nothing is under way on it and the snapshot it sleeps as is durable;
+   * gateway, and it has no files. Only while `seen` owns it, nothing is under way on it and the snapshot it sleeps as is durable, or `to` has its files;
    * null: that is not so. Throws Taken for what somebody has there. Then nothing was changed.
    */
   claim(id: VmId, seen: Owner, to: string): Promise<Vm | null>;

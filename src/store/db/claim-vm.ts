@@ -9,7 +9,7 @@ import type { Tables } from './tables.ts';
 import { selectVms } from './vm-row.ts';
 
 /**
- * Makes a sleeping VM another host's, if `seen` owns it, nothing is under way on it and its snapshot is durable; false when that is
+ * Makes a sleeping VM another host's, if `seen` owns it, nothing is under way on it and its snapshot is durable, or there; false when that is
  * not so. Who begins an operation holds the VM first, who changes a snapshot the snapshot: each thing is looked at in a statement of
  * its own once its row is held.
  */
@@ -27,10 +27,10 @@ export async function claimVm(
   if (vm?.state !== 'snapshotted' || vm.snapshot_id !== asleepAs || vm.operation_id !== null) return false;
   const snapshot = await trx
     .selectFrom('snapshots')
-    .select('state')
+    .select(['state', 'host_id'])
     .where('id', '=', asleepAs)
     .executeTakeFirst();
-  if (snapshot?.state !== 'durable') return false;
+  if (snapshot?.state !== 'durable' && snapshot?.host_id !== to) return false;
   const place = vm.guest_ip === null ? null : to;
   await trx
     .updateTable('vms')

@@ -54,13 +54,26 @@ export function claimTests(test: Declare): void {
     assert.deepEqual(await store.vms.get(vm.id), claimed);
   });
 
-  test('a VM is not claimed unless it sleeps, durable, with nothing under way on it', async ({ store }) => {
+  test('a VM is not claimed unless its snapshot is durable, or its files are where it goes', async ({
+    store,
+  }) => {
     const there = await furnish(store);
+    const newHost = await furnish(store);
     for (const state of ['local', 'uploading', 'damaged'] as const) {
       const { vm } = await asleep(store, state);
       assert.equal(await store.vms.claim(vm.id, ownerOf(vm), there.hostId), null, state);
       assert.deepEqual(await store.vms.get(vm.id), vm);
     }
+    const { vm, snapshot } = await asleep(store, 'damaged');
+    const owner = ownerOf(vm);
+    await store.snapshots.update(snapshot.id, { hostId: there.hostId });
+    assert.equal(await store.vms.claim(vm.id, owner, newHost.hostId), null, 'a third has nothing of it');
+    const away = await store.vms.claim(vm.id, owner, there.hostId);
+    assert.equal(away?.hostId, there.hostId, 'it may go to where its files are');
+  });
+
+  test('a VM that something is under way on, or that does not sleep, is not claimed', async ({ store }) => {
+    const there = await furnish(store);
     const { vm } = await asleep(store, 'durable');
     const owner = ownerOf(vm);
     const operation = await store.operations.begin({ id: vm.id, owner }, 'restore', {});
