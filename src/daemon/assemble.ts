@@ -23,7 +23,7 @@ import type { Hatch } from '../ops/hatch.ts';
 import { openHatch } from '../ops/open-hatch.ts';
 import { reconcile } from '../ops/reconcile.ts';
 import { recover, settle } from '../ops/recover.ts';
-import type { World } from '../ops/world.ts';
+import { PATIENCE, type World } from '../ops/world.ts';
 import { openStore } from '../store/db/open.ts';
 import type { Store } from '../store/store.ts';
 import type { Driver } from '../vmm/driver.ts';
@@ -253,6 +253,7 @@ export async function openWorld(
   });
   shutdown.add('archive', () => archive.close());
   const world: World = {
+    patience: PATIENCE,
     store,
     get driver() {
       if (!late.driver)

@@ -20,8 +20,7 @@ import { noteHooks } from './wake-vm.ts';
 import { diskFromSnapshot, folderFromSnapshot, loadedSpec, localFiles } from './wake-vm.ts';
 import type { World } from './world.ts';
 
-/** How long a copy has to take its own identity, hooks included. */
-const IDENTITY_MS = 60_000;
+const ENDED = 'The guest ended before it could be told who it is.';
 
 /** Makes a VM that starts as a copy of a snapshot, under an identity of its own. */
 export async function copyFrom(
@@ -176,17 +175,20 @@ function loadStep(world: World, vm: Vm, image: Image, snapshot: Snapshot): Step 
 }
 
 function identityStep(world: World, vm: Vm): Step {
-  const { fleet, net, clock, log } = world;
+  const { fleet, net, clock, log, patience } = world;
   return {
     name: 'identity',
     async run(signal) {
-      const agent = fleet.get(vm.id)?.agent;
-      if (!agent) throw new Failure('vmm_failed', 'The guest ended before it could be told who it is.');
+      const live = fleet.get(vm.id);
+      if (!live) throw new Failure('vmm_failed', ENDED);
+      const { agent } = live;
+      const ended = live.machine.exited.then(() => Promise.reject(new Failure('vmm_failed', ENDED)));
+      ended.catch(() => undefined);
       const identity = { hostname: hostnameOf(vm), mac: vm.network?.mac ?? null, machineId: newMachineId() };
       const given = await deadline(
         'giving the copy its identity',
-        IDENTITY_MS,
-        (within) => giveIdentity({ agent, clock }, identity, within),
+        patience.identityMs,
+        (within) => Promise.race([giveIdentity({ agent, clock }, identity, within), ended]),
         signal,
       );
       await noteHooks(world, vm, given.hooks);
@@ -195,7 +197,7 @@ function identityStep(world: World, vm: Vm): Step {
       try {
         await deadline(
           'joining the network',
-          IDENTITY_MS,
+          patience.identityMs,
           (within) => joinNetwork({ agent }, within),
           signal,
         );

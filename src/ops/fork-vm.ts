@@ -24,9 +24,6 @@ export interface ForkRequest {
   readonly keepRunning: boolean;
 }
 
-/** How long the agent of a running source has to answer: a guest that hears nothing cannot be told who it is. */
-const AGENT_MS = 10_000;
-
 /**
  * Makes copies of a VM: of a running one as it is in this moment, of a sleeping one as it was saved. Each is somebody of its own. All
  * that can be refused is refused before the source stands still.
@@ -133,9 +130,9 @@ async function mustBeAllowed(
   }
 }
 
-async function mustAnswer({ fleet }: World, vm: Vm): Promise<void> {
+async function mustAnswer({ fleet, patience }: World, vm: Vm): Promise<void> {
   try {
-    await deadline("the guest agent's answer", AGENT_MS, async (signal) => {
+    await deadline("the guest agent's answer", patience.agentMs, async (signal) => {
       const live = fleet.get(vm.id);
       if (!live) throw new AgentGone('the guest has ended');
       await live.agent.ping(signal);

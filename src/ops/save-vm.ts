@@ -1,5 +1,6 @@
 import { constants, copyFile, readlink, rename, symlink } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
+import { deadline } from '../base/deadline.ts';
 import { errorFields } from '../base/logger.ts';
 import { exists, freeBytes, isErrno, makeFolder, remove } from '../host/files.ts';
 import { Failure } from '../model/failure.ts';
@@ -14,6 +15,8 @@ import type { Step } from './steps.ts';
 import { vmFolder, type World } from './world.ts';
 
 const MIB = 1024 * 1024;
+/** How long after a paused machine did not go on its end may show. */
+const ENDED_MS = 1000;
 /** Left free on the host's disk after a guest's memory was written to it. */
 const SPARE_BYTES = 64 * MIB;
 
@@ -64,7 +67,14 @@ export function saveSteps(world: World, vm: Vm, keeper: PlanKeeper): readonly St
       },
       async undo() {
         const live = fleet.get(vm.id);
-        if (live && !live.exit) await live.machine.resume();
+        if (!live || live.exit) return;
+        try {
+          await live.machine.resume();
+        } catch (error) {
+          // One that has just ended has nothing to go on with, and its VM is told so by its end.
+          const ended = deadline('the end of the hypervisor', ENDED_MS, () => live.machine.exited);
+          await ended.catch(() => Promise.reject(error as Error));
+        }
       },
     },
     {

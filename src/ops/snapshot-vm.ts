@@ -12,7 +12,7 @@ import { dropSnapshot, saveSteps, sealSteps, type PlanKeeper } from './save-vm.t
 import { newPlan, planOf, toArgs, type SnapshotPlan } from './snapshot-plan.ts';
 import { waitStored } from './snapshots.ts';
 import { depsOf, mustGet } from './start-vm.ts';
-import { Closing, runForward, runSteps } from './steps.ts';
+import { Closing, Overtaken, runForward, runSteps, Stuck } from './steps.ts';
 import { translate } from './translate.ts';
 import { findVm } from './vms.ts';
 import { undoWake, wake } from './wake-vm.ts';
@@ -128,8 +128,9 @@ async function save(world: World, keeper: PlanKeeper, signal: AbortSignal): Prom
     } catch (error) {
       if (error instanceof Closing) throw error;
       const { code, message, details } = translate(error);
-      await note(world, vm, 'vm.snapshot_failed', `The VM could not be saved, and runs on: ${message}`);
-      throw new Failure(code, `The VM could not be saved, and runs on: ${message}`, {
+      const became = whatBecameOf(world, vm, error);
+      await note(world, vm, 'vm.snapshot_failed', `The VM could not be saved${became}: ${message}`);
+      throw new Failure(code, `The VM could not be saved${became}: ${message}`, {
         details: { ...details, id: vm.id },
         cause: error,
       });
@@ -137,6 +138,14 @@ async function save(world: World, keeper: PlanKeeper, signal: AbortSignal): Prom
   }
   await runForward(depsOf(world), operation, sealSteps(world, vm, keeper), signal);
   world.fleet.touch(vm.id);
+}
+
+/** How it is with a VM that could not be saved, as part of a sentence. */
+function whatBecameOf({ fleet }: World, vm: Vm, error: unknown): string {
+  if (error instanceof Overtaken) return '';
+  const live = fleet.get(vm.id);
+  if (!live || live.exit) return ', and its guest ended; start the VM again, its disk is as it was';
+  return error instanceof Stuck ? '' : ', and runs on';
 }
 
 /** The saved VM goes on at once; when it cannot, it sleeps. */

@@ -32,8 +32,6 @@ import { vmFolder, type World } from './world.ts';
 const MIB = 1024 * 1024;
 /** Disks over more than this many frozen ones are made to stand on their image alone. */
 const LONGEST_CHAIN = 8;
-/** How long a guest that was just woken has for its clock to be set. */
-const CLOCK_MS = 10_000;
 const REFRESH_MS = 120_000;
 
 /** The files of a snapshot on this host. */
@@ -270,7 +268,7 @@ export function loadedSpec(
 }
 
 function loadStep(world: World, vm: Vm, image: Image, snapshot: Snapshot): Step {
-  const { store, driver, fleet, log } = world;
+  const { store, driver, fleet, log, patience } = world;
   return {
     name: 'vmm',
     async run(signal) {
@@ -289,11 +287,18 @@ function loadStep(world: World, vm: Vm, image: Image, snapshot: Snapshot): Step 
       if (!snapshot.guest.agent) return;
       try {
         const agent = fleet.get(vm.id)?.agent;
-        await deadline('setting the clock', CLOCK_MS, async (within) => agent?.setTime(within), signal);
+        await deadline(
+          'setting the clock',
+          patience.clockMs,
+          (within) => Promise.race([agent?.setTime(within), machine.exited]),
+          signal,
+        );
       } catch (error) {
         signal.throwIfAborted();
         log.warn({ vm: vm.id, ...errorFields(error) }, "a woken guest's clock could not be set");
       }
+      if (fleet.get(vm.id)?.exit)
+        throw new Failure('vmm_failed', 'The guest ended right after it was woken.');
     },
     undo: () => endVmm(world, vm),
   };

@@ -25,9 +25,22 @@ export interface World {
   readonly clock: Clock;
   readonly log: Logger;
   readonly settings: Settings;
+  readonly patience: Patience;
   /** Looks for the default image anew, and registers it when there is one. */
   readonly findDefaultImage: () => Promise<void>;
 }
+
+/** How long guests are waited for, in milliseconds. */
+export interface Patience {
+  /** For the agent of a guest that is to be forked: one that hears nothing cannot be told who it is. */
+  readonly agentMs: number;
+  /** For the clock of a guest that was just woken to be set. */
+  readonly clockMs: number;
+  /** For a copy to take its own identity, hooks included. */
+  readonly identityMs: number;
+}
+
+export const PATIENCE: Patience = { agentMs: 10_000, clockMs: 10_000, identityMs: 60_000 };
 
 export interface Settings {
   /** This host's row; every row it writes bears it. */

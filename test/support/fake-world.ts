@@ -2,7 +2,7 @@ import { mkdir, mkdtemp, readdir, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import assert from 'node:assert/strict';
-import { systemClock } from '../../src/base/clock.ts';
+import { systemClock, type Clock } from '../../src/base/clock.ts';
 import { parseImageId, type VmId } from '../../src/base/ids.ts';
 import { silent } from '../../src/base/logger.ts';
 import { openAgent } from '../../src/guest/agent-client.ts';
@@ -20,12 +20,13 @@ import type { Caller, Hatch, SshPorts } from '../../src/ops/hatch.ts';
 import { openHatch } from '../../src/ops/open-hatch.ts';
 import { reconcile } from '../../src/ops/reconcile.ts';
 import { recover, settle } from '../../src/ops/recover.ts';
-import type { World } from '../../src/ops/world.ts';
+import { PATIENCE, type Patience, type World } from '../../src/ops/world.ts';
 import { openFolderHome } from '../../src/store/blobs/folder-home.ts';
 import type { BlobHome } from '../../src/store/blobs/home.ts';
 import { openStore } from '../../src/store/db/open.ts';
 import type { Store } from '../../src/store/store.ts';
-import { openFake } from '../../src/vmm/fake/driver.ts';
+import type { Driver } from '../../src/vmm/driver.ts';
+import { openFake, type FakeVmmFailures } from '../../src/vmm/fake/driver.ts';
 
 /** A host of its own in a folder, with fakes that keep their state there: a world that dies leaves what it made. */
 export interface FakeHostFolder {
@@ -50,6 +51,11 @@ export async function makeHostFolder(): Promise<FakeHostFolder> {
 export interface WorldOptions {
   readonly wrapStore?: (store: Store) => Store;
   readonly wrapHome?: (home: BlobHome) => BlobHome;
+  readonly wrapDriver?: (driver: Driver) => Driver;
+  readonly vmm?: FakeVmmFailures;
+  readonly patience?: Patience;
+  /** What the archive waits by. */
+  readonly archiveClock?: Clock;
   readonly net?: FakeFailures;
   readonly files?: FailingFile;
   readonly limits?: World['settings']['limits'];
@@ -79,7 +85,8 @@ export async function openFakeWorld(host: FakeHostFolder, options: WorldOptions 
   await store.hosts.register({ id: hostId, bootId: 'test-boot' });
   const { account } = await ensureDefaultAccount({ store });
   const { key } = await addKey({ store }, account.id, 'test', SCOPES);
-  const driver = openFake({ folder: host.vms });
+  const wrapDriver = options.wrapDriver ?? ((driver: Driver) => driver);
+  const driver = wrapDriver(openFake({ folder: host.vms, fail: options.vmm ?? {} }));
   const net = openFakeNetwork({ folder: host.net }, { fail: options.net ?? {} });
   const ports = memoryPorts();
   const fleet = new Fleet({
@@ -110,7 +117,7 @@ export async function openFakeWorld(host: FakeHostFolder, options: WorldOptions 
     store,
     settings,
     files,
-    clock: systemClock,
+    clock: options.archiveClock ?? systemClock,
     log: silent,
     home: (options.wrapHome ?? ((home) => home))(
       await openFolderHome(beside?.snapshots ?? join(host.root, 'snapshots')),
@@ -119,6 +126,7 @@ export async function openFakeWorld(host: FakeHostFolder, options: WorldOptions 
     master: undefined,
   });
   const world: World = {
+    patience: options.patience ?? PATIENCE,
     store,
     driver,
     net,
