@@ -3,6 +3,7 @@ import { appendFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Duplex } from 'node:stream';
 import { systemClock } from '../../base/clock.ts';
+import { KeyedLock } from '../../base/keyed-lock.ts';
 import { remove } from '../../host/files.ts';
 import type { VmmProcess } from '../../model/vm.ts';
 import {
@@ -40,6 +41,7 @@ export class FakeMachine implements Machine {
   readonly #end: (exit: MachineExit) => void;
   /** Those who wait for the guest's file to change. */
   readonly #waiting = new Set<() => void>();
+  readonly #lock = new KeyedLock();
   #watcher: FSWatcher | undefined;
 
   constructor({ vmId, folder }: MachineSpec, process: VmmProcess, fail: FakeVmmFailures) {
@@ -75,9 +77,16 @@ export class FakeMachine implements Machine {
     return guest;
   }
 
-  async #change(change: (guest: FakeGuest) => Partial<FakeGuest>): Promise<void> {
-    const guest = await this.#guest();
-    await writeGuest(this.#folder, { ...guest, ...change(guest) });
+  /** One change at a time: what a program in the guest writes must not undo a pause. */
+  #change(change: (guest: FakeGuest) => Partial<FakeGuest>): Promise<void> {
+    return this.#lock.run('guest', async () => {
+      const guest = await this.#guest();
+      await writeGuest(this.#folder, { ...guest, ...change(guest) });
+    });
+  }
+
+  #endFile(exit: MachineExit): Promise<void> {
+    return this.#lock.run('guest', () => endFakeGuest(this.#folder, exit));
   }
 
   pause(): Promise<void> {
@@ -145,7 +154,7 @@ export class FakeMachine implements Machine {
     else if (path === '/proc/sysrq-trigger' && text.startsWith('c')) {
       const words = 'Kernel panic - not syncing: sysrq triggered crash\r\n';
       await appendFile(console, words);
-      await endFakeGuest(this.#folder, { kind: 'panic', console: words });
+      await this.#endFile({ kind: 'panic', console: words });
     } else await this.#change(({ memory }) => ({ memory: { ...memory, [path]: text } }));
   }
 
@@ -153,7 +162,7 @@ export class FakeMachine implements Machine {
     await appendFile(join(this.#folder, CONSOLE_FILE), `\r\nhatch-shutdown: ${kind}\r\n`).catch(
       () => undefined,
     );
-    await endFakeGuest(this.#folder, { kind }).catch(() => undefined);
+    await this.#endFile({ kind }).catch(() => undefined);
   }
 
   async counters(): Promise<MachineCounters> {
@@ -170,7 +179,7 @@ export class FakeMachine implements Machine {
   async kill(): Promise<void> {
     if (this.#fail.kill === 'before') throw new VmmError('kill was told to fail before its effect');
     const guest = await readGuest(this.#folder);
-    if (guest && same(guest.process, this.process)) await endFakeGuest(this.#folder, { kind: 'killed' });
+    if (guest && same(guest.process, this.process)) await this.#endFile({ kind: 'killed' });
     this.#end({ kind: 'killed' });
     if (this.#fail.kill === 'after') throw new VmmError('kill was told to fail after its effect');
   }
