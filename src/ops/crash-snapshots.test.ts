@@ -1,3 +1,6 @@
+import assert from 'node:assert/strict';
+import { forgetLocal } from './archive/evict.ts';
+import { sleepVm } from './snapshot-vm.ts';
 import { crashTests, idOf, type CrashCase } from '../../test/support/crash-cases.ts';
 
 const CASES: readonly CrashCase[] = [
@@ -15,6 +18,22 @@ const CASES: readonly CrashCase[] = [
     verb: 'restore',
     before: 'sleeping',
     ask: ({ hatch, caller }, vm) => hatch.vms.restore(caller, idOf(vm), {}),
+  },
+  {
+    verb: 'restore by download',
+    before: 'sleeping',
+    ask: async ({ world, hatch, caller }, vm) => {
+      const [snapshot] = await world.store.snapshots.ofVm(idOf(vm));
+      assert.ok(snapshot);
+      await hatch.snapshots.get(caller, snapshot.id, 30_000);
+      assert.ok(await forgetLocal(world, snapshot));
+      return hatch.vms.restore(caller, idOf(vm), {});
+    },
+  },
+  {
+    verb: 'sleep because nobody uses it',
+    before: 'running',
+    ask: ({ world }, vm) => sleepVm(world, { id: idOf(vm) }),
   },
   {
     verb: 'delete sleeping',

@@ -1,4 +1,4 @@
-import { Failure } from '../model/failure.ts';
+import { Failure, notFound } from '../model/failure.ts';
 import type { Operation } from '../model/records.ts';
 import type { Snapshot, SnapshotKind } from '../model/snapshot.ts';
 import { refuse } from '../model/states.ts';
@@ -7,8 +7,9 @@ import { remove } from '../host/files.ts';
 import { mustBeHere } from './elsewhere.ts';
 import type { Caller } from './hatch.ts';
 import { ownerOf } from './host-steps.ts';
+import { dropIdle } from './idle-snapshots.ts';
 import { layerFolder } from './layers.ts';
-import { dropSnapshot, saveSteps, sealSteps, type PlanKeeper } from './save-vm.ts';
+import { saveSteps, sealSteps, type PlanKeeper } from './save-vm.ts';
 import { newPlan, planOf, toArgs, type SnapshotPlan } from './snapshot-plan.ts';
 import { waitStored } from './snapshots.ts';
 import { depsOf, mustGet } from './start-vm.ts';
@@ -36,18 +37,33 @@ export async function snapshotVm(
   idOrName: string,
   { name, keepRunning, storedWithinMs }: SnapshotRequest,
 ): Promise<Snapshot> {
-  const { store, flights } = world;
   const vm = await findVm(world, caller, idOrName);
+  const found = await take(world, vm, { name: name ?? null, kind: 'manual', keepRunning });
+  return storedWithinMs === undefined ? found : waitStored(world, found, storedWithinMs);
+}
+
+/**
+ * Puts a running VM to sleep because nobody uses it: an idle snapshot without a name, which takes the place of the last idle one.
+ * Fails as `snapshotVm` does.
+ */
+export async function sleepVm(world: World, vm: Pick<Vm, 'id'>): Promise<Snapshot> {
+  const now = await world.store.vms.get(vm.id);
+  if (!now) throw notFound('vm', vm.id);
+  return take(world, now, { name: null, kind: 'idle', keepRunning: false });
+}
+
+async function take(
+  world: World,
+  vm: Vm,
+  asked: { readonly name: string | null; readonly kind: SnapshotKind; readonly keepRunning: boolean },
+): Promise<Snapshot> {
+  const { store, flights } = world;
   let snapshotId: Snapshot['id'] | undefined;
   await flights.fly(
     vm.id,
     'snapshot',
     async () => {
-      const begun = await beginSave(world, vm, 'snapshot', {
-        name: name ?? null,
-        kind: 'manual',
-        keepRunning,
-      });
+      const begun = await beginSave(world, vm, 'snapshot', asked);
       snapshotId = planOf(begun).snapshotId;
       return begun;
     },
@@ -57,7 +73,7 @@ export async function snapshotVm(
   // Who joined a snapshot that was under way is given that one.
   const found = made ?? (await store.snapshots.ofVm(vm.id))[0];
   if (!found) throw new Failure('not_found', 'The snapshot was deleted in the moment it was made.');
-  return storedWithinMs === undefined ? found : waitStored(world, found, storedWithinMs);
+  return found;
 }
 
 /** Claims a VM to save it, after all that can be refused without touching it was looked at. */
@@ -115,6 +131,7 @@ export async function carryOutSnapshot(
     await goOn(world, operation, vm, snapshot, signal);
   else if (snapshot && !keepRunning) await fallAsleep(world, operation, vm, snapshot, signal);
   if (snapshot && snapshot.kind !== 'fork') world.archive.enqueue(snapshotId);
+  if (snapshot?.kind === 'idle') await dropIdle(world, vm.id);
 }
 
 /** Saves the machine and makes the snapshot, or what of it is left to do. The VM sleeps then. */
@@ -226,11 +243,4 @@ export async function recoverSnapshot(world: World, operation: Operation): Promi
   }
   if (plan.saved !== null) return;
   for (const id of [plan.memoryId, plan.stateId]) await remove(layerFolder(world.settings, id));
-}
-
-/** Forgets what nobody waits for any more: the idle snapshots of a VM but the one it sleeps as. */
-export async function dropIdle(world: World, vm: Vm): Promise<void> {
-  for (const snapshot of await world.store.snapshots.ofVm(vm.id)) {
-    if (snapshot.kind === 'idle' && snapshot.id !== vm.snapshotId) await dropSnapshot(world, snapshot);
-  }
 }

@@ -23,6 +23,7 @@ import {
   specOf,
   sshStep,
 } from './host-steps.ts';
+import { lastVerified } from './idle-snapshots.ts';
 import { layerFolder, releaseLayers } from './layers.ts';
 import { dropSnapshot } from './save-vm.ts';
 import { depsOf } from './start-vm.ts';
@@ -333,8 +334,14 @@ function awakeStep({ store, fleet }: World, vm: Vm, snapshot: Snapshot): Step {
   };
 }
 
-/** A snapshot nobody asked to keep has done its work once its VM is awake, unless it is safe in the store. */
+/** A snapshot nobody asked to keep has done its work once its VM is awake, unless it is safe in the store, or the last that was proven. */
 export async function afterWake(world: World, snapshot: Snapshot): Promise<void> {
-  if (snapshot.kind !== 'manual' && snapshot.state !== 'durable') await dropSnapshot(world, snapshot);
-  else await world.store.snapshots.update(snapshot.id, { usedAt: world.clock.now() });
+  const { store, clock } = world;
+  // It may have become durable since it was looked at.
+  const now = await store.snapshots.get(snapshot.id);
+  if (!now) return;
+  const unasked = now.kind !== 'manual' && now.state !== 'durable';
+  if (unasked && lastVerified(await store.snapshots.ofVm(now.vmId))?.id !== now.id)
+    await dropSnapshot(world, now);
+  else await store.snapshots.update(now.id, { usedAt: clock.now() });
 }

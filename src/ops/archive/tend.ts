@@ -1,5 +1,6 @@
 import { errorFields } from '../../base/logger.ts';
 import type { World } from '../world.ts';
+import { dropIdleOfAll } from '../idle-snapshots.ts';
 import { collect, sweep } from './collect.ts';
 import { evict } from './evict.ts';
 import { rewriteSparse, type LeftAlone } from './rewrite.ts';
@@ -36,12 +37,13 @@ export class Tender {
     this.#options = { ...TEND, ...options };
   }
 
-  /** Collects, evicts, rewrites and now and then sweeps. What fails is logged, and does not keep the rest from being done. */
+  /** Collects, drops idle snapshots that were replaced, evicts, rewrites and now and then sweeps. What fails is logged, and does not keep the rest from being done. */
   async round(signal: AbortSignal): Promise<void> {
     const { archive, clock, log } = this.#world;
     const { graceMs, rewriteAgeMs, sweepMs, cacheBytes } = this.#options;
     const jobs: Readonly<Record<string, () => Promise<unknown>>> = {
       collect: () => collect(archive.deps, graceMs, signal),
+      idle: () => dropIdleOfAll(this.#world),
       evict: async () => (cacheBytes === null ? [] : evict(this.#world, cacheBytes, signal)),
       rewrite: () => rewriteSparse(archive.deps, this.#leftAlone, rewriteAgeMs, signal),
       sweep: async () => {
