@@ -41,6 +41,8 @@ declare module 'fastify' {
     errors?: readonly ErrorCode[];
     /** What a text/plain answer holds, where the answer is not JSON; for its description. */
     text?: string;
+    /** What an application/octet-stream answer holds; for its description. */
+    bytes?: string;
   }
   interface FastifyRequest {
     /** Who asks; null on open routes and before the key was looked at. */

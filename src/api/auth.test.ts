@@ -30,6 +30,9 @@ const routes: readonly [method: Method, url: string, access: 'open' | readonly S
   ['PATCH', '/snapshots/{id}', ['write']],
   ['POST', '/snapshots/{id}/verify', ['write']],
   ['DELETE', '/snapshots/{id}', ['write']],
+  ['GET', '/snapshots/{id}/files', ['read', 'write']],
+  ['GET', '/snapshots/{id}/files/content', ['read', 'write']],
+  ['GET', '/snapshots/{id}/diff/{other}', ['read', 'write']],
   ['POST', '/images', ['operator']],
   ['GET', '/images', ['read', 'write', 'operator']],
   ['GET', '/images/{id}', ['read', 'write', 'operator']],
@@ -62,7 +65,7 @@ test('the table below is the whole API', async () => {
 test('each route lets in exactly the scopes it names, before it looks at anything else', async () => {
   const api = await testApi();
   for (const [method, url, access] of routes) {
-    const path = url.replace('{id}', 'x');
+    const path = url.replace(/\{\w+\}/g, 'x');
     const ask = async (headers: Record<string, string>) =>
       (await api.call(method, path, method === 'GET' ? undefined : 'not json', headers)).status;
     if (access === 'open') {

@@ -21,6 +21,7 @@ export interface FakeHatch extends Hatch {
   readonly vmRows: Map<string, Vm & { readonly userData: string | null }>;
   readonly snapshotRows: FakeSnapshots['rows'];
   readonly transfers: FakeSnapshots['transfers'];
+  readonly disk: FakeSnapshots['disk'];
   readonly commands: ExecCommand[];
   /** What `GET /readyz` finds missing. */
   problems: Awaited<ReturnType<Hatch['readiness']>>;
@@ -152,6 +153,7 @@ export function fakeHatch(clock: Clock): FakeHatch {
     vmRows: vms,
     snapshotRows: saved.rows,
     transfers: saved.transfers,
+    disk: saved.disk,
     accountRows: accounts,
     commands,
     problems: [],

@@ -1,7 +1,9 @@
+import { Readable } from 'node:stream';
 import type { Clock } from '../base/clock.ts';
 import { newId } from '../base/ids.ts';
 import { refuseWithSnapshot } from '../model/create-request.ts';
 import { Failure, invalid, notFound } from '../model/failure.ts';
+import type { FileChange, FileEntry } from '../model/saved-files.ts';
 import type { Snapshot, SnapshotKind } from '../model/snapshot.ts';
 import { refuse } from '../model/states.ts';
 import type { Vm } from '../model/vm.ts';
@@ -21,12 +23,24 @@ export interface FakeVms {
   readonly newNetwork: () => NonNullable<Vm['network']>;
 }
 
+/** A disk of which a test says what is found on it. */
+export interface FakeDisk {
+  entries: readonly FileEntry[];
+  contents: Map<string, Buffer>;
+  changes: readonly FileChange[];
+  readonly asked: unknown[];
+  /** Contents that are being read. */
+  readonly open: Set<Readable>;
+}
+
 /** What can be asked of a pretended Hatch about snapshots. */
 export interface FakeSnapshots {
   /** What a test may look at and change behind the API's back. */
   readonly rows: Map<string, Snapshot>;
   /** Bytes on their way, by snapshot. */
   readonly transfers: Map<string, Transfer>;
+  /** What the disks of all snapshots hold; what is asked of them is kept. */
+  readonly disk: FakeDisk;
   readonly snapshots: Hatch['snapshots'];
   readonly saving: Pick<Hatch['vms'], 'snapshot' | 'restore' | 'fork'>;
   /** Makes a VM from a snapshot. */
@@ -39,6 +53,8 @@ export interface FakeSnapshots {
 export function fakeSnapshots({ clock, rows: vms, own, change, newNetwork }: FakeVms): FakeSnapshots {
   const rows: FakeSnapshots['rows'] = new Map();
   const transfers: FakeSnapshots['transfers'] = new Map();
+
+  const disk: FakeDisk = { entries: [], contents: new Map(), changes: [], asked: [], open: new Set() };
 
   const ownSnapshot = (caller: Caller, idOrName: string): Snapshot => {
     const found = [...rows.values()].find(
@@ -131,6 +147,7 @@ export function fakeSnapshots({ clock, rows: vms, own, change, newNetwork }: Fak
   return {
     rows,
     transfers,
+    disk,
     copy: (caller, request, snapshotIdOrName) => {
       const snapshot = [...rows.values()].find(
         (one) =>
@@ -203,6 +220,43 @@ export function fakeSnapshots({ clock, rows: vms, own, change, newNetwork }: Fak
           ),
           page,
         );
+      },
+      files: async (caller, id, wanted) => {
+        ownSnapshot(caller, id);
+        disk.asked.push(wanted);
+        const from = Number(wanted.after ?? 0);
+        const to = from + wanted.limit;
+        return {
+          entries: disk.entries.slice(from, to),
+          next: to < disk.entries.length ? String(to) : null,
+        };
+      },
+      readFile: async (caller, id, path, signal) => {
+        ownSnapshot(caller, id);
+        disk.asked.push(path);
+        const bytes = disk.contents.get(String(path));
+        if (!bytes)
+          throw new Failure('not_found', `There is nothing at "${String(path)}" on the saved disk.`);
+        const content = Readable.from([bytes], { objectMode: false });
+        disk.open.add(content);
+        content.once('close', () => disk.open.delete(content));
+        signal.addEventListener('abort', () => content.destroy(), { once: true });
+        const facts = {
+          kind: 'file',
+          sizeBytes: bytes.length,
+          mode: 0o644,
+          uid: 0,
+          gid: 0,
+          modifiedAt: 0,
+          target: null,
+        } as const;
+        return { facts, sizeBytes: bytes.length, content };
+      },
+      diff: async (caller, before, after, { path, limit }) => {
+        ownSnapshot(caller, before);
+        ownSnapshot(caller, after);
+        disk.asked.push({ path, limit });
+        return { changes: disk.changes.slice(0, limit), truncated: disk.changes.length > limit };
       },
       patch: async (caller, id, { name }) => {
         const old = ownSnapshot(caller, id);

@@ -68,6 +68,13 @@ function whoMay({ access }: FastifyContextConfig): string {
 function successes(response: unknown, config: FastifyContextConfig): Record<string, unknown> {
   if (config.text !== undefined)
     return { 200: { description: config.text, content: { 'text/plain': { schema: { type: 'string' } } } } };
+  if (config.bytes !== undefined)
+    return {
+      200: {
+        description: config.bytes,
+        content: { 'application/octet-stream': { schema: { type: 'string', format: 'binary' } } },
+      },
+    };
   return Object.fromEntries(
     Object.entries(asJson(response)).map(([status, schema]) => {
       const { description, type } = asJson(schema);

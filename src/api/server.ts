@@ -19,6 +19,7 @@ import { keyRoutes } from './keys.ts';
 import { accompanyRequests, closeInTime, newRequestId } from './lifecycle.ts';
 import { metricsRoutes } from './metrics.ts';
 import { answerUnknownPaths } from './paths.ts';
+import { savedFileRoutes } from './saved-files.ts';
 import { templateRoutes } from './templates.ts';
 import { snapshotRoutes } from './snapshots.ts';
 import { rateLimiter, type RateLimit } from './rate-limit.ts';
@@ -76,6 +77,7 @@ export async function createApi(
 
   vmRoutes(app, { hatch });
   snapshotRoutes(app, { hatch });
+  savedFileRoutes(app, { hatch, streams });
   execRoutes(app, { hatch });
   consoleRoutes(app, { hatch, log, streams });
   metricsRoutes(app, { hatch });

@@ -2,6 +2,7 @@ import type { Account, CreateAccount, OwnAccount, PatchAccount } from '../contra
 import type { Deleted } from '../contract/common.ts';
 import type { Event } from '../contract/event.ts';
 import type { ExecResult, ExecVm } from '../contract/exec.ts';
+import type { FileContentQuery, FileEntry, SnapshotDiff } from '../contract/saved-file.ts';
 import type { Health, Ready } from '../contract/health.ts';
 import type { CreateImage, Image } from '../contract/image.ts';
 import type { CreateKey, Key, NewKey } from '../contract/key.ts';
@@ -227,6 +228,45 @@ function snapshotCalls(transport: Transport) {
       transport.json({ method: 'PATCH', path: `/snapshots/${seg(snapshot)}`, body: patch, signal }),
     delete: (snapshot: string, { signal }: CallOptions = {}): Promise<Deleted> =>
       transport.json({ method: 'DELETE', path: `/snapshots/${seg(snapshot)}`, signal }),
+    /** What is in a folder on its disk, in no order; of `/` when no path is given. */
+    files: (
+      snapshot: string,
+      { path, path_base64, limit, after, signal }: ListOptions & FileContentQuery = {},
+    ): Promise<readonly FileEntry[]> =>
+      transport.list({
+        method: 'GET',
+        path: `/snapshots/${seg(snapshot)}/files`,
+        query: { path, path_base64, limit, after },
+        signal,
+      }),
+    /** A file on its disk, as it comes. */
+    readFile: (
+      snapshot: string,
+      { path, path_base64, signal }: CallOptions & FileContentQuery,
+    ): AsyncIterable<Uint8Array> =>
+      transport.bytes({
+        method: 'GET',
+        path: `/snapshots/${seg(snapshot)}/files/content`,
+        query: { path, path_base64 },
+        signal,
+      }),
+    /** What is another on the disk of `after`, from a path on (`/` when none is given). */
+    diff: (
+      before: string,
+      after: string,
+      {
+        path,
+        path_base64,
+        limit,
+        signal,
+      }: CallOptions & FileContentQuery & { readonly limit?: number | undefined } = {},
+    ): Promise<SnapshotDiff> =>
+      transport.json({
+        method: 'GET',
+        path: `/snapshots/${seg(before)}/diff/${seg(after)}`,
+        query: { path, path_base64, limit },
+        signal,
+      }),
   };
 }
 

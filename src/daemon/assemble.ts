@@ -1,4 +1,4 @@
-import { hostname } from 'node:os';
+import { hostname, tmpdir } from 'node:os';
 import { createApi } from '../api/server.ts';
 import { systemClock } from '../base/clock.ts';
 import { deadline, DeadlineExceeded } from '../base/deadline.ts';
@@ -6,6 +6,7 @@ import { errorFields, type Logger } from '../base/logger.ts';
 import { openSshPorts } from '../gateway/ssh/ports.ts';
 import { openAgent } from '../guest/agent-client.ts';
 import { fakeGuestFiles } from '../guest/fake-files.ts';
+import { openSavedDisks } from '../guest/saved-disk/inside.ts';
 import { waitReady } from '../guest/readiness.ts';
 import { realGuestFiles } from '../guest/real-files.ts';
 import { writeFileAtomic } from '../host/files.ts';
@@ -265,6 +266,7 @@ export async function openWorld(
     files,
     fleet,
     archive,
+    disks: openSavedDisks({ run, tmp: tmpdir() }),
     flights: new Flights({ operations: store.operations, log: log.child({ room: 'ops' }) }),
     clock,
     log: log.child({ room: 'ops' }),

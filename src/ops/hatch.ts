@@ -1,6 +1,8 @@
 import type { AccountId, KeyId, SnapshotId, VmId } from '../base/ids.ts';
+import type { FileContent } from '../guest/saved-disk/content-stream.ts';
 import type { ExecCommand, ExecResult } from '../guest/agent.ts';
 import type { Account, ApiKey, HatchEvent, Image, Quotas, Scope, Template } from '../model/records.ts';
+import type { FileChange, FileFacts, FileListing } from '../model/saved-files.ts';
 import type { Snapshot } from '../model/snapshot.ts';
 import type { IdlePolicy, Vm, VmState } from '../model/vm.ts';
 import type { Transfer } from './archive/archive.ts';
@@ -152,6 +154,35 @@ export interface Hatch {
       idOrName: string,
       patch: { readonly name?: string | null | undefined },
     ): Promise<Snapshot>;
+    /**
+     * Up to `limit` of what is in a folder on its disk, nothing woken; `after` is the `next` of an earlier listing. A path is text, or
+     * bytes where it is not UTF-8. It ends with the signal, as the next two do.
+     */
+    files(
+      caller: Caller,
+      idOrName: string,
+      wanted: {
+        readonly path: string | Uint8Array;
+        readonly limit: number;
+        readonly after?: string | undefined;
+      },
+      signal: AbortSignal,
+    ): Promise<FileListing>;
+    /** A file on its disk. The content must be read to its end or destroyed, or the signal aborted. */
+    readFile(
+      caller: Caller,
+      idOrName: string,
+      path: string | Uint8Array,
+      signal: AbortSignal,
+    ): Promise<FileContent & { readonly facts: FileFacts }>;
+    /** What is another on the disk of snapshot `after`, from a path on; at most `limit`, and whether there is more. */
+    diff(
+      caller: Caller,
+      before: string,
+      after: string,
+      wanted: { readonly path: string | Uint8Array; readonly limit: number },
+      signal: AbortSignal,
+    ): Promise<{ readonly changes: readonly FileChange[]; readonly truncated: boolean }>;
     /** Not the one its VM sleeps as (`in_use`); copies do not hold it. */
     delete(caller: Caller, idOrName: string): Promise<void>;
   };

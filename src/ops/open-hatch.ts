@@ -12,6 +12,7 @@ import { patchVm } from './patch-vm.ts';
 import { followReboot, rebootVm } from './reboot-vm.ts';
 import { restoreVm } from './restore-vm.ts';
 import { snapshotVm } from './snapshot-vm.ts';
+import { savedFiles } from './saved-files.ts';
 import { snapshots } from './snapshots.ts';
 import { consoleOf, execIn, followConsole, metricsOf } from './see-into.ts';
 import { startVm } from './start-vm.ts';
@@ -48,7 +49,7 @@ export function openHatch(world: World, registry: ImageRegistry, readiness: Hatc
       followConsole: (caller, idOrName, offset, signal) =>
         followConsole(world, caller, idOrName, offset, signal),
     },
-    snapshots: snapshots(world),
+    snapshots: { ...snapshots(world), ...savedFiles(world) },
     images: images(world, registry),
     templates: templates(world),
     accounts: accounts({ store, clock, log, settings }),

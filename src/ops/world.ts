@@ -4,6 +4,7 @@ import type { Logger } from '../base/logger.ts';
 import type { Quotas } from '../model/records.ts';
 import type { AddressPlan } from '../model/cidr.ts';
 import type { GuestFiles } from '../guest/files.ts';
+import type { SavedDisks } from '../guest/saved-disk/inside.ts';
 import type { Network } from '../net/network.ts';
 import type { Store } from '../store/store.ts';
 import type { Driver } from '../vmm/driver.ts';
@@ -22,6 +23,8 @@ export interface World {
   readonly fleet: Fleet;
   readonly flights: Flights;
   readonly archive: Archive;
+  /** Looks inside the disks of snapshots. */
+  readonly disks: SavedDisks;
   readonly clock: Clock;
   readonly log: Logger;
   readonly settings: Settings;

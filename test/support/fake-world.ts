@@ -7,8 +7,10 @@ import { parseImageId, type VmId } from '../../src/base/ids.ts';
 import { silent } from '../../src/base/logger.ts';
 import { openAgent } from '../../src/guest/agent-client.ts';
 import { fakeGuestFiles, type FailingFile } from '../../src/guest/fake-files.ts';
+import { openSavedDisks } from '../../src/guest/saved-disk/inside.ts';
 import { waitReady } from '../../src/guest/readiness.ts';
 import { exists } from '../../src/host/files.ts';
+import { run } from '../../src/host/run.ts';
 import { planAddresses } from '../../src/model/cidr.ts';
 import { SCOPES } from '../../src/model/records.ts';
 import { openFakeNetwork, type FakeFailures } from '../../src/net/fake.ts';
@@ -137,6 +139,7 @@ export async function openFakeWorld(host: FakeHostFolder, options: WorldOptions 
     clock: systemClock,
     log: silent,
     archive,
+    disks: openSavedDisks({ run, tmp: host.root }),
     settings,
     findDefaultImage: async () => undefined,
   };

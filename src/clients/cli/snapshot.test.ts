@@ -4,6 +4,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { test, type TestContext } from 'node:test';
 import { hatch, type Ran } from '../../../test/support/cli.ts';
+import { fileName } from '../../model/saved-files.ts';
 import { field, testApi, type TestApi } from '../../api/test-client.ts';
 
 const SNAP = /snap-[a-z0-9]{12}/g;
@@ -174,6 +175,50 @@ test('a person who says no to snapshot rm loses nothing', async (t) => {
   assert.equal(world.snapshotRows.size, 1);
   assert.equal((await cli(['snapshot', 'rm', 'a'], { answer: 'y' })).code, 0);
   assert.equal(world.snapshotRows.size, 0);
+});
+
+test('snapshot files lists a folder, cat writes a file as it is, and diff says what changed', async (t) => {
+  const { cli, call, hatch: world } = await server(t);
+  for (const name of ['a', 'b']) await call('POST', '/vms/web/snapshot', { name, keep_running: true });
+  const facts = {
+    kind: 'file',
+    sizeBytes: 6,
+    mode: 0o644,
+    uid: 0,
+    gid: 0,
+    modifiedAt: 0,
+    target: null,
+  } as const;
+  world.disk.entries = ['motd', 'hosts'].map((name) => ({ ...facts, name: fileName(Buffer.from(name)) }));
+  world.disk.contents.set('/etc/motd', Buffer.from([0x68, 0x69, 0xff, 0x0a]));
+  const path = fileName(Buffer.from('/etc/new'));
+  world.disk.changes = [{ path, change: 'added', differences: [], before: null, after: facts }];
+  const files = await cli(['snapshot', 'files', 'a', '/etc']);
+  assert.equal(files.code, 0, files.err);
+  assert.deepEqual(
+    files.out.split('\n').map((line) => line.split(/ {2,}/).at(-1)),
+    ['NAME', 'hosts', 'motd', ''],
+  );
+  const listed: unknown = JSON.parse((await cli(['snapshot', 'files', 'a', '--json', '--limit', '1'])).out);
+  assert.deepEqual([field(listed, 'length'), field(listed, 0, 'name')], [1, 'motd']);
+  await cli(['snapshot', 'files', 'a', 'L2V0Yw==', '--base64']);
+  assert.equal((await cli(['snapshot', 'cat', 'a', '/etc/motd'])).out, 'hi\u00ff\n');
+  assert.equal(
+    (await cli(['snapshot', 'diff', 'a', 'b', '--path', '/etc', '--limit', '9'])).out,
+    '+ /etc/new\n',
+  );
+  assert.deepEqual(world.disk.asked, [
+    { path: '/etc', limit: 100, after: undefined },
+    { path: '/', limit: 1, after: undefined },
+    { path: Buffer.from('/etc'), limit: 100, after: undefined },
+    '/etc/motd',
+    { path: '/etc', limit: 9 },
+  ]);
+  world.disk.entries = [];
+  assert.equal((await cli(['snapshot', 'files', 'a'])).out, 'The folder is empty.\n');
+  const none = await cli(['snapshot', 'cat', 'a', '/none']);
+  assert.deepEqual([none.code, none.out], [3, '']);
+  assert.equal((await cli(['snapshot', 'files', 'a', 'etc'])).code, 2);
 });
 
 test('vm restore wakes a VM, and puts a stopped one back only with --discard', async (t) => {

@@ -3,6 +3,7 @@ import type { Command } from 'commander';
 import type { Snapshot } from '../../contract/snapshot.ts';
 import { print, waiting, type Act, type Context } from './context.ts';
 import { removeAll, type RemoveOptions } from './remove.ts';
+import { showDiff, showFiles, writeContent } from './show-files.ts';
 import { showSaved, showSnapshot, showSnapshots, transferOf } from './show-snapshot.ts';
 import { showOutcome, showVms } from './show-vm.ts';
 import { readWait, withWait, type WaitFlags } from './vm.ts';
@@ -86,8 +87,9 @@ interface ForkFlags extends WaitFlags {
   readonly sleep?: true;
 }
 
-/** `hatch snapshot ls|get|rename|rm`. */
+/** `hatch snapshot ls|get|rename|rm|files|cat|diff`. */
 export function snapshotCommands(snapshot: Command, act: Act): void {
+  lookCommands(snapshot, act);
   snapshot
     .command('ls')
     .alias('list')
@@ -155,6 +157,68 @@ export function snapshotCommands(snapshot: Command, act: Act): void {
         }),
       ),
     );
+}
+
+/** `hatch snapshot files|cat|diff`. */
+function lookCommands(snapshot: Command, act: Act): void {
+  snapshot
+    .command('files')
+    .description('list a folder on the disk of a snapshot; nothing is woken')
+    .argument('<snapshot>', 'its name or id')
+    .argument('[path]', 'the folder (/)')
+    .option('--base64', 'the path is base64 of its bytes, as the listing shows those that are no text')
+    .option('--limit <n>', 'at most so many')
+    .action(
+      act(async (context, name: string, path: string | undefined, options: LookFlags) => {
+        const asked = { ...readPath(path, options), ...readLimit(options) };
+        const work = context.client.snapshots.files(name, asked);
+        return print(context, await waiting(context, `Looking into ${name}`, work), showFiles);
+      }),
+    );
+
+  snapshot
+    .command('cat')
+    .description('write a file on the disk of a snapshot to standard output')
+    .argument('<snapshot>', 'its name or id')
+    .argument('<path>', 'the file')
+    .option('--base64', 'the path is base64 of its bytes')
+    .action(
+      act(async (context, name: string, path: string, options: LookFlags) => {
+        const content = context.client.snapshots.readFile(name, readPath(path, options));
+        await writeContent(context.io, content);
+        return undefined;
+      }),
+    );
+
+  snapshot
+    .command('diff')
+    .description('list what is another on the disk of a second snapshot')
+    .argument('<before>', 'its name or id')
+    .argument('<after>', 'its name or id')
+    .option('--path <path>', 'only what is there (/)')
+    .option('--base64', 'the path is base64 of its bytes')
+    .option('--limit <n>', 'at most so many changes (1000)')
+    .action(
+      act(async (context, before: string, after: string, options: LookFlags & { path?: string }) => {
+        const asked = { ...readPath(options.path, options), ...readLimit(options) };
+        const work = context.client.snapshots.diff(before, after, asked);
+        return print(context, await waiting(context, `Comparing ${before} with ${after}`, work), showDiff);
+      }),
+    );
+}
+
+interface LookFlags {
+  readonly base64?: true;
+  readonly limit?: string;
+}
+
+function readPath(path: string | undefined, { base64 }: LookFlags) {
+  if (path === undefined) return {};
+  return base64 ? { path_base64: path } : { path };
+}
+
+function readLimit({ limit }: LookFlags): { limit?: number } {
+  return limit === undefined ? {} : { limit: parseWhole('--limit', limit) };
 }
 
 interface ListFlags {

@@ -9,7 +9,7 @@ import { changes, type Pair } from './diff.ts';
 import { openExt4, type Ext4 } from './ext4/file-system.ts';
 import type { Inode } from './ext4/inode.ts';
 import { factsOf, nameOf } from './facts.ts';
-import { openDisk, type OpenDeps, type SavedDisk } from './open-disk.ts';
+import { openDisk, type OpenDeps, type DiskToRead } from './open-disk.ts';
 import { Pace } from './pace.ts';
 import { find, nothingAt, pathBytes, type DiskPath } from './paths.ts';
 import { damaged } from './refusals.ts';
@@ -28,7 +28,7 @@ import { damaged } from './refusals.ts';
 export interface SavedDisks {
   /** What is in a folder: up to `limit` entries, from after `after` on, which is the `next` of an earlier listing. */
   listFiles(
-    disk: SavedDisk,
+    disk: DiskToRead,
     wanted: { readonly path: DiskPath; readonly limit: number; readonly after?: string | undefined },
     signal: AbortSignal,
   ): Promise<FileListing>;
@@ -37,15 +37,19 @@ export interface SavedDisks {
    * A file's facts and content. The stream reads no faster than it is read from, and holds the disk until it has ended, is
    * destroyed, or the signal aborts: one of these must come.
    */
-  readFile(disk: SavedDisk, path: DiskPath, signal: AbortSignal): Promise<FileContent & { facts: FileFacts }>;
+  readFile(
+    disk: DiskToRead,
+    path: DiskPath,
+    signal: AbortSignal,
+  ): Promise<FileContent & { facts: FileFacts }>;
 
   /**
    * What is another on disk `after`, from `path` on: see `changes`. It may be left early, and must be gone through or left. The
    * disks should be of one VM; others compare as well, with more to read.
    */
   diffDisks(
-    before: SavedDisk,
-    after: SavedDisk,
+    before: DiskToRead,
+    after: DiskToRead,
     wanted: { readonly path: DiskPath },
     signal: AbortSignal,
   ): AsyncGenerator<FileChange>;
@@ -162,7 +166,7 @@ class Doors {
     this.#deps = deps;
   }
 
-  async open(disk: SavedDisk, signal: AbortSignal): Promise<ByteSource> {
+  async open(disk: DiskToRead, signal: AbortSignal): Promise<ByteSource> {
     if (this.#open >= (this.#deps.mostOpen ?? MOST_OPEN)) {
       throw new Failure(
         'unavailable',
@@ -186,7 +190,7 @@ class Doors {
     };
   }
 
-  async within<T>(disk: SavedDisk, signal: AbortSignal, work: (ext4: Ext4) => Promise<T>): Promise<T> {
+  async within<T>(disk: DiskToRead, signal: AbortSignal, work: (ext4: Ext4) => Promise<T>): Promise<T> {
     const source = await this.open(disk, signal);
     try {
       return await work(await openExt4(source, new Pace(signal)));

@@ -9,7 +9,16 @@ import { connectInPlace } from '../../host/unix-socket.ts';
 import { openFile, type ByteSource } from './byte-source.ts';
 import { openNbd } from './nbd.ts';
 
-/** A disk that nothing writes to any more. */
+/** A disk that nothing writes to any more: a file of this host, or one that lies elsewhere. */
+export type DiskToRead = SavedDisk | OpenableDisk;
+
+/** A disk that lies elsewhere and is read there. */
+export interface OpenableDisk {
+  /** Opens it to read, raw, as the guest saw it; what was opened is closed by who asked. */
+  open(signal: AbortSignal): Promise<ByteSource>;
+}
+
+/** A disk in a file of this host. */
 export interface SavedDisk {
   /** Absolute: the raw file, or the top of a chain of qcow2 files whose backing files are named relative to each. */
   readonly path: string;
@@ -30,7 +39,8 @@ const END_MS = 2000;
 const FOREVER_MS = 2 ** 31 - 1;
 
 /** Opens a disk to read. When the signal aborts, what was started for it ends. Throws CommandFailed, the system's errors. */
-export function openDisk(deps: OpenDeps, disk: SavedDisk, signal: AbortSignal): Promise<ByteSource> {
+export function openDisk(deps: OpenDeps, disk: DiskToRead, signal: AbortSignal): Promise<ByteSource> {
+  if ('open' in disk) return disk.open(signal);
   return disk.format === 'raw' ? openFile(disk.path) : openQcow2(deps, disk.path, signal);
 }
 

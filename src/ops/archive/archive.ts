@@ -12,6 +12,7 @@ import type { ArchiveDeps } from './deps.ts';
 import { checkStored } from './check.ts';
 import { adoptFiles, fetchFiles, type FetchedFiles } from './fetch-snapshot.ts';
 import { KnownChunks } from './known-chunks.ts';
+import { openStoredDisk, type StoredDisk } from './stored-disk.ts';
 import { Respool, storeSnapshot, type StoreOutcome } from './store-snapshot.ts';
 
 /** Progress of bytes on their way to or from the store. */
@@ -258,6 +259,20 @@ export class Archive {
     } catch (error) {
       log.warn({ snapshot: id, ...errorFields(error) }, 'a damaged snapshot could not be looked through');
     }
+  }
+
+  /**
+   * The disk of a stored snapshot, to be read where it lies; nothing is brought here. Throws `unavailable` in a sentence when it cannot
+   * be read, also later.
+   */
+  async openDisk(snapshot: Snapshot, signal: AbortSignal): Promise<StoredDisk> {
+    const told = async (error: unknown): Promise<never> => {
+      if (isBlobError(error, 'damaged', 'missing')) await this.#check(snapshot.id);
+      throw isBlobError(error) ? unreadable(snapshot, error) : error;
+    };
+    const both = AbortSignal.any([signal, this.#closing.signal]);
+    const { sizeBytes, read, close } = await openStoredDisk(this.#deps, snapshot, both).catch(told);
+    return { sizeBytes, read: (offset, length) => read(offset, length).catch(told), close };
   }
 
   /** Lets go: what is on its way is cut off, for the next daemon to go on with. */
