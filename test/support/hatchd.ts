@@ -36,6 +36,8 @@ export interface Hatchd {
   ) => Promise<string>;
   /** The public half of the key `ssh` uses. */
   readonly publicKey: string;
+  /** The private half's file. */
+  readonly keyFile: string;
   /** What it has logged. */
   readonly log: () => Promise<string>;
   /** `hatchd down`: ends all guests and removes bridge and rules. */
@@ -44,12 +46,13 @@ export interface Hatchd {
 
 /**
  * Starts hatchd on a fresh data folder in `folder`, with the image that was built; resolves when it is ready. `program`: the
- * script and arguments of another daemon in its place.
+ * script and arguments of another daemon in its place. `like`: another with the same database, whose keys are good here too.
  */
 export async function startHatchd(
   folder: string,
   env: Readonly<Record<string, string>> = {},
   program?: readonly string[],
+  like?: Pick<Hatchd, 'key' | 'keyFile'>,
 ): Promise<Hatchd> {
   const data = join(folder, 'data');
   const image = await builtImage();
@@ -57,8 +60,8 @@ export async function startHatchd(
   await symlink(image.dir, join(data, 'images', basename(image.dir)));
   const url = 'http://127.0.0.1:8080';
   const logFile = join(folder, 'hatchd.log');
-  const keyFile = join(folder, 'id_ed25519');
-  await run(['ssh-keygen', '-q', '-t', 'ed25519', '-N', '', '-f', keyFile]);
+  const keyFile = like?.keyFile ?? join(folder, 'id_ed25519');
+  if (!like) await run(['ssh-keygen', '-q', '-t', 'ed25519', '-N', '', '-f', keyFile]);
   const settings: Record<string, string> = { HATCH_DATA_DIR: data, HATCH_RATE_LIMIT: '0', ...env };
   let daemon: Detached | undefined;
 
@@ -93,7 +96,7 @@ export async function startHatchd(
   };
 
   await start();
-  const key = (await readFile(join(data, 'admin-key'), 'utf8')).trim();
+  const key = like?.key ?? (await readFile(join(data, 'admin-key'), 'utf8')).trim();
   const ssh = async (
     vm: Vm,
     user: string,
@@ -126,6 +129,7 @@ export async function startHatchd(
     end,
     start,
     ssh,
+    keyFile,
     publicKey: (await readFile(`${keyFile}.pub`, 'utf8')).trim(),
     hatch: (...args) =>
       run([join(ROOT, 'bin/hatch'), ...args], {
