@@ -53,7 +53,7 @@ function build(io: Io, end: (code: number) => void): Command {
   vmCommands(vm, act);
   insideCommands(vm, act);
   savingCommands(vm, act);
-  snapshotCommands(group('snapshot', 'saved VMs: see, name, look inside, compare, remove'), act);
+  snapshotCommands(group('snapshot', 'saved VMs: see, name, prove, look inside, compare, remove'), act);
   const image = group('image', 'images VMs boot from');
   imageCommands(image, act);
   templateCommands(group('template', 'settings for VMs made from them'), act);

@@ -150,6 +150,18 @@ test('snapshot rename names a snapshot, and an empty name takes it away', async 
   assert.equal(wrong.code, 2);
 });
 
+test('snapshot verify proves one, and says that it answered', async (t) => {
+  const { cli, call } = await server(t);
+  await call('POST', '/vms/web/snapshot', { name: 'golden' });
+  assert.doesNotMatch((await cli(['snapshot', 'get', 'golden'])).out, /Verified/);
+  assert.equal(
+    (await cli(['snapshot', 'verify', 'golden'])).out,
+    'Snapshot snap-ID woke, and its guest answered.\n',
+  );
+  assert.match((await cli(['snapshot', 'get', 'golden'])).out, /\nVerified +1h ago\n/);
+  assert.equal((await cli(['snapshot', 'verify', 'none'])).code, 3);
+});
+
 test('snapshot rm removes several, and goes on past one that is in use', async (t) => {
   const { cli, call, hatch: world } = await server(t);
   for (const name of ['a', 'b', 'c']) await call('POST', '/vms/web/snapshot', { name, keep_running: true });

@@ -87,9 +87,8 @@ interface ForkFlags extends WaitFlags {
   readonly sleep?: true;
 }
 
-/** `hatch snapshot ls|get|rename|rm|files|cat|diff`. */
+/** `hatch snapshot ls|get|rename|verify|rm|files|cat|diff`. */
 export function snapshotCommands(snapshot: Command, act: Act): void {
-  lookCommands(snapshot, act);
   snapshot
     .command('ls')
     .alias('list')
@@ -143,6 +142,17 @@ export function snapshotCommands(snapshot: Command, act: Act): void {
     );
 
   snapshot
+    .command('verify')
+    .description('prove a snapshot: wake it apart from everything, ask its agent, destroy it again')
+    .argument('<snapshot>', 'its name or id')
+    .action(
+      act(async (context, name: string) => {
+        const proven = await waiting(context, `Proving ${name}`, context.client.snapshots.verify(name));
+        return print(context, proven, (one) => `Snapshot ${one.id} woke, and its guest answered.`);
+      }),
+    );
+
+  snapshot
     .command('rm')
     .alias('delete')
     .description('remove snapshots for good')
@@ -157,6 +167,8 @@ export function snapshotCommands(snapshot: Command, act: Act): void {
         }),
       ),
     );
+
+  lookCommands(snapshot, act);
 }
 
 /** `hatch snapshot files|cat|diff`. */
