@@ -120,7 +120,7 @@ test('bytes that do not read fail the proof and mark the snapshot damaged; put r
   inWorld(async ({ world, hatch, caller, openPorts }, host) => {
     const vm = await hatch.vms.create(caller, {}, READY);
     const snapshot = await hatch.vms.snapshot(caller, vm.id, ASLEEP);
-    assert.ok(await world.store.snapshots.dropLocal(snapshot.id));
+    assert.ok(await world.store.snapshots.dropLocal(snapshot.id, 'test-host'));
     await world.store.vms.update(vm.id, { hostId: vm.hostId ?? '', epoch: vm.epoch }, { layerId: null });
     await reconcile(world);
     const manifest = join(host.root, 'snapshots', snapshot.manifest?.name ?? '');

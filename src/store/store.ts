@@ -268,8 +268,8 @@ export interface Snapshots {
   update(id: SnapshotId, patch: SnapshotPatch): Promise<Snapshot | null>;
   /** Removes the row, with its names of blobs and an upload of it; its layers stay. false: a copy of it is being made at the moment. No failure when there is none. */
   remove(id: SnapshotId): Promise<boolean>;
-  /** Forgets the files here of one that is durable; false when it is not, or a copy of it is being made. */
-  dropLocal(id: SnapshotId): Promise<boolean>;
+  /** Forgets the files a host has of one that is durable; false when it is not, another host has them by now, or a copy is being made. */
+  dropLocal(id: SnapshotId, hostId: string): Promise<boolean>;
 }
 
 export interface NewEvent {

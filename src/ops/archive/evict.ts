@@ -71,7 +71,7 @@ export async function forgetLocal(world: World, { id, vmId }: Snapshot): Promise
     // The row first: a VM without a disk that sleeps as a snapshot with files wakes all the same.
     if (vm && vm.hostId === settings.hostId && sleepsAs(vm, now))
       await store.vms.update(vm.id, ownerOf(vm), { layerId: null });
-    return (await store.snapshots.dropLocal(id)) ? filesOf(now) : undefined;
+    return (await store.snapshots.dropLocal(id, settings.hostId)) ? filesOf(now) : undefined;
   });
   if (files === undefined) return false;
   await releaseLayers(world, files);

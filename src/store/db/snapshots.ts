@@ -103,7 +103,7 @@ export function snapshots(engine: Engine): Snapshots {
         await trx.deleteFrom('snapshots').where('id', '=', id).execute();
         return true;
       }),
-    dropLocal: (id) =>
+    dropLocal: (id, hostId) =>
       transact(engine, async (trx) => {
         if (!(await lockSnapshot(trx, id)) || (await beingCopied(trx, id))) return false;
         const { numUpdatedRows } = await trx
@@ -111,6 +111,7 @@ export function snapshots(engine: Engine): Snapshots {
           .set({ host_id: null, disk_layer_id: null, memory_layer_id: null, state_layer_id: null })
           .where('id', '=', id)
           .where('state', '=', 'durable')
+          .where('host_id', '=', hostId)
           .executeTakeFirst();
         return numUpdatedRows > 0n;
       }),

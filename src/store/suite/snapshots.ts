@@ -67,10 +67,12 @@ export function snapshotTests(test: Declare): void {
       args: {},
     });
     assert.equal(await store.snapshots.remove(made.id), false);
-    assert.equal(await store.snapshots.dropLocal(made.id), false);
+    assert.equal(await store.snapshots.dropLocal(made.id, made.hostId ?? ''), false);
     await store.operations.finish(operation.id, 'done');
-    assert.equal(await store.snapshots.dropLocal(made.id), true);
+    assert.equal(await store.snapshots.dropLocal(made.id, made.hostId ?? ''), true);
     assert.equal((await store.snapshots.get(made.id))?.hostId, null);
+    await store.snapshots.update(made.id, { hostId: (await furnish(store)).hostId });
+    assert.equal(await store.snapshots.dropLocal(made.id, made.hostId ?? ''), false, 'another has its files');
     assert.equal(await store.snapshots.remove(made.id), true);
     assert.equal(await store.snapshots.remove(made.id), true, 'twice is as good as once');
     await fails(
@@ -82,7 +84,7 @@ export function snapshotTests(test: Declare): void {
   test('only what is durable can be forgotten here', async ({ store }) => {
     const { vm, disk } = await asleepToBe(store);
     const made = await seal(store, vm, newSnapshot(vm, disk.id));
-    assert.equal(await store.snapshots.dropLocal(made.id), false);
+    assert.equal(await store.snapshots.dropLocal(made.id, made.hostId ?? ''), false);
     assert.deepEqual(await store.snapshots.get(made.id), made);
   });
 
