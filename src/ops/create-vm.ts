@@ -1,4 +1,5 @@
 import { newId, parseImageId, parseTemplateId, type ImageId, type TemplateId } from '../base/ids.ts';
+import { exists } from '../host/files.ts';
 import { firstFree, makeMac, parseMac, whyNotHost } from '../model/cidr.ts';
 import { mergeCreate, type MergedCreate } from '../model/create-request.ts';
 import { Failure, invalid } from '../model/failure.ts';
@@ -98,7 +99,9 @@ export async function imageNamed(
   const look = async (): Promise<Image | null | undefined> =>
     parsed && store.images.get(visibleAccounts(settings, caller.accountId), parsed);
   const found = await look();
-  if (found) return found;
+  // The default image's files are each host's own: another one's were written down last where they are not here.
+  const own = found?.id !== 'img-default' || (await exists(found.rootfsPath));
+  if (found && own) return found;
   if (id === 'img-default') {
     // It may have been built since the server started.
     await findDefaultImage();

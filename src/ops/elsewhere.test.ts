@@ -6,15 +6,22 @@ import {
   assertNothingLeft,
   makeHostFolder,
   openFakeWorld,
+  over,
   type FakeHostFolder,
   type FakeWorld,
 } from '../../test/support/fake-world.ts';
 import { Failure } from '../model/failure.ts';
+import type { Layer } from '../model/records.ts';
 import type { Snapshot } from '../model/snapshot.ts';
 import type { Vm } from '../model/vm.ts';
 import { defaultId } from '../daemon/default-image.ts';
 import type { Wait } from './hatch.ts';
+import { imageOf } from './host-steps.ts';
+import { openHatch } from './open-hatch.ts';
 import { reconcile } from './reconcile.ts';
+import type { Step } from './steps.ts';
+import { diskFromSnapshot } from './wake-vm.ts';
+import type { World } from './world.ts';
 
 /** Two hosts with one database and one store of snapshots. */
 let folders: readonly [FakeHostFolder, FakeHostFolder];
@@ -249,4 +256,58 @@ test('what cannot be fetched leaves a VM asleep, for whichever host asks next', 
   // Its own host has its files still.
   const awake = await here.hatch.vms.start(here.caller, vm.id, READY);
   assert.deepEqual([awake.state, awake.hostId], ['running', 'test-host']);
+});
+
+test("a host whose default image was overwritten by another one's makes VMs of its own", async () => {
+  await rm(join(folders[0].root, 'images'), { recursive: true });
+  const { hatch, caller, world } = there;
+  const findDefaultImage = (): Promise<void> => putImage(folders[1], 'kernel of the second host', null);
+  const registry = {
+    register: async () => assert.fail('nothing is registered here'),
+    forget: async () => undefined,
+    sha256: async () => null,
+  };
+  const vm = await openHatch({ ...world, findDefaultImage }, registry, async () => []).vms.create(caller, {});
+  const kernel = await readFile(join(folders[1].vms, vm.id, 'kernel'), 'utf8');
+  assert.equal(kernel, 'kernel of the second host');
+  await hatch.vms.delete(caller, vm.id);
+});
+
+test('a long chain over a disk that was brought is laid onto that disk, and not onto an image of another host', async () => {
+  const { vm } = await asleep();
+  const { hatch, caller, world } = there;
+  await hatch.vms.start(caller, vm.id, READY);
+  const { id } = await hatch.vms.snapshot(caller, vm.id, { keepRunning: false });
+  const snapshot = (await world.store.snapshots.get(id)) ?? assert.fail();
+  const whole = await world.store.layers.chain(snapshot.diskLayerId ?? assert.fail());
+  let onto: unknown;
+  const files: World['files'] = {
+    ...world.files,
+    makeDiskOn: (request, signal) => {
+      onto = request.flattenOnto;
+      return world.files.makeDiskOn(request, signal);
+    },
+  };
+  const image = await imageOf(world, vm);
+  const step = (chain: readonly Layer[]): Step => {
+    const layers = over(world.store.layers, { chain: async () => chain });
+    const deps = { ...world, files, store: { ...world.store, layers } };
+    return diskFromSnapshot(deps, { ...vm, hostId: 'second', epoch: vm.epoch + 1 }, image, snapshot);
+  };
+  const [top] = whole;
+  assert.ok(top);
+  const brought: Layer = { ...top, parentId: null, imageId: null, imageAccountId: null };
+  const links = Array.from({ length: 8 }, (): Layer => ({ ...top, parentId: top.id }));
+  for (const [root, wanted] of [
+    [brought, { path: brought.path, format: 'raw' }],
+    [
+      { ...top, parentId: null },
+      { path: image.rootfsPath, format: 'raw' },
+    ],
+  ] as const) {
+    const disk = step([...links, root]);
+    await disk.run(new AbortController().signal);
+    assert.deepEqual(onto, wanted);
+    await disk.undo();
+  }
 });
