@@ -110,12 +110,13 @@ async function folders(
   return done;
 }
 
-async function layers({ store, settings }: World, flying: ReadonlySet<VmId>): Promise<string[]> {
+async function layers({ store, settings, archive }: World, flying: ReadonlySet<VmId>): Promise<string[]> {
   if (flying.size > 0 || (await store.operations.unfinished(settings.hostId)).length > 0) return [];
   const used = new Set((await store.vms.ofHost(settings.hostId)).map((vm) => vm.layerId));
   const done: string[] = [];
   for (const layer of await store.layers.ofHost(settings.hostId)) {
-    if (used.has(layer.id) || !(await store.layers.removeIfUnused(layer.id))) continue;
+    if (used.has(layer.id) || archive.holds(layer.id) || !(await store.layers.removeIfUnused(layer.id)))
+      continue;
     await remove(layerFolder(settings, layer.id));
     done.push(`forgot layer ${layer.id}, which nobody uses`);
   }

@@ -4,6 +4,7 @@ import { SingleFlight } from '../../base/single-flight.ts';
 import { Failure, notFound } from '../../model/failure.ts';
 import type { Snapshot } from '../../model/snapshot.ts';
 import { isBlobError } from '../../store/blobs/blob-error.ts';
+import { OtherSave } from '../../store/blobs/spool.ts';
 import { BadBlobs } from '../../store/ledger.ts';
 import { remove } from '../../host/files.ts';
 import { join } from 'node:path';
@@ -166,7 +167,7 @@ export class Archive {
           this.#transfers.set(id, { what: 'store', done, total }),
         );
       } catch (error) {
-        const anew = error instanceof Respool || error instanceof BadBlobs;
+        const anew = error instanceof Respool || error instanceof BadBlobs || error instanceof OtherSave;
         if (!anew || tries === AT_ONCE_TRIES) throw error;
         await remove(join(this.#deps.spoolFolder, id));
       }

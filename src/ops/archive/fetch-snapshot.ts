@@ -4,7 +4,7 @@ import { makeFolder, remove } from '../../host/files.ts';
 import { Failure } from '../../model/failure.ts';
 import type { Layer } from '../../model/records.ts';
 import type { Snapshot } from '../../model/snapshot.ts';
-import { layerFile, layerFolder } from '../layers.ts';
+import { layerFile, layerFolder, releaseLayers } from '../layers.ts';
 import { IMAGES, LEASE_MS, readManifest, underLease, type ArchiveDeps } from './deps.ts';
 
 /** The layers of a snapshot that was brought here. */
@@ -106,7 +106,9 @@ export async function adoptFiles(
     memoryLayerId: memory,
     stateLayerId: state,
   });
-  if (!now)
+  if (!now) {
+    await releaseLayers({ store, settings }, [disk, memory, state]);
     throw new Failure('not_found', `Snapshot ${snapshot.id} was deleted while its files were brought here.`);
+  }
   return now;
 }

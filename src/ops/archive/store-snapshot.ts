@@ -42,7 +42,7 @@ export async function storeSnapshot(
     return await underLease(deps, lease.id, signal, async (within) => {
       await makeFolder(spool);
       const keys = await deps.keys(snapshot.accountId);
-      const identity: StoredIdentity = { snapshotId: id, accountId: snapshot.accountId, snapshot };
+      const identity = identityOf(snapshot);
       const saved = await deps.chunks.save({
         keys,
         images: await imagesOf(deps, snapshot, spool, within),
@@ -72,6 +72,19 @@ export async function storeSnapshot(
     await store.ledger.release(lease.id, signal.aborted ? null : problem);
     throw error;
   }
+}
+
+/** What is kept of a snapshot beside its images. Nothing in it changes while it is stored: what was cut off goes on only with the same. */
+function identityOf(snapshot: Snapshot): StoredIdentity {
+  const asMade = {
+    state: 'local',
+    storedBytes: null,
+    manifest: null,
+    verifiedAt: null,
+    usedAt: snapshot.createdAt,
+    problem: null,
+  } as const;
+  return { snapshotId: snapshot.id, accountId: snapshot.accountId, snapshot: { ...snapshot, ...asMade } };
 }
 
 /** The files a snapshot is made of. An overlay is laid over what it stands on, so that it is whole. */
@@ -121,7 +134,9 @@ async function putAll(
     const allowed = await store.ledger.add(lease.id, [blob]);
     if (allowed === null) throw new Error('somebody else has taken this upload over');
     if (allowed.length === 0) throw new Respool();
-    await home.put(name, { file }, { sha256, signal });
+    // One that was put before an attempt failed is there, whole or not at all: its bytes need not go again.
+    if ((await home.head(name, signal))?.bytes !== blob.bytes)
+      await home.put(name, { file }, { sha256, signal });
     if (!(await store.ledger.arrived(lease.id, blob.id)))
       throw new Error('somebody else has taken this upload over');
   };

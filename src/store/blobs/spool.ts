@@ -58,11 +58,7 @@ export class Spool {
       if (begin?.kind !== 'begin') {
         begin = { kind: 'begin', version: 1, fingerprint, manifest: newManifestId(now), createdAt: now };
         await appendLine(folder, begin);
-      } else if (begin.fingerprint !== fingerprint)
-        throw new BlobError(
-          'refused',
-          'the spool holds the save of something else; give this one a new folder',
-        );
+      } else if (begin.fingerprint !== fingerprint) throw new OtherSave();
       const spool = new Spool(folder, account, lines, begin);
       await spool.#sweep();
       return spool;
@@ -201,4 +197,11 @@ async function appendLine(folder: string, line: Line): Promise<void> {
     await file.close();
   }
   if (line.kind === 'begin') await syncFolder(folder);
+}
+
+/** The folder holds the save of something else. */
+export class OtherSave extends BlobError {
+  constructor() {
+    super('refused', 'the spool holds the save of something else; give this one a new folder');
+  }
 }
