@@ -136,7 +136,8 @@ async function choose(world: World, vm: Vm, snapshot: Snapshot): Promise<Vm> {
   const chosen = await world.store.vms.move(vm.id, ownerOf(vm), ['snapshotted', 'stopped'], {
     state: 'snapshotted',
     snapshotId: snapshot.id,
-    layerId: snapshot.diskLayerId,
+    // Where its files are on another host, it stands on nothing until they are brought here.
+    layerId: snapshot.hostId === world.settings.hostId ? snapshot.diskLayerId : null,
     stoppedBy: null,
     stateReason: null,
   });
