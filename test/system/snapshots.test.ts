@@ -186,6 +186,40 @@ test('a stopped VM goes back to a snapshot, if what is on its disk may be lost',
   await inside(vm.id, 'test ! -e /root/after-the-snapshot');
 });
 
+test('the files of a sleeping VM are listed, read and compared on its disk, and nothing is woken', async () => {
+  const { snapshots, vms } = hatchd.client;
+  await inside(
+    vm.id,
+    'mkdir /root/papers && cd /root/papers && echo before > letter && echo x > old && sync',
+  );
+  const before = await vms.snapshot(vm.id, { name: 'before', keep_running: true });
+  await inside(vm.id, 'cd /root/papers && rm old && echo afterwards > letter && echo y > new && sync');
+  const later = await vms.snapshot(vm.id, { name: 'after' });
+  const names = async (id: string): Promise<readonly string[]> =>
+    (await snapshots.files(id, { path: '/root/papers' })).map(({ name }) => name).sort();
+  assert.deepEqual(await names(before.id), ['letter', 'old']);
+  assert.deepEqual(await names(later.id), ['letter', 'new']);
+  const read = async (id: string, path: string): Promise<string> => {
+    const pieces: Uint8Array[] = [];
+    for await (const piece of snapshots.readFile(id, { path })) pieces.push(piece);
+    return Buffer.concat(pieces).toString();
+  };
+  assert.equal(await read('before', '/root/papers/letter'), 'before\n');
+  assert.equal(await read('after', '/root/papers/letter'), 'afterwards\n');
+  assert.match(await read('after', '/etc/os-release'), /debian/, 'a link is followed, down to the image');
+  const { changes } = await snapshots.diff('before', 'after', { path: '/root/papers' });
+  assert.deepEqual(
+    changes.map(({ change, path }) => `${change} ${path}`),
+    ['changed /root/papers/letter', 'added /root/papers/new', 'removed /root/papers/old'],
+  );
+  const whole = await snapshots.diff('before', 'after');
+  assert.ok(whole.changes.some(({ path }) => path === '/root/papers/new'));
+  assert.ok(!whole.truncated && whole.changes.length < 100, 'no more changed than a minute changes');
+  assert.equal((await vms.get(vm.id)).state, 'snapshotted');
+  assert.equal(await qemuOf(vm.id), undefined, 'nothing was woken');
+  await vms.start(vm.id, { wait: 'ready', timeout: 60 });
+});
+
 test('deleting the VM deletes its snapshots and every file', async () => {
   await assert.rejects(
     (async () => {
