@@ -5,7 +5,7 @@ import { makeFolder, remove } from '../host/files.ts';
 import type { Run } from '../host/run.ts';
 import { invalid } from '../model/failure.ts';
 import type { ImageRegistry } from '../ops/images.ts';
-import type { Settings } from '../ops/world.ts';
+import type { Settings } from '../ops/settings.ts';
 
 /** A conversion copies a whole disk; longer than this and something hangs. */
 const CONVERT_MS = 30 * 60_000;

@@ -7,7 +7,7 @@ import { effectiveLimits } from '../model/quota.ts';
 import { SCOPES, type Account, type ApiKey, type Quotas, type Scope } from '../model/records.ts';
 import { Taken, type Store } from '../store/store.ts';
 import type { Hatch } from './hatch.ts';
-import type { Settings } from './world.ts';
+import type { Settings } from './settings.ts';
 
 interface Deps {
   readonly store: Store;

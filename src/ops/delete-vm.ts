@@ -5,13 +5,15 @@ import type { Operation } from '../model/records.ts';
 import type { Vm } from '../model/vm.ts';
 import { Busy } from '../store/store.ts';
 import { claimHere } from './elsewhere.ts';
-import { dropDisk, endVmm, ownerOf } from './host-steps.ts';
+import { dropDisk, endVmm } from './host-steps.ts';
 import { dropSnapshot } from './save-vm.ts';
-import { depsOf } from './start-vm.ts';
 import { Overtaken, runForward } from './steps.ts';
 import { translate } from './translate.ts';
 import { findVm } from './vms.ts';
-import { vmFolder, type World } from './world.ts';
+import type { World } from './world.ts';
+import { ownerOf } from './owner.ts';
+import { depsOf } from './carry-out.ts';
+import { vmFolder } from './settings.ts';
 
 /** Deletes a VM from any state, cancelling what is under way on it. What cannot be removed now is tried again until it is. */
 export async function deleteVm(world: World, caller: Caller, idOrName: string): Promise<void> {

@@ -3,8 +3,8 @@ import { Failure } from '../model/failure.ts';
 import type { Snapshot } from '../model/snapshot.ts';
 import type { Vm } from '../model/vm.ts';
 import { Taken } from '../store/store.ts';
-import { ownerOf } from './host-steps.ts';
 import type { World } from './world.ts';
+import { ownerOf } from './owner.ts';
 
 /** VMs and snapshots of other hosts that have the same database: what may be done with them here, and how one comes here. */
 

@@ -8,21 +8,12 @@ import { refuse } from '../model/states.ts';
 import type { Vm } from '../model/vm.ts';
 import { copySnapshot } from './copy-vm.ts';
 import { mustBeHereOrAsleep } from './elsewhere.ts';
-import type { Caller, Wait } from './hatch.ts';
 import { dropSnapshot } from './save-vm.ts';
 import { planOf } from './snapshot-plan.ts';
 import { beginSave, carryOutSnapshot } from './snapshot-vm.ts';
 import { findVm } from './vms.ts';
 import type { World } from './world.ts';
-
-export interface ForkRequest {
-  /** How many copies, 1 to 100. */
-  readonly count: number;
-  /** Of one copy; of several, `name-1`, `name-2`... */
-  readonly name?: string | undefined;
-  /** Whether a running source goes on; else it sleeps. */
-  readonly keepRunning: boolean;
-}
+import type { Caller, Wait, ForkRequest } from './hatch.ts';
 
 /**
  * Makes copies of a VM: of a running one as it is in this moment, of a sleeping one as it was saved. Each is somebody of its own. All

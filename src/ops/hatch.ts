@@ -6,9 +6,6 @@ import type { FileChange, FileFacts, FileListing } from '../model/saved-files.ts
 import type { Snapshot } from '../model/snapshot.ts';
 import type { IdlePolicy, Vm, VmState } from '../model/vm.ts';
 import type { Transfer } from './archive/archive.ts';
-import type { ForkRequest } from './fork-vm.ts';
-import type { RestoreRequest } from './restore-vm.ts';
-import type { SnapshotRequest } from './snapshot-vm.ts';
 import type { GuestTraffic } from '../net/network.ts';
 import type { Page, VmUse } from '../store/store.ts';
 import type { MachineCounters } from '../vmm/driver.ts';
@@ -43,6 +40,31 @@ export interface CreateVm {
   readonly sshAuthorizedKeys?: readonly string[] | undefined;
   readonly idle?: Partial<IdlePolicy> | undefined;
   readonly labels?: Readonly<Record<string, string>> | undefined;
+}
+
+/** How a snapshot is asked for. */
+export interface SnapshotRequest {
+  readonly name?: string | undefined;
+  readonly keepRunning: boolean;
+  /** Answer only once it is durable, or fail with `timeout`, which leaves all as it is. */
+  readonly storedWithinMs?: number | undefined;
+}
+
+/** What to restore, and whether what the VM is now may be lost. */
+export interface RestoreRequest {
+  /** A snapshot of this VM, by id or name; its newest when it sleeps and none is named. */
+  readonly snapshot?: string | undefined;
+  /** A stopped VM's disk is lost: that has to be said. */
+  readonly discard?: boolean | undefined;
+}
+
+export interface ForkRequest {
+  /** How many copies, 1 to 100. */
+  readonly count: number;
+  /** Of one copy; of several, `name-1`, `name-2`... */
+  readonly name?: string | undefined;
+  /** Whether a running source goes on; else it sleeps. */
+  readonly keepRunning: boolean;
 }
 
 export interface PatchVm {

@@ -6,12 +6,13 @@ import { Failure } from '../model/failure.ts';
 import type { Image, Layer } from '../model/records.ts';
 import type { Vm, VmNetwork } from '../model/vm.ts';
 import type { Port } from '../net/network.ts';
-import type { Owner } from '../store/store.ts';
 import type { Driver, MachineSpec } from '../vmm/driver.ts';
 import { releaseLayers } from './layers.ts';
 import { kernelOf, mustBoot } from './image-kernel.ts';
 import type { Step } from './steps.ts';
-import { visibleAccounts, vmFolder, type World } from './world.ts';
+import type { World } from './world.ts';
+import { visibleAccounts, vmFolder } from './settings.ts';
+import { ownerOf } from './owner.ts';
 
 type Deps = Pick<World, 'store' | 'driver' | 'net' | 'ports' | 'files' | 'fleet' | 'settings' | 'log'>;
 
@@ -19,12 +20,6 @@ const MIB = 1024 * 1024;
 /** The name of the seed volume in a VM's folder. */
 export /** The seed volume in a VM's folder. */
 const SEED_FILE = 'seed.iso';
-
-/** Who may write this VM's row. */
-export function ownerOf(vm: Pick<Vm, 'hostId' | 'epoch' | 'id'>): Owner {
-  if (vm.hostId === null) throw new Failure('wrong_state', `VM ${vm.id} belongs to no host.`);
-  return { hostId: vm.hostId, epoch: vm.epoch };
-}
 
 /** What the guest calls itself, and what DHCP calls it. */
 export function hostnameOf(vm: Pick<Vm, 'name' | 'id'>): string {

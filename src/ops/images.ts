@@ -4,7 +4,8 @@ import { Failure, invalid, notFound } from '../model/failure.ts';
 import type { Image } from '../model/records.ts';
 import { Taken } from '../store/store.ts';
 import type { Hatch } from './hatch.ts';
-import { visibleAccounts, type World } from './world.ts';
+import type { World } from './world.ts';
+import { visibleAccounts } from './settings.ts';
 
 /** What a registered image's files turned out to be. */
 export type FoundImage = Pick<

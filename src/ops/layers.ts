@@ -2,16 +2,17 @@ import { join } from 'node:path';
 import type { LayerId } from '../base/ids.ts';
 import { remove } from '../host/files.ts';
 import type { Layer } from '../model/records.ts';
-import type { World } from './world.ts';
+import type { Store } from '../store/store.ts';
+import type { Settings } from './settings.ts';
 
 /** The folder of a frozen layer: its file, and for a disk the link to its image. */
-export function layerFolder(settings: Pick<World['settings'], 'layersFolder'>, id: LayerId): string {
+export function layerFolder(settings: Pick<Settings, 'layersFolder'>, id: LayerId): string {
   return join(settings.layersFolder, id);
 }
 
 /** The file of a frozen layer. */
 export function layerFile(
-  settings: Pick<World['settings'], 'layersFolder'>,
+  settings: Pick<Settings, 'layersFolder'>,
   { id, kind, format }: Pick<Layer, 'id' | 'kind' | 'format'>,
 ): string {
   return join(layerFolder(settings, id), kind === 'disk' ? `disk.${format}` : `${kind}.bin`);
@@ -22,7 +23,7 @@ export function layerFile(
  * chains. Twice is as good as once; what a crash leaves of a folder is found by reconciling.
  */
 export async function releaseLayers(
-  { store, settings }: Pick<World, 'store' | 'settings'>,
+  { store, settings }: { readonly store: Store; readonly settings: Pick<Settings, 'layersFolder'> },
   ids: readonly (LayerId | null)[],
 ): Promise<void> {
   const left = ids.filter((id) => id !== null);

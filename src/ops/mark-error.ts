@@ -1,6 +1,6 @@
 import type { StateReason, Vm, VmState } from '../model/vm.ts';
-import { ownerOf } from './host-steps.ts';
 import type { World } from './world.ts';
+import { ownerOf } from './owner.ts';
 
 /**
  * Puts a VM whose guest runs no more into `error` with its reason, as an event too, and tells those who wait on it. The row is

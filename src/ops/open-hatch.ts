@@ -6,7 +6,6 @@ import { createVm } from './create-vm.ts';
 import { deleteVm } from './delete-vm.ts';
 import { forkVm } from './fork-vm.ts';
 import type { Hatch } from './hatch.ts';
-import { ownerOf } from './host-steps.ts';
 import { images, type ImageRegistry } from './images.ts';
 import { patchVm } from './patch-vm.ts';
 import { followReboot, rebootVm } from './reboot-vm.ts';
@@ -20,6 +19,7 @@ import { settleExit, stopVm } from './stop-vm.ts';
 import { templates } from './templates.ts';
 import { findVm, waitFor } from './vms.ts';
 import type { World } from './world.ts';
+import { ownerOf } from './owner.ts';
 
 /** Puts the operations together into what the API calls, and sets the fleet to tell when guests answer and when they end. */
 export function openHatch(world: World, registry: ImageRegistry, readiness: Hatch['readiness']): Hatch {

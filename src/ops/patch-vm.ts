@@ -6,9 +6,10 @@ import type { Vm, VmPatch } from '../model/vm.ts';
 import { Taken } from '../store/store.ts';
 import { mustBeHere } from './elsewhere.ts';
 import type { Caller, PatchVm } from './hatch.ts';
-import { imageOf, ownerOf } from './host-steps.ts';
+import { imageOf } from './host-steps.ts';
 import { findVm } from './vms.ts';
 import type { World } from './world.ts';
+import { ownerOf } from './owner.ts';
 
 const MIB = 1024 * 1024;
 

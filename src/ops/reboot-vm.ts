@@ -5,15 +5,16 @@ import { refuse } from '../model/states.ts';
 import type { Vm } from '../model/vm.ts';
 import { mustBeHere } from './elsewhere.ts';
 import type { Caller, Wait } from './hatch.ts';
-import { attach, diskOf, endVmm, imageOf, ownerOf, specOf } from './host-steps.ts';
+import { attach, diskOf, endVmm, imageOf, specOf } from './host-steps.ts';
 import { markError } from './mark-error.ts';
 import { askToPowerOff, noteRungs } from './power-off.ts';
-import { depsOf, mustGet } from './start-vm.ts';
 import { Closing, Overtaken, runForward, TryAgain } from './steps.ts';
 import { exitReason } from './stop-vm.ts';
 import { translate } from './translate.ts';
 import { findVm, waitFor } from './vms.ts';
 import type { World } from './world.ts';
+import { ownerOf } from './owner.ts';
+import { depsOf, mustGet } from './carry-out.ts';
 
 const GRACE_MS = 30_000;
 

@@ -4,8 +4,8 @@ import { join } from 'node:path';
 import { test } from 'node:test';
 import { newId } from '../base/ids.ts';
 import { makeHostFolder, openFakeWorld } from '../../test/support/fake-world.ts';
-import { ownerOf } from './host-steps.ts';
 import { reconcile } from './reconcile.ts';
+import { ownerOf } from './owner.ts';
 
 test('a disk that no row claims is put aside, never removed; a folder without one is', async () => {
   const host = await makeHostFolder();

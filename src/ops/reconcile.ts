@@ -6,7 +6,8 @@ import { CONSOLE_FILE } from '../vmm/driver.ts';
 import { layerFolder } from './layers.ts';
 import { portsOf, settle, wantsNetwork } from './recover.ts';
 import { layersPlanned } from './snapshot-plan.ts';
-import { SCRATCH_FILE, vmFolder, type World } from './world.ts';
+import type { World } from './world.ts';
+import { SCRATCH_FILE, vmFolder } from './settings.ts';
 
 /** A console log is cut to its second half when it grows over this. */
 const CONSOLE_BYTES = 4 * 1024 * 1024;

@@ -10,12 +10,12 @@ import { markError } from './mark-error.ts';
 import { carryOutReboot } from './reboot-vm.ts';
 import { recoverRestore } from './restore-vm.ts';
 import { carryOutSnapshot, isSaved, recoverSnapshot } from './snapshot-vm.ts';
-import { recoverBoot } from './start-vm.ts';
 import { planOf } from './snapshot-plan.ts';
 import { carryOutStop } from './stop-vm.ts';
 import { Stuck } from './steps.ts';
 import { translate } from './translate.ts';
 import type { World } from './world.ts';
+import { recoverBoot } from './boot-vm.ts';
 
 /**
  * What the start of a daemon does before it serves: takes back the creates and starts that were cut off, brings the network up,

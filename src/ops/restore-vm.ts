@@ -6,23 +6,15 @@ import { refuse } from '../model/states.ts';
 import type { Vm } from '../model/vm.ts';
 import { mustFitHere } from './compatible.ts';
 import { claimHere, mustBeHereOrAsleep, mustBeWithinReach } from './elsewhere.ts';
-import type { Caller, Wait } from './hatch.ts';
-import { ownerOf } from './host-steps.ts';
 import { releaseLayers } from './layers.ts';
-import { mustGet } from './start-vm.ts';
 import { Closing, Overtaken, Stuck } from './steps.ts';
 import { translate } from './translate.ts';
 import { findVm, waitFor } from './vms.ts';
 import { afterWake, undoWake, wake } from './wake-vm.ts';
 import type { World } from './world.ts';
-
-/** What to restore, and whether what the VM is now may be lost. */
-export interface RestoreRequest {
-  /** A snapshot of this VM, by id or name; its newest when it sleeps and none is named. */
-  readonly snapshot?: string | undefined;
-  /** A stopped VM's disk is lost: that has to be said. */
-  readonly discard?: boolean | undefined;
-}
+import { ownerOf } from './owner.ts';
+import { mustGet } from './carry-out.ts';
+import type { Caller, Wait, RestoreRequest } from './hatch.ts';
 
 /**
  * Wakes a sleeping VM, also one that slept on another host, or puts it back to an earlier snapshot of its own; a stopped one too, whose disk is lost. When it cannot wake

@@ -8,11 +8,13 @@ import type { Operation } from '../model/records.ts';
 import type { Snapshot } from '../model/snapshot.ts';
 import type { Vm } from '../model/vm.ts';
 import type { Live } from './fleet.ts';
-import { diskOf, endVmm, imageOf, kernelNames, ownerOf, specOf } from './host-steps.ts';
+import { diskOf, endVmm, imageOf, kernelNames, specOf } from './host-steps.ts';
 import { layerFile, layerFolder, releaseLayers } from './layers.ts';
 import { toArgs, type SnapshotPlan } from './snapshot-plan.ts';
 import type { Step } from './steps.ts';
-import { vmFolder, type World } from './world.ts';
+import type { World } from './world.ts';
+import { ownerOf } from './owner.ts';
+import { vmFolder } from './settings.ts';
 
 const MIB = 1024 * 1024;
 /** How long after a paused machine did not go on its end may show. */

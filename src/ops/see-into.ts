@@ -11,7 +11,8 @@ import { busy } from './flights.ts';
 import type { Caller, VmMetrics } from './hatch.ts';
 import { translate } from './translate.ts';
 import { findVm } from './vms.ts';
-import { vmFolder, type World } from './world.ts';
+import type { World } from './world.ts';
+import { vmFolder } from './settings.ts';
 
 /** How long the agent may take over a command's own timeout before we hold it for gone. */
 const AGENT_SLACK_MS = 15_000;

@@ -5,27 +5,19 @@ import { refuse } from '../model/states.ts';
 import type { Vm } from '../model/vm.ts';
 import { remove } from '../host/files.ts';
 import { mustBeHere } from './elsewhere.ts';
-import type { Caller } from './hatch.ts';
-import { ownerOf } from './host-steps.ts';
 import { dropIdle } from './idle-snapshots.ts';
 import { layerFolder } from './layers.ts';
 import { saveSteps, sealSteps, type PlanKeeper } from './save-vm.ts';
 import { newPlan, planOf, toArgs, type SnapshotPlan } from './snapshot-plan.ts';
 import { waitStored } from './snapshots.ts';
-import { depsOf, mustGet } from './start-vm.ts';
 import { Closing, Overtaken, runForward, runSteps, Stuck } from './steps.ts';
 import { translate } from './translate.ts';
 import { findVm } from './vms.ts';
 import { undoWake, wake } from './wake-vm.ts';
 import type { World } from './world.ts';
-
-/** How a snapshot is asked for. */
-export interface SnapshotRequest {
-  readonly name?: string | undefined;
-  readonly keepRunning: boolean;
-  /** Answer only once it is durable, or fail with `timeout`, which leaves all as it is. */
-  readonly storedWithinMs?: number | undefined;
-}
+import { ownerOf } from './owner.ts';
+import { depsOf, mustGet } from './carry-out.ts';
+import type { Caller, SnapshotRequest } from './hatch.ts';
 
 /**
  * Saves a running VM. It sleeps afterwards, its addresses kept, or goes on at once with `keepRunning`. When it cannot be saved it

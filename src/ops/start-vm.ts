@@ -1,17 +1,12 @@
-import type { Caller, Wait } from './hatch.ts';
-import { Failure } from '../model/failure.ts';
-import type { Image, Operation } from '../model/records.ts';
 import { refuse } from '../model/states.ts';
-import type { StateReason, Vm } from '../model/vm.ts';
-import { copySteps } from './copy-vm.ts';
+import type { Vm } from '../model/vm.ts';
+import { carryOutBoot } from './boot-vm.ts';
 import { mustBeHere } from './elsewhere.ts';
-import { bootSteps, imageOf, ownerOf } from './host-steps.ts';
-import { markError } from './mark-error.ts';
+import type { Caller, Wait } from './hatch.ts';
 import { restoreVm } from './restore-vm.ts';
-import { runSteps, Stuck, undoSteps, Closing, type Step } from './steps.ts';
-import { translate } from './translate.ts';
 import { findVm, waitFor } from './vms.ts';
 import type { World } from './world.ts';
+import { ownerOf } from './owner.ts';
 
 /** Starts a stopped VM, or one in error, on its own disk and with its own addresses. Running: nothing is done. */
 export async function startVm(world: World, caller: Caller, idOrName: string, wait?: Wait): Promise<Vm> {
@@ -36,107 +31,4 @@ export async function startVm(world: World, caller: Caller, idOrName: string, wa
     );
   }
   return waitFor(world, vm.id, wait);
-}
-
-/**
- * What create and start have in common: from `starting` to `running`, or undone and in `error`. The move to `running` is
- * the last step, so that recovery tells a finished boot from one cut off.
- */
-export async function carryOutBoot(world: World, operation: Operation, signal: AbortSignal): Promise<void> {
-  const { store, clock } = world;
-  const vm = await mustGet(world, operation);
-  try {
-    const starting = await store.vms.move(vm.id, ownerOf(vm), ['starting', 'stopped', 'error'], {
-      state: 'starting',
-      stateReason: null,
-      stoppedBy: null,
-      readyAt: null,
-    });
-    if (!starting) throw new Failure('wrong_state', 'The VM is no longer in a state it can be started from.');
-    const image = await imageOf(world, starting);
-    const steps = await stepsOf(world, operation, starting, image, signal);
-    await runSteps(depsOf(world), operation, [...steps, runningStep(world, starting)], signal);
-  } catch (error) {
-    if (error instanceof Closing) throw error;
-    const failure = translate(error);
-    await fail(world, vm, operation, { code: failure.code, message: failure.message, at: clock.now() });
-    if (error instanceof Stuck) throw error;
-    throw new Failure(failure.code, failure.message, {
-      details: { ...failure.details, id: vm.id },
-      cause: error,
-    });
-  }
-}
-
-/** A copy comes from its snapshot, all else from its image. */
-async function stepsOf(
-  world: World,
-  operation: Operation,
-  vm: Vm,
-  image: Image,
-  signal: AbortSignal,
-): Promise<readonly Step[]> {
-  return operation.verb === 'create' && vm.parentSnapshotId !== null
-    ? copySteps(world, vm, image, vm.parentSnapshotId, signal)
-    : bootSteps(world, vm, image);
-}
-
-/** Takes back a create or start that a crash cut off; the VM ends in `error`, saying so. A finished one stays. */
-export async function recoverBoot(world: World, operation: Operation): Promise<void> {
-  const { clock } = world;
-  const vm = await mustGet(world, operation);
-  if (vm.state === 'running') return;
-  const image = await imageOf(world, vm);
-  // The disk belongs to this operation if creating it was; a start found it there, unless it had none to find.
-  const madeHere = operation.verb === 'create' || operation.args['fresh'] === true;
-  const asBegun = madeHere ? { ...vm, layerId: null } : vm;
-  await undoSteps(depsOf(world), operation, bootSteps(world, asBegun, image));
-  await fail(world, vm, operation, {
-    code: 'interrupted',
-    message: `The server stopped while the VM was ${operation.verb === 'create' ? 'being created' : 'starting'}; start it again or delete it.`,
-    at: clock.now(),
-  });
-}
-
-async function fail(world: World, vm: Vm, operation: Operation, reason: StateReason): Promise<void> {
-  await markError(world, vm, reason, ['starting', 'stopped', 'error'], {
-    event: `Could not ${operation.verb}: ${reason.message}`,
-    data: { operation: operation.id },
-  });
-}
-
-function runningStep({ store, fleet }: World, vm: Vm): Step {
-  return {
-    name: 'running',
-    async run() {
-      const moved = await store.vms.move(vm.id, ownerOf(vm), ['starting'], { state: 'running' });
-      if (!moved) throw new Failure('wrong_state', 'The VM was taken away while it started.');
-      await store.events.add({
-        accountId: vm.accountId,
-        vmId: vm.id,
-        kind: 'vm.running',
-        message: 'The guest runs.',
-      });
-      fleet.touch(vm.id);
-    },
-    async undo() {
-      await store.vms.move(vm.id, ownerOf(vm), ['running'], { state: 'starting' });
-    },
-  };
-}
-
-/** What running and journalling steps needs. */
-export function depsOf({ store, clock, log }: World): {
-  operations: World['store']['operations'];
-  clock: World['clock'];
-  log: World['log'];
-} {
-  return { operations: store.operations, clock, log };
-}
-
-/** The VM of an operation; it is there as long as the operation is. */
-export async function mustGet({ store }: Pick<World, 'store'>, operation: Operation): Promise<Vm> {
-  const vm = await store.vms.get(operation.vmId);
-  if (!vm) throw new Failure('not_found', `There is no VM ${operation.vmId}.`);
-  return vm;
 }

@@ -4,12 +4,13 @@ import { refuse } from '../model/states.ts';
 import type { StateReason, Vm, VmState } from '../model/vm.ts';
 import type { MachineExit } from '../vmm/driver.ts';
 import { mustBeHere } from './elsewhere.ts';
-import { endVmm, ownerOf } from './host-steps.ts';
+import { endVmm } from './host-steps.ts';
 import { askToPowerOff, noteRungs } from './power-off.ts';
-import { depsOf, mustGet } from './start-vm.ts';
 import { runForward, type Step } from './steps.ts';
 import { findVm, waitFor } from './vms.ts';
 import type { World } from './world.ts';
+import { ownerOf } from './owner.ts';
+import { depsOf, mustGet } from './carry-out.ts';
 
 /**
  * Stops a VM: asks the guest, waits up to `graceSeconds`, then kills it and says so. Its disk, IP, MAC and port stay.

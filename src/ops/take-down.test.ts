@@ -8,8 +8,8 @@ import {
   openFakeWorld,
   type FakeWorld,
 } from '../../test/support/fake-world.ts';
-import { ownerOf } from './host-steps.ts';
 import { takeDown } from './take-down.ts';
+import { ownerOf } from './owner.ts';
 
 async function onFakeHost(body: (fake: FakeWorld, net: FakeFailures) => Promise<void>): Promise<void> {
   const host = await makeHostFolder();

@@ -1,11 +1,11 @@
 import { Failure } from '../model/failure.ts';
 import type { Vm } from '../model/vm.ts';
-import { ownerOf } from './host-steps.ts';
 import { reconcile } from './reconcile.ts';
 import { settle } from './recover.ts';
 import { carryOutStop } from './stop-vm.ts';
 import { translate } from './translate.ts';
 import type { World } from './world.ts';
+import { ownerOf } from './owner.ts';
 
 /**
  * Stops every running guest of this host, together, each with up to `graceSeconds` to power off, and ends what no VM claims.

@@ -6,7 +6,8 @@ import { checkUserData } from '../model/user-data.ts';
 import { Taken } from '../store/store.ts';
 import { imageNamed } from './create-vm.ts';
 import type { Caller, Hatch, TemplateFields } from './hatch.ts';
-import { visibleAccounts, type World } from './world.ts';
+import type { World } from './world.ts';
+import { visibleAccounts } from './settings.ts';
 
 type Deps = Pick<World, 'store' | 'settings' | 'findDefaultImage'>;
 type Columns = Omit<Template, 'accountId' | 'id' | 'createdAt' | 'updatedAt'>;

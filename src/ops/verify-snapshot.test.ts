@@ -8,7 +8,7 @@ import { readFakeHost } from '../net/fake.ts';
 import type { Driver } from '../vmm/driver.ts';
 import { reconcile } from './reconcile.ts';
 import { proveAll, proveSnapshot } from './verify-snapshot.ts';
-import { SCRATCH_FILE, vmFolder, type World } from './world.ts';
+import type { World } from './world.ts';
 import {
   assertNothingLeft,
   makeHostFolder,
@@ -17,6 +17,7 @@ import {
   type FakeHostFolder,
   type FakeWorld,
 } from '../../test/support/fake-world.ts';
+import { SCRATCH_FILE, vmFolder } from './settings.ts';
 
 const READY = { until: 'ready', timeoutMs: 10_000 } as const;
 const ASLEEP = { keepRunning: false, storedWithinMs: 10_000 };

@@ -13,7 +13,8 @@ import { endVmm, hostnameOf, imageOf, SEED_FILE } from './host-steps.ts';
 import { layerFile } from './layers.ts';
 import { translate } from './translate.ts';
 import { folderFromSnapshot, loadedSpec, localFiles, machineSavedIn } from './wake-vm.ts';
-import { SCRATCH_FILE, vmFolder, type World } from './world.ts';
+import type { World } from './world.ts';
+import { SCRATCH_FILE, vmFolder } from './settings.ts';
 
 /** How long all of it may take, and how long the guest has to answer. */
 const VERIFY_MS = 30 * 60_000;

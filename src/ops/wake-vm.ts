@@ -17,7 +17,6 @@ import {
   endVmm,
   imageOf,
   kernelNames,
-  ownerOf,
   SEED_FILE,
   seedStep,
   specOf,
@@ -26,9 +25,11 @@ import {
 import { lastVerified } from './idle-snapshots.ts';
 import { layerFolder, releaseLayers } from './layers.ts';
 import { dropSnapshot } from './save-vm.ts';
-import { depsOf } from './start-vm.ts';
 import { runSteps, undoSteps, type Step } from './steps.ts';
-import { vmFolder, type World } from './world.ts';
+import type { World } from './world.ts';
+import { ownerOf } from './owner.ts';
+import { depsOf } from './carry-out.ts';
+import { vmFolder } from './settings.ts';
 
 const MIB = 1024 * 1024;
 /** Disks over more than this many frozen ones are made to stand on their image alone. */

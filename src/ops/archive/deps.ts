@@ -11,7 +11,7 @@ import type { LeaseId } from '../../store/ledger.ts';
 import type { Store } from '../../store/store.ts';
 import type { Snapshot } from '../../model/snapshot.ts';
 import { Failure } from '../../model/failure.ts';
-import type { Settings } from '../world.ts';
+import type { Settings } from '../settings.ts';
 
 /** What snapshots are stored with. */
 export interface ArchiveDeps {

@@ -5,9 +5,9 @@ import { isErrno } from '../../host/files.ts';
 import type { Layer } from '../../model/records.ts';
 import type { Snapshot } from '../../model/snapshot.ts';
 import type { Vm } from '../../model/vm.ts';
-import { ownerOf } from '../host-steps.ts';
 import { layerFolder, releaseLayers } from '../layers.ts';
 import type { World } from '../world.ts';
+import { ownerOf } from '../owner.ts';
 
 /** Sizes of a stat are counted in these, whatever the file system's own blocks are. */
 const BLOCK = 512;

@@ -6,10 +6,10 @@ import type { ImageFile, Saved, SpooledFile } from '../../store/blobs/chunk-stor
 import { manifestName, packName, type PackId } from '../../store/blobs/format.ts';
 import type { Layout } from '../../store/blobs/layout.ts';
 import type { BlobUse, Lease, NewBlob } from '../../store/ledger.ts';
-import { ownerOf } from '../host-steps.ts';
 import { layerFolder } from '../layers.ts';
 import { IMAGES, LEASE_MS, readManifest, underLease, type ArchiveDeps, type StoredIdentity } from './deps.ts';
 import type { KnownChunks } from './known-chunks.ts';
+import { ownerOf } from '../owner.ts';
 
 /** How many packs are on their way at once. */
 const PUTS = 4;

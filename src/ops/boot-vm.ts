@@ -1,0 +1,98 @@
+import { Failure } from '../model/failure.ts';
+import type { Image, Operation } from '../model/records.ts';
+import type { StateReason, Vm } from '../model/vm.ts';
+import { depsOf, mustGet } from './carry-out.ts';
+import { copySteps } from './copy-steps.ts';
+import { bootSteps, imageOf } from './host-steps.ts';
+import { markError } from './mark-error.ts';
+import { Closing, runSteps, Stuck, undoSteps, type Step } from './steps.ts';
+import { translate } from './translate.ts';
+import type { World } from './world.ts';
+import { ownerOf } from './owner.ts';
+
+/**
+ * What create and start have in common: from `starting` to `running`, or undone and in `error`. The move to `running` is
+ * the last step, so that recovery tells a finished boot from one cut off.
+ */
+export async function carryOutBoot(world: World, operation: Operation, signal: AbortSignal): Promise<void> {
+  const { store, clock } = world;
+  const vm = await mustGet(world, operation);
+  try {
+    const starting = await store.vms.move(vm.id, ownerOf(vm), ['starting', 'stopped', 'error'], {
+      state: 'starting',
+      stateReason: null,
+      stoppedBy: null,
+      readyAt: null,
+    });
+    if (!starting) throw new Failure('wrong_state', 'The VM is no longer in a state it can be started from.');
+    const image = await imageOf(world, starting);
+    const steps = await stepsOf(world, operation, starting, image, signal);
+    await runSteps(depsOf(world), operation, [...steps, runningStep(world, starting)], signal);
+  } catch (error) {
+    if (error instanceof Closing) throw error;
+    const failure = translate(error);
+    await fail(world, vm, operation, { code: failure.code, message: failure.message, at: clock.now() });
+    if (error instanceof Stuck) throw error;
+    throw new Failure(failure.code, failure.message, {
+      details: { ...failure.details, id: vm.id },
+      cause: error,
+    });
+  }
+}
+
+/** A copy comes from its snapshot, all else from its image. */
+async function stepsOf(
+  world: World,
+  operation: Operation,
+  vm: Vm,
+  image: Image,
+  signal: AbortSignal,
+): Promise<readonly Step[]> {
+  return operation.verb === 'create' && vm.parentSnapshotId !== null
+    ? copySteps(world, vm, image, vm.parentSnapshotId, signal)
+    : bootSteps(world, vm, image);
+}
+
+/** Takes back a create or start that a crash cut off; the VM ends in `error`, saying so. A finished one stays. */
+export async function recoverBoot(world: World, operation: Operation): Promise<void> {
+  const { clock } = world;
+  const vm = await mustGet(world, operation);
+  if (vm.state === 'running') return;
+  const image = await imageOf(world, vm);
+  // The disk belongs to this operation if creating it was; a start found it there, unless it had none to find.
+  const madeHere = operation.verb === 'create' || operation.args['fresh'] === true;
+  const asBegun = madeHere ? { ...vm, layerId: null } : vm;
+  await undoSteps(depsOf(world), operation, bootSteps(world, asBegun, image));
+  await fail(world, vm, operation, {
+    code: 'interrupted',
+    message: `The server stopped while the VM was ${operation.verb === 'create' ? 'being created' : 'starting'}; start it again or delete it.`,
+    at: clock.now(),
+  });
+}
+
+async function fail(world: World, vm: Vm, operation: Operation, reason: StateReason): Promise<void> {
+  await markError(world, vm, reason, ['starting', 'stopped', 'error'], {
+    event: `Could not ${operation.verb}: ${reason.message}`,
+    data: { operation: operation.id },
+  });
+}
+
+function runningStep({ store, fleet }: World, vm: Vm): Step {
+  return {
+    name: 'running',
+    async run() {
+      const moved = await store.vms.move(vm.id, ownerOf(vm), ['starting'], { state: 'running' });
+      if (!moved) throw new Failure('wrong_state', 'The VM was taken away while it started.');
+      await store.events.add({
+        accountId: vm.accountId,
+        vmId: vm.id,
+        kind: 'vm.running',
+        message: 'The guest runs.',
+      });
+      fleet.touch(vm.id);
+    },
+    async undo() {
+      await store.vms.move(vm.id, ownerOf(vm), ['running'], { state: 'starting' });
+    },
+  };
+}
