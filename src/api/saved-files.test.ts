@@ -1,6 +1,8 @@
 import assert from 'node:assert/strict';
+import { Readable } from 'node:stream';
 import { test } from 'node:test';
 import { fileName, type FileEntry } from '../model/saved-files.ts';
+import type { Hatch } from '../ops/hatch.ts';
 import { field, fields, testApi, type TestApi } from './test-client.ts';
 
 const FACTS = {
@@ -75,6 +77,54 @@ test('a file is answered as it is, to be kept and not shown, and a HEAD tells it
   assert.deepEqual([head.status, head.text, head.headers['content-length']], [200, '', '8']);
   assert.equal(api.hatch.disk.open.size, 0, 'nothing stays open');
   await api.refused('not_found', 'GET', '/snapshots/golden/files/content?path=/none');
+});
+
+/** Lets every file begin with a byte and then be as `then` makes it; gives what resolves when it is let go of. */
+function unfinished(api: TestApi, then: (content: Readable) => void): Promise<void> {
+  const gone = Promise.withResolvers<void>();
+  const readFile: Hatch['snapshots']['readFile'] = async (_caller, _id, _path, signal) => {
+    const content = new Readable({ read: () => undefined });
+    content.push('x');
+    content.once('close', () => gone.resolve());
+    signal.addEventListener('abort', () => content.destroy(), { once: true });
+    then(content);
+    return { facts: FACTS, sizeBytes: 1000, content };
+  };
+  Object.assign(api.hatch.snapshots, { readFile });
+  return gone.promise;
+}
+
+test('a caller who hangs up ends the reading of a file', async (t) => {
+  const api = await withSnapshot();
+  const gone = unfinished(api, () => undefined);
+  const url = await api.app.listen({ host: '127.0.0.1', port: 0 });
+  t.after(() => api.app.close());
+  const stop = new AbortController();
+  const answer = await fetch(`${url}/snapshots/golden/files/content?path=/x`, {
+    headers: { authorization: `Bearer ${api.key}` },
+    signal: stop.signal,
+  });
+  assert.equal(answer.status, 200);
+  stop.abort();
+  await gone;
+  assert.ok(!api.logged.some(({ level }) => level === 'warn' || level === 'error'));
+});
+
+test('a file that cannot be read to its end is cut off, and the log says why', async (t) => {
+  const api = await withSnapshot();
+  const gone = unfinished(api, (content) => setImmediate(() => content.destroy(new Error('a pack is gone'))));
+  const url = await api.app.listen({ host: '127.0.0.1', port: 0 });
+  t.after(() => api.app.close());
+  const whole = async (): Promise<string> => {
+    const answer = await fetch(`${url}/snapshots/golden/files/content?path=/x`, {
+      headers: { authorization: `Bearer ${api.key}` },
+    });
+    return answer.text();
+  };
+  await assert.rejects(whole());
+  await gone;
+  const line = api.logged.find(({ level }) => level === 'warn');
+  assert.match(JSON.stringify(line), /golden.*a pack is gone/);
 });
 
 test('two snapshots are compared from a path on, and it is told when there is more', async () => {

@@ -1,6 +1,7 @@
 import { Readable } from 'node:stream';
 import type { FastifyReply } from 'fastify';
 import { Type } from 'typebox';
+import { errorFields } from '../base/logger.ts';
 import {
   FileContentQuery,
   FileEntry,
@@ -28,7 +29,7 @@ const DiffParams = Type.Object({ id: SnapshotName, other: SnapshotName }, { addi
 /** Files on the disks of snapshots: listed, read and compared. */
 export function savedFileRoutes(
   app: App,
-  { hatch, streams }: Pick<ApiDeps, 'hatch'> & { readonly streams: Streams },
+  { hatch, log, streams }: Pick<ApiDeps, 'hatch' | 'log'> & { readonly streams: Streams },
 ): void {
   /** Looks into disks as long as somebody waits for the answer. */
   const whileWanted = async <T>(
@@ -96,6 +97,12 @@ export function savedFileRoutes(
         'content-length': sizeBytes,
         // A guest wrote it: no browser is to show it as a page of this server.
         'content-disposition': 'attachment',
+      });
+      content.once('error', (error) => {
+        // The answer has begun: it is cut off, for the caller to notice. One who hung up is no trouble.
+        if (reply.raw.destroyed) return;
+        const { id } = request.params;
+        log.warn({ request_id: request.id, snapshot: id, ...errorFields(error) }, 'a saved file broke off');
       });
       if (request.method !== 'HEAD') return reply.send(content);
       content.destroy();

@@ -77,7 +77,7 @@ export async function createApi(
 
   vmRoutes(app, { hatch });
   snapshotRoutes(app, { hatch });
-  savedFileRoutes(app, { hatch, streams });
+  savedFileRoutes(app, { hatch, log, streams });
   execRoutes(app, { hatch });
   consoleRoutes(app, { hatch, log, streams });
   metricsRoutes(app, { hatch });
