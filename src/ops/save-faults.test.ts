@@ -222,6 +222,55 @@ for (const [what, change, code] of [
     }));
 }
 
+for (const [file, part] of [
+  ['the state', 'statePath'],
+  ['the memory', 'memoryPath'],
+] as const) {
+  test(`a disk that is full at ${file} leaves no snapshot; the VM runs on, and is saved once there is room`, () =>
+    faulty(async (one) => {
+      one.fate.save = async (_machine, _host, to) => {
+        for (const path of part === 'statePath' ? [to.statePath] : [to.statePath, to.memoryPath])
+          await writeFile(path, 'half');
+        throw new VmmError('the disk is full', { kind: 'no_space' });
+      };
+      for (const keepRunning of [false, true]) {
+        const failure = await refusal(one.hatch.vms.snapshot(one.caller, one.vm.id, { keepRunning }));
+        assert.equal(failure.code, 'no_space');
+        assert.match(failure.message, /could not be saved, and runs on: The host's disk is full. Remove /);
+        await assertNothingLeft(one);
+      }
+      const failure = await refusal(
+        one.hatch.vms.fork(one.caller, one.vm.id, { count: 1, keepRunning: true }),
+      );
+      assert.equal(failure.code, 'no_space');
+      assert.equal((await one.hatch.vms.get(one.caller, one.vm.id)).state, 'running');
+      assert.deepEqual(await one.hatch.snapshots.list(one.caller, {}, { limit: 10 }), []);
+      delete one.fate.save;
+      await one.hatch.vms.snapshot(one.caller, one.vm.id, { keepRunning: true });
+    }));
+}
+
+test('a disk that is full at the overlay leaves a VM asleep as what was saved, makes no copy, and is no matter once there is room', () =>
+  faulty(async (one) => {
+    const { files } = one.world;
+    const makeDiskOn = files.makeDiskOn.bind(files);
+    files.makeDiskOn = async ({ folder }) => {
+      await writeFile(join(folder, 'disk.raw'), 'half');
+      throw Object.assign(new Error('no space left on device'), { code: 'ENOSPC' });
+    };
+    const kept = await refusal(one.hatch.vms.snapshot(one.caller, one.vm.id, { keepRunning: true }));
+    assert.equal(kept.code, 'no_space');
+    assert.match(kept.message, /could not go on: The host's disk is full.*It sleeps; start it again/);
+    const woken = await refusal(one.hatch.vms.restore(one.caller, one.vm.id, {}));
+    assert.equal(woken.code, 'no_space');
+    const copied = await refusal(one.hatch.vms.fork(one.caller, one.vm.id, { count: 2, keepRunning: true }));
+    assert.equal(copied.code, 'no_space');
+    assert.match(copied.message, /^2 of 2 copies could not be made: The host's disk is full/);
+    await assertNothingLeft(one);
+    files.makeDiskOn = makeDiskOn;
+    assert.equal((await one.hatch.vms.restore(one.caller, one.vm.id, {}, READY)).state, 'running');
+  }));
+
 test('a copy whose guest does not hear is taken back and never joins the bridge; its source runs', () =>
   faulty(async (one) => {
     const joined: string[] = [];

@@ -1,0 +1,43 @@
+import assert from 'node:assert/strict';
+import { symlink } from 'node:fs/promises';
+import { join } from 'node:path';
+import { test } from 'node:test';
+import { systemClock } from '../../src/base/clock.ts';
+import { until } from '../../src/base/until.ts';
+import { assertNothingLeft, makeHostFolder, openFakeWorld } from '../support/fake-world.ts';
+import { makeSmallDisk } from '../support/small-disk.ts';
+
+for (const leave of [0, 4096, 8192]) {
+  test(`a spool on a disk that is full (but ${leave} bytes) leaves a snapshot here, saying so; its VM wakes, and it is stored once there is room`, async () => {
+    const host = await makeHostFolder();
+    const disk = await makeSmallDisk(`${host.root}-disk`, 4);
+    try {
+      await symlink(disk.inside, join(host.root, 'spool'));
+      // A clock that makes the wait for the next try short.
+      const archiveClock = {
+        now: () => systemClock.now(),
+        sleep: (ms: number, signal?: AbortSignal) => systemClock.sleep(Math.min(ms, 50), signal),
+      };
+      await using one = await openFakeWorld(host, { archiveClock });
+      const { hatch, caller, world } = one;
+      const vm = await hatch.vms.create(caller, {}, { until: 'ready', timeoutMs: 10_000 });
+      await disk.fill(leave);
+      const { id } = await hatch.vms.snapshot(caller, vm.id, { keepRunning: false });
+      const local = await until({ clock: systemClock, signal: AbortSignal.timeout(20_000) }, async () => {
+        const now = await world.store.snapshots.get(id);
+        return now?.state === 'local' && now.problem !== null ? now : undefined;
+      });
+      assert.match(local.problem ?? '', /full|no space/i);
+      assert.equal((await hatch.vms.restore(caller, vm.id, {})).state, 'running');
+      await assertNothingLeft(one);
+      await disk.makeRoom();
+      const stored = await world.archive.stored(id, AbortSignal.timeout(20_000));
+      assert.equal(stored.problem, null);
+      await hatch.vms.delete(caller, vm.id);
+      await assertNothingLeft(one);
+    } finally {
+      await host.remove();
+      await disk.dispose();
+    }
+  });
+}
