@@ -34,11 +34,13 @@ test('an answer that waits for the durable copy comes when it is there', () =>
 
 test('when the store does not take it in time the wait ends, the bytes on their way show, and it is stored later', async () => {
   const { promise: open, resolve: letIn } = Promise.withResolvers<void>();
+  const { promise: knocked, resolve: knock } = Promise.withResolvers<void>();
   await inWorld(
     {
       wrapHome: (home) =>
         over(home, {
           put: async (...put) => {
+            knock();
             await open;
             return home.put(...put);
           },
@@ -55,6 +57,7 @@ test('when the store does not take it in time the wait ends, the bytes on their 
           return true;
         },
       );
+      await knocked;
       const [snapshot] = await hatch.snapshots.list(caller, { vm: vm.id }, { limit: 10 });
       assert.ok(snapshot);
       assert.equal(snapshot.state, 'uploading');
