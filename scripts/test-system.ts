@@ -14,6 +14,8 @@ import { describeFile, FILE_MS, summarise, type FileResult } from './lib/test-ru
  * file leaves in them is a failure of it; what all of them leave elsewhere on the machine is a failure of the run.
  */
 const root = join(import.meta.dirname, '..');
+// Test files start in half the time; what they start does too.
+process.env['NODE_COMPILE_CACHE'] ??= join(root, 'node_modules/.cache/compiled');
 const AT_ONCE = 2;
 const wanted = process.argv.slice(2);
 

@@ -4,6 +4,8 @@ import { describeFile, runTestFiles, summarise } from './lib/test-run.ts';
 
 /** `npm run test:unit -- [part of a path...]`: the tests beside the source and the scripts. No root, no machine needed. */
 const root = join(import.meta.dirname, '..');
+// Test files start in half the time; what they start does too.
+process.env['NODE_COMPILE_CACHE'] ??= join(root, 'node_modules/.cache/compiled');
 const wanted = process.argv.slice(2);
 const found = await Promise.all(
   ['src', 'scripts', 'test/support'].map((folder) => typescriptFiles(root, folder)),
