@@ -11,20 +11,23 @@ import { describeFile, FILE_MS, summarise, type FileResult } from './lib/test-ru
 /**
  * `npm run test:system -- [part of a file's name...]`: real guests, bridges, rules and databases. Two files at a time (an
  * emulated guest keeps one processor busy), each in a network namespace and with a temporary folder of its own. Whatever a
- * file leaves in them is a failure of it; what all of them leave elsewhere on the machine is a failure of the run.
+ * file leaves in them is a failure of it; `--long` takes those of test/long/ (`npm run test:long`); what all of them leave elsewhere on the machine is a failure of the run.
  */
 const root = join(import.meta.dirname, '..');
 // Test files start in half the time; what they start does too.
 process.env['NODE_COMPILE_CACHE'] ??= join(root, 'node_modules/.cache/compiled');
 const AT_ONCE = 2;
-const wanted = process.argv.slice(2);
+const long = process.argv.includes('--long');
+const wanted = process.argv.slice(2).filter((word) => word !== '--long');
 
 if (process.getuid?.() !== 0) refuse('The system tests must run as root: they make bridges and guests.');
 const missing = await missingPrograms();
 if (missing.length > 0)
   refuse(`These programs are missing: ${missing.join(', ')}. "npm test" installs what the tests need.`);
 
-const all = (await typescriptFiles(root, 'test/system')).filter((file) => file.endsWith('.test.ts'));
+const all = (await typescriptFiles(root, long ? 'test/long' : 'test/system')).filter((file) =>
+  file.endsWith('.test.ts'),
+);
 const files = all.filter((file) => wanted.length === 0 || wanted.some((part) => file.includes(part)));
 const started = performance.now();
 const before = await lookAtHost();
@@ -106,7 +109,9 @@ async function whatStays(look: () => Promise<readonly string[]>): Promise<readon
 /** The programs of scripts/lib/debian-packages.json that are not to be found. */
 async function missingPrograms(): Promise<readonly string[]> {
   const list: unknown = JSON.parse(await readFile(join(root, 'scripts/lib/debian-packages.json'), 'utf8'));
-  const programs = Object.values(list ?? {})
+  const programs = Object.entries(list ?? {})
+    .filter(([group]) => long || group !== 'long')
+    .map(([, packages]: [string, unknown]) => packages)
     .flat()
     .map((entry: unknown) =>
       typeof entry === 'object' && entry !== null && 'binary' in entry ? entry.binary : undefined,

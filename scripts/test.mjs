@@ -1,5 +1,6 @@
 /**
  * `npm test`: installs what the tests need, then runs every check and every test, and stops at the first that fails.
+ * `npm run test:long` does so with the tests of `test/long/`, which take longer than one wants to wait for before each landing.
  * Plain JavaScript, for any Node from 18, because nothing is installed yet when it starts.
  */
 import { spawn } from 'node:child_process';
@@ -30,17 +31,22 @@ function phase(name, program, args) {
 await main(async () => {
   const started = Date.now();
   mustBeRoot('The system tests');
-  await debianPackages(['run', 'test'], { yes: true });
+  const long = process.argv.includes('--long');
+  await debianPackages(long ? ['run', 'test', 'long'] : ['run', 'test'], { yes: true });
   await npmPackages();
   const node = findNode();
   const script = (name) => [...FLAGS, path.join(ROOT, 'scripts', name)];
-  const done = [
-    await phase('check', node, script('check.ts')),
-    await phase('unit tests', node, script('test-unit.ts')),
-    await phase('default image', path.join(ROOT, 'bin/hatchd'), ['image', 'build']),
-    await phase('system tests', node, script('test-system.ts')),
-  ];
+  const image = () => phase('default image', path.join(ROOT, 'bin/hatchd'), ['image', 'build']);
+  const done = long
+    ? [await image(), await phase('long tests', node, [...script('test-system.ts'), '--long'])]
+    : [
+        await phase('check', node, script('check.ts')),
+        await phase('unit tests', node, script('test-unit.ts')),
+        await image(),
+        await phase('system tests', node, script('test-system.ts')),
+      ];
   console.log('');
   for (const { name, took } of done) console.log(`✓ ${name.padEnd(14)} ${took}`);
   console.log(`all passed in ${duration(Date.now() - started)}`);
+  if (!long) console.log('`npm run test:long` runs what takes longer: test/long/.');
 });

@@ -26,7 +26,7 @@ test('a folder is claimed by one process at a time, and who comes second is told
   await (
     await claimDataFolder(data)
   )();
-  assert.deepEqual((await readdir(data.root)).sort(), ['images', 'net', 'vms']);
+  assert.deepEqual((await readdir(data.root)).sort(), ['images', 'layers', 'net', 'spool', 'vms']);
 });
 
 test('a claim whose process is gone, or that is none, holds nobody up', async () => {
