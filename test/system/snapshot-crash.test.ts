@@ -10,7 +10,7 @@ import { run } from '../../src/host/run.ts';
 import { qemus, startHatchd, type Hatchd } from '../support/hatchd.ts';
 
 /**
- * hatchd killed (SIGKILL) while a real guest is saved: the next one leaves a VM that runs or sleeps, whose guest
+ * hatchd killed (SIGKILL) while a real guest is saved, put back and copied: the next one leaves a VM that runs or sleeps, whose guest
  * goes on where it was. crash-snapshots.test.ts and crash-fork.test.ts try every row of the journal, on fakes; here it is some.
  */
 let folder: string;
@@ -81,16 +81,24 @@ async function goOn(when: string): Promise<void> {
   await assertWhole(`${when}, afterwards`);
 }
 
-/** What is asked, and after every how many rows it is killed. */
-const verbs: readonly (readonly [string, number, () => Promise<unknown>])[] = [
+/** What is asked, after every how many rows it is killed, and what must be there first. */
+const verbs: readonly (readonly [string, number, () => Promise<unknown>, (() => Promise<unknown>)?])[] = [
   ['a VM that is to sleep is saved', 3, () => hatchd.client.vms.snapshot(id, {})],
   ['a VM that is to run on is saved', 8, () => hatchd.client.vms.snapshot(id, { keep_running: true })],
+  [
+    'a VM is restored',
+    8,
+    () => hatchd.client.vms.restore(id, {}),
+    () => hatchd.client.vms.snapshot(id, { name: 'there' }),
+  ],
+  ['a VM is forked', 8, () => hatchd.client.vms.fork(id, { count: 1 })],
 ];
 
-for (const [what, step, ask] of verbs) {
+for (const [what, step, ask, prepare] of verbs) {
   test(`hatchd killed while ${what}: the next leaves nothing half, and the guest goes on as it was`, async () => {
     for (let row = 1; ; row += step) {
       const when = `${what}, killed after row ${row}`;
+      await prepare?.();
       await writeFile(trip, String(row));
       const outcome = await ask().then(
         () => 'done',
