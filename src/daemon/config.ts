@@ -137,9 +137,7 @@ export const SETTINGS = {
   HATCH_MAX_VMS_PER_ACCOUNT: setting('VMs an account may have', '50', read.whole(0, 1_000_000)),
   HATCH_MAX_VCPUS_PER_ACCOUNT: setting('vCPUs an account may have', null, read.whole(0, 1_000_000)),
   HATCH_MAX_MEM_MIB_PER_ACCOUNT: setting('memory an account may have', null, read.whole(0, 2 ** 40)),
-  HATCH_MAX_SNAPSHOTS_PER_VM: setting('snapshots a VM may have', '10', read.whole(0, 1_000_000), {
-    later: true,
-  }),
+  HATCH_MAX_SNAPSHOTS_PER_VM: setting('snapshots a VM may have', '10', read.whole(0, 1_000_000)),
   HATCH_RATE_LIMIT: setting('requests per second and key; 0: no limit', '50', read.whole(0, 1_000_000)),
   HATCH_RATE_BURST: setting('requests at once over that', '200', read.whole(1, 1_000_000)),
 } satisfies Record<string, Setting<unknown>>;
