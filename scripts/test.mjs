@@ -31,14 +31,15 @@ function phase(name, program, args) {
 await main(async () => {
   const started = Date.now();
   mustBeRoot('The system tests');
-  const long = process.argv.includes('--long');
+  const words = process.argv.slice(2);
+  const long = words.includes('--long');
   await debianPackages(long ? ['run', 'test', 'long'] : ['run', 'test'], { yes: true });
   await npmPackages();
   const node = findNode();
   const script = (name) => [...FLAGS, path.join(ROOT, 'scripts', name)];
   const image = () => phase('default image', path.join(ROOT, 'bin/hatchd'), ['image', 'build']);
   const done = long
-    ? [await image(), await phase('long tests', node, [...script('test-system.ts'), '--long'])]
+    ? [await image(), await phase('long tests', node, [...script('test-system.ts'), ...words])]
     : [
         await phase('check', node, script('check.ts')),
         await phase('unit tests', node, script('test-unit.ts')),
