@@ -14,7 +14,8 @@ let folder: string;
 let hatchd: Hatchd;
 let vm: Vm;
 
-const COUNTER = 'i=0; while :; do i=$((i+1)); echo $i > /root/count; sleep 0.1; done';
+const COUNTER =
+  'i=0; while :; do i=$((i+1)); echo $i > /root/count.new; mv /root/count.new /root/count; sleep 0.1; done';
 
 before(async () => {
   folder = await mkdtemp(join(tmpdir(), 'snap-'));
