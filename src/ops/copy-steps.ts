@@ -4,14 +4,12 @@ import { errorFields } from '../base/logger.ts';
 import { giveIdentity, joinNetwork, newMachineId } from '../guest/identity.ts';
 import { Failure, notFound } from '../model/failure.ts';
 import type { Image } from '../model/records.ts';
-import type { Snapshot } from '../model/snapshot.ts';
 import type { Vm } from '../model/vm.ts';
-import { attach, diskOf, endVmm, hostnameOf, seedStep, sshStep } from './host-steps.ts';
+import { attach, endVmm, hostnameOf, seedStep, sshStep } from './host-steps.ts';
 import type { Step } from './steps.ts';
 import { noteHooks } from './wake-vm.ts';
-import { diskFromSnapshot, folderFromSnapshot, loadedSpec, localFiles } from './wake-vm.ts';
+import { diskFromSnapshot, folderFromSnapshot, loadMachine } from './wake-vm.ts';
 import type { World } from './world.ts';
-import { ownerOf } from './owner.ts';
 
 const ENDED = 'The guest ended before it could be told who it is.';
 
@@ -46,31 +44,16 @@ export async function copySteps(
       },
       undo: () => net.detach(vm.id),
     });
-  steps.push(loadStep(world, vm, image, snapshot), identityStep(world, vm));
+  steps.push(
+    {
+      name: 'vmm',
+      run: async (within) => void (await loadMachine(world, vm, image, snapshot, within)),
+      undo: () => endVmm(world, vm),
+    },
+    identityStep(world, vm),
+  );
   if (network !== null) steps.push(sshStep(world, vm, network));
   return steps;
-}
-
-function loadStep(world: World, vm: Vm, image: Image, snapshot: Snapshot): Step {
-  const { store, driver, fleet } = world;
-  return {
-    name: 'vmm',
-    async run(signal) {
-      const { saved } = await localFiles(world, snapshot);
-      const now = (await store.vms.get(vm.id)) ?? vm;
-      const spec = loadedSpec(world, now, image, await diskOf(world, now), snapshot);
-      const machine = await driver.load(spec, saved, { mapping: 'private', resume: true }, signal);
-      await store.vms.update(vm.id, ownerOf(vm), {
-        process: machine.process,
-        vmm: driver.name,
-        accel: driver.accel,
-        readyAt: null,
-        memoryLayerId: snapshot.memoryLayerId,
-      });
-      fleet.add(now, machine, { ready: false });
-    },
-    undo: () => endVmm(world, vm),
-  };
 }
 
 function identityStep(world: World, vm: Vm): Step {

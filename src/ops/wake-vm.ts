@@ -9,7 +9,7 @@ import { Failure } from '../model/failure.ts';
 import type { Image, Layer, Operation } from '../model/records.ts';
 import type { Snapshot } from '../model/snapshot.ts';
 import type { Vm } from '../model/vm.ts';
-import type { MachineSpec, SavedMachine } from '../vmm/driver.ts';
+import type { Machine, MachineSpec, SavedMachine } from '../vmm/driver.ts';
 import { mustFitHere } from './compatible.ts';
 import {
   attach,
@@ -269,23 +269,39 @@ export function loadedSpec(
   };
 }
 
+/**
+ * Loads a VM's machine from a snapshot and lets it go on, on a private map of the saved memory: writes its process down and watches it.
+ * Throws as `Driver.load` does.
+ */
+export async function loadMachine(
+  world: World,
+  vm: Vm,
+  image: Image,
+  snapshot: Snapshot,
+  signal: AbortSignal,
+): Promise<Machine> {
+  const { store, driver, fleet } = world;
+  const { saved } = await localFiles(world, snapshot);
+  const now = (await store.vms.get(vm.id)) ?? vm;
+  const spec = loadedSpec(world, now, image, await diskOf(world, now), snapshot);
+  const machine = await driver.load(spec, saved, { mapping: 'private', resume: true }, signal);
+  await store.vms.update(vm.id, ownerOf(vm), {
+    process: machine.process,
+    vmm: driver.name,
+    accel: driver.accel,
+    readyAt: null,
+    memoryLayerId: snapshot.memoryLayerId,
+  });
+  fleet.add(now, machine, { ready: false });
+  return machine;
+}
+
 function loadStep(world: World, vm: Vm, image: Image, snapshot: Snapshot): Step {
-  const { store, driver, fleet, log, patience } = world;
+  const { fleet, log, patience } = world;
   return {
     name: 'vmm',
     async run(signal) {
-      const { saved } = await localFiles(world, snapshot);
-      const now = (await store.vms.get(vm.id)) ?? vm;
-      const spec = loadedSpec(world, now, image, await diskOf(world, now), snapshot);
-      const machine = await driver.load(spec, saved, { mapping: 'private', resume: true }, signal);
-      await store.vms.update(vm.id, ownerOf(vm), {
-        process: machine.process,
-        vmm: driver.name,
-        accel: driver.accel,
-        readyAt: null,
-        memoryLayerId: snapshot.memoryLayerId,
-      });
-      fleet.add(now, machine, { ready: false });
+      const machine = await loadMachine(world, vm, image, snapshot, signal);
       if (!snapshot.guest.agent) return;
       try {
         const agent = fleet.get(vm.id)?.agent;
