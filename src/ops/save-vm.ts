@@ -30,8 +30,9 @@ export interface PlanKeeper {
 
 /** Remembers how a machine was saved, for whoever carries the operation on. */
 async function noteSaved({ store }: World, keeper: PlanKeeper, saved: SnapshotPlan['saved']): Promise<void> {
-  keeper.plan = { ...keeper.plan, saved };
-  await store.operations.setArgs(keeper.operation.id, toArgs(keeper.plan));
+  const plan = { ...keeper.plan, saved };
+  await store.operations.setArgs(keeper.operation.id, toArgs(plan));
+  keeper.plan = plan;
 }
 
 /**
@@ -126,34 +127,45 @@ async function endSaved(world: World, vm: Vm, keeper: PlanKeeper, signal: AbortS
   for (const found of await driver.observe()) {
     if (found.vmId === vm.id) await driver.reap(found.process);
   }
+  const { stateId, memoryId } = keeper.plan;
+  const statePath = layerFile(settings, { id: stateId, kind: 'state', format: 'raw' });
   if (keeper.plan.saved?.memoryPath === null) {
-    try {
-      await giveMemoryAFile(world, vm, keeper, signal);
-    } catch (error) {
+    const memoryPath = await giveMemoryAFile(world, vm, keeper.plan, signal).catch((error: unknown) => {
       signal.throwIfAborted();
       // It loads as it is, only not as fast, and no two can share it.
       log.warn({ vm: vm.id, ...errorFields(error) }, 'the saved memory stays in the state');
-    }
+      return null;
+    });
+    // Noted before the state with the memory in it is replaced: until then that is the only copy of the memory that counts.
+    if (memoryPath !== null) await noteSaved(world, keeper, { ...keeper.plan.saved, memoryPath });
   }
   const memory = keeper.plan.saved?.memoryPath ?? null;
-  if (memory !== null)
-    await moveIfThere(
-      memory,
-      layerFile(settings, { id: keeper.plan.memoryId, kind: 'memory', format: 'raw' }),
-    );
+  if (memory !== null) {
+    if (await exists(besideState(statePath))) await rename(besideState(statePath), statePath);
+    await moveIfThere(memory, layerFile(settings, { id: memoryId, kind: 'memory', format: 'raw' }));
+  }
   await endVmm(world, vm);
+}
+
+/** The state of a machine whose memory has been given a file, until it takes the place of the one that holds the memory too. */
+function besideState(statePath: string): string {
+  return `${statePath}.new`;
 }
 
 /**
  * A guest that ran on a private map has its memory only in the saved state: loaded once more, standing still, into a file of its
- * own, it is saved as one that can be mapped again.
+ * own, it is saved beside that as one that can be mapped again. Gives the memory's file, or null where this hypervisor has none; what
+ * was saved stays as it is.
  */
-async function giveMemoryAFile(world: World, vm: Vm, keeper: PlanKeeper, signal: AbortSignal): Promise<void> {
+async function giveMemoryAFile(
+  world: World,
+  vm: Vm,
+  { stateId, saved }: SnapshotPlan,
+  signal: AbortSignal,
+): Promise<string | null> {
   const { driver, settings } = world;
-  const { stateId, saved } = keeper.plan;
-  if (saved === null || !driver.capabilities.ramFile) return;
+  if (saved === null || !driver.capabilities.ramFile) return null;
   const statePath = layerFile(settings, { id: stateId, kind: 'state', format: 'raw' });
-  const beside = `${statePath}.new`;
   const image = await imageOf(world, vm);
   const spec = specOf(world, vm, image, await diskOf(world, vm));
   const machine = await driver.load(
@@ -163,15 +175,12 @@ async function giveMemoryAFile(world: World, vm: Vm, keeper: PlanKeeper, signal:
     signal,
   );
   try {
-    if (machine.ramFile === null) return;
-    const again = await machine.save({ statePath: beside, memoryPath: machine.ramFile });
-    await machine.kill();
-    await rename(beside, statePath);
-    await noteSaved(world, keeper, { ...saved, memoryPath: again.memoryPath });
+    if (machine.ramFile === null) return null;
+    const again = await machine.save({ statePath: besideState(statePath), memoryPath: machine.ramFile });
+    return again.memoryPath;
   } finally {
     await machine.kill();
     await machine.release();
-    await remove(beside);
   }
 }
 
