@@ -60,7 +60,7 @@ for (const jailed of [false, true]) {
         ids.push(id);
       }
       const starts = ids.map((id) => client.vms.start(id).catch(() => undefined));
-      await until({ clock: systemClock, signal: AbortSignal.timeout(8000) }, async () =>
+      await until({ clock: systemClock, signal: AbortSignal.timeout(60_000) }, async () =>
         (await Promise.all(ids.map(isFrozen))).every(Boolean) ? true : undefined,
       );
       await hatchd.end('SIGKILL');
@@ -90,7 +90,7 @@ for (const jailed of [false, true]) {
       await client.vms.start(id, { wait: 'ready', timeout: 60 });
       await double.forget();
       const asked = client.vms.stop(id).catch(() => undefined);
-      await until({ clock: systemClock, signal: AbortSignal.timeout(8000) }, async () =>
+      await until({ clock: systemClock, signal: AbortSignal.timeout(60_000) }, async () =>
         (await client.vms.events(id, { kind: 'vm.stopping' })).length > 0 ? true : undefined,
       );
       await hatchd.end('SIGKILL');

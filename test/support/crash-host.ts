@@ -39,6 +39,8 @@ export interface CrashHost {
    * VM must start as well.
    */
   crashAfterEachRow(verb: Verb, options?: { readonly startable?: boolean }): Promise<void>;
+  /** The same with one kill, in the middle of its journal, and then undisturbed. */
+  crashInTheMiddle(verb: Verb): Promise<void>;
 }
 
 /** Starts it in `folder`; the guests need not get far, so they are not waited for. */
@@ -89,36 +91,48 @@ export async function openCrashHost(
     await check('after deletion');
   };
 
+  /** Asks for it, killed after that row, and looks at what the next hatchd made of it; `true`: it came to its end first. */
+  const crashAfter = async (row: number, verb: Verb, startable: boolean): Promise<boolean> => {
+    const vm = await prepare(verb.from);
+    await writeFile(trip, String(row));
+    const asked = verb.ask(hatchd, vm).then(
+      () => 'done',
+      () => 'cut off',
+    );
+    const outcome = await untilDone(asked, vm);
+    if (outcome === 'done') {
+      await writeFile(trip, '0');
+      await check(`${verb.name}, undisturbed`);
+      await deleteAll();
+      return true;
+    }
+    await hatchd.gone();
+    await writeFile(trip, '0');
+    await hatchd.start();
+    await untilSettled(vm);
+    const when = `${verb.name}, killed after row ${row}`;
+    await check(when);
+    if (startable) await startAll(when);
+    await deleteAll();
+    return false;
+  };
+
   return {
     hatchd,
     crashAfterEachRow: async (verb, { startable = false } = {}) => {
-      for (let row = 1; ; row++) {
-        const vm = await prepare(verb.from);
-        await writeFile(trip, String(row));
-        const asked = verb.ask(hatchd, vm).then(
-          () => 'done',
-          () => 'cut off',
-        );
-        const outcome = await untilDone(asked, vm);
-        if (outcome === 'done') {
-          await writeFile(trip, '0');
-          assert.ok(row > 5, `${verb.name} wrote only ${row - 1} rows`);
-          await check(`${verb.name}, undisturbed`);
-          await deleteAll();
-          return;
-        }
-        await hatchd.gone();
-        await writeFile(trip, '0');
-        await hatchd.start();
-        await untilSettled(vm);
-        const when = `${verb.name}, killed after row ${row}`;
-        await check(when);
-        if (startable) await startAll(when);
-        await deleteAll();
-      }
+      let row = 1;
+      while (!(await crashAfter(row, verb, startable))) row += 1;
+      assert.ok(row > FEWEST_ROWS, `${verb.name} wrote only ${row - 1} rows`);
+    },
+    crashInTheMiddle: async (verb) => {
+      assert.equal(await crashAfter(FEWEST_ROWS, verb, true), false, 'it was not killed');
+      assert.equal(await crashAfter(Number.MAX_SAFE_INTEGER, verb, false), true, 'it was killed');
     },
   };
 }
+
+/** Every verb writes at least as many rows. */
+const FEWEST_ROWS = 5;
 
 interface Unfinished {
   readonly verb: string;
