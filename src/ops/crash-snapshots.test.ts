@@ -20,6 +20,11 @@ const CASES: readonly CrashCase[] = [
     ask: ({ hatch, caller }, vm) => hatch.vms.restore(caller, idOf(vm), {}),
   },
   {
+    verb: 'restore in place',
+    before: 'idle',
+    ask: ({ hatch, caller }, vm) => hatch.vms.restore(caller, idOf(vm), {}),
+  },
+  {
     verb: 'restore by download',
     before: 'sleeping',
     ask: async ({ world, hatch, caller }, vm) => {

@@ -1,4 +1,4 @@
-import type { VmId } from '../base/ids.ts';
+import type { SnapshotId, VmId } from '../base/ids.ts';
 import type { Logger } from '../base/logger.ts';
 import { errorFields } from '../base/logger.ts';
 import { Failure } from '../model/failure.ts';
@@ -20,7 +20,7 @@ interface Flight {
  */
 export class Flights {
   readonly #flights = new Map<VmId, Flight>();
-  readonly #aside = new Map<VmId, Pick<Flight, 'ended' | 'abort'>>();
+  readonly #aside = new Map<VmId, Pick<Flight, 'ended' | 'abort'> & { readonly of: SnapshotId }>();
   readonly #operations: Pick<Operations, 'finish'>;
   readonly #log: Logger;
   #gate: Promise<void> = Promise.resolve();
@@ -77,9 +77,9 @@ export class Flights {
 
   /**
    * Works on a machine whose id no VM has: reconciling leaves what bears it alone meanwhile. The signal aborts when the daemon ends;
-   * nothing is journalled, so the work takes back what it did itself.
+   * nothing is journalled, so the work takes back what it did itself. `of`: the snapshot it stands on.
    */
-  async aside<T>(vmId: VmId, work: (signal: AbortSignal) => Promise<T>): Promise<T> {
+  async aside<T>(vmId: VmId, of: SnapshotId, work: (signal: AbortSignal) => Promise<T>): Promise<T> {
     if (this.#phase === 'starting')
       throw new Failure('unavailable', 'The server is still starting; ask again in a moment.');
     if (this.#phase === 'closing') throw translate(new Closing());
@@ -91,8 +91,23 @@ export class Flights {
         () => undefined,
       ),
       abort,
+      of,
     });
     return doing;
+  }
+
+  /** Whether somebody works aside on what stands on a snapshot. */
+  standsOn(snapshot: SnapshotId): boolean {
+    return [...this.#aside.values()].some(({ of }) => of === snapshot);
+  }
+
+  /** Ends what is worked on aside on a snapshot that is about to change, and resolves when nothing stands on it any more. */
+  async clearOff(snapshot: SnapshotId, reason: Error): Promise<void> {
+    for (const { of, abort, ended } of this.#aside.values()) {
+      if (of !== snapshot) continue;
+      abort.abort(reason);
+      await ended;
+    }
   }
 
   async #run(

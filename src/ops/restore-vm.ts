@@ -10,7 +10,8 @@ import { releaseLayers } from './layers.ts';
 import { Closing, Overtaken, Stuck } from './steps.ts';
 import { translate } from './translate.ts';
 import { findVm, waitFor } from './vms.ts';
-import { afterWake, undoWake, wake } from './wake-vm.ts';
+import { afterWake, wakeAlone } from './wake-in-place.ts';
+import { undoWake } from './wake-vm.ts';
 import type { World } from './world.ts';
 import { ownerOf } from './owner.ts';
 import { mustGet } from './carry-out.ts';
@@ -81,12 +82,14 @@ export async function carryOutRestore(
 ): Promise<void> {
   const { store, clock, fleet } = world;
   const vm = await mustGet(world, operation);
+  // It woke in its memory, and only the end of that was not written down.
+  if (vm.state === 'running') return;
   const snapshot = await snapshotOf(world, operation);
   try {
     // Before anything is let go of: a snapshot that cannot be had costs the VM nothing.
     const here = await world.archive.bring(snapshot, signal);
     const sleeping = await choose(world, vm, here);
-    await wake(world, operation, sleeping, here, signal);
+    await wakeAlone(world, operation, sleeping, here, signal);
     await afterWake(world, here);
   } catch (error) {
     if (error instanceof Closing || error instanceof Overtaken) throw error;

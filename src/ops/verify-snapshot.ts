@@ -44,11 +44,14 @@ export async function proveSnapshot(world: World, { id }: Pick<Snapshot, 'id'>):
   const doing = { what: 'beginning' };
   try {
     const scratch = newId('vm');
-    await flights.aside(scratch, async (signal) => {
+    await flights.aside(scratch, id, async (signal) => {
       const limit = withTimeout('verifying the snapshot', VERIFY_MS, signal);
       try {
-        await withFiles(world, snapshot, doing, limit.signal, (files) =>
-          restoreAside(world, asIfIts(vm, snapshot, scratch), snapshot, files, doing, limit.signal),
+        // Looked at again: a VM that woke meanwhile may go on in its memory.
+        const now = await store.snapshots.get(id);
+        if (!now) throw notFound('snapshot', id);
+        await withFiles(world, now, doing, limit.signal, (files) =>
+          restoreAside(world, asIfIts(vm, now, scratch), now, files, doing, limit.signal),
         );
       } finally {
         limit.clear();

@@ -9,7 +9,7 @@ import { Failure } from '../model/failure.ts';
 import type { Image, Layer, Operation } from '../model/records.ts';
 import type { Snapshot } from '../model/snapshot.ts';
 import type { Vm } from '../model/vm.ts';
-import type { Machine, MachineSpec, SavedMachine } from '../vmm/driver.ts';
+import type { LoadOptions, Machine, MachineSpec, SavedMachine } from '../vmm/driver.ts';
 import { mustFitHere } from './compatible.ts';
 import {
   attach,
@@ -22,9 +22,7 @@ import {
   specOf,
   sshStep,
 } from './host-steps.ts';
-import { lastVerified } from './idle-snapshots.ts';
 import { layerFolder, releaseLayers } from './layers.ts';
-import { dropSnapshot } from './save-vm.ts';
 import { runSteps, undoSteps, type Step } from './steps.ts';
 import type { World } from './world.ts';
 import { ownerOf } from './owner.ts';
@@ -81,7 +79,18 @@ export async function wake(
   signal: AbortSignal,
 ): Promise<void> {
   mustFitHere(world.driver, snapshot);
-  const steps = await wakeSteps(world, vm, snapshot);
+  await carryOutWake(world, operation, vm, snapshot, await wakeSteps(world, vm, snapshot), signal);
+}
+
+/** Runs the steps of a wake, and brings the guest up to date. */
+export async function carryOutWake(
+  world: World,
+  operation: Operation,
+  vm: Vm,
+  snapshot: Snapshot,
+  steps: readonly Step[],
+  signal: AbortSignal,
+): Promise<void> {
   await runSteps(depsOf(world), operation, steps, signal);
   world.fleet.touch(vm.id);
   if (snapshot.guest.agent) void refreshGuest(world, vm);
@@ -131,6 +140,19 @@ export async function undoWake(
 }
 
 async function wakeSteps(world: World, vm: Vm, snapshot: Snapshot): Promise<readonly Step[]> {
+  return [
+    ...(await placeSteps(world, vm, snapshot, loadStep(world, vm, await imageOf(world, vm), snapshot))),
+    awakeStep(world, vm, snapshot),
+  ];
+}
+
+/** The steps that give a sleeping VM all it runs in: its files, its place in the network, its machine (`load`), its ways in. */
+export async function placeSteps(
+  world: World,
+  vm: Vm,
+  snapshot: Snapshot,
+  load: Step,
+): Promise<readonly Step[]> {
   const { net } = world;
   const { network } = vm;
   const image = await imageOf(world, vm);
@@ -145,9 +167,8 @@ async function wakeSteps(world: World, vm: Vm, snapshot: Snapshot): Promise<read
       run: () => attach(world, vm, network),
       undo: () => net.detach(vm.id),
     });
-  steps.push(loadStep(world, vm, image, snapshot));
+  steps.push(load);
   if (network !== null) steps.push(sshStep(world, vm, network));
-  steps.push(awakeStep(world, vm, snapshot));
   return steps;
 }
 
@@ -270,8 +291,8 @@ export function loadedSpec(
 }
 
 /**
- * Loads a VM's machine from a snapshot and lets it go on, on a private map of the saved memory: writes its process down and watches it.
- * Throws as `Driver.load` does.
+ * Loads a VM's machine from a snapshot, unless told otherwise on a private map of the saved memory, and going on: writes its process
+ * down and watches it. Throws as `Driver.load` does.
  */
 export async function loadMachine(
   world: World,
@@ -279,12 +300,13 @@ export async function loadMachine(
   image: Image,
   snapshot: Snapshot,
   signal: AbortSignal,
+  options: LoadOptions = { mapping: 'private', resume: true },
 ): Promise<Machine> {
   const { store, driver, fleet } = world;
   const { saved } = await localFiles(world, snapshot);
   const now = (await store.vms.get(vm.id)) ?? vm;
   const spec = loadedSpec(world, now, image, await diskOf(world, now), snapshot);
-  const machine = await driver.load(spec, saved, { mapping: 'private', resume: true }, signal);
+  const machine = await driver.load(spec, saved, options, signal);
   await store.vms.update(vm.id, ownerOf(vm), {
     process: machine.process,
     vmm: driver.name,
@@ -297,50 +319,63 @@ export async function loadMachine(
 }
 
 function loadStep(world: World, vm: Vm, image: Image, snapshot: Snapshot): Step {
-  const { fleet, log, patience } = world;
   return {
     name: 'vmm',
     async run(signal) {
       const machine = await loadMachine(world, vm, image, snapshot, signal);
-      if (!snapshot.guest.agent) return;
-      try {
-        const agent = fleet.get(vm.id)?.agent;
-        await deadline(
-          'setting the clock',
-          patience.clockMs,
-          (within) => Promise.race([agent?.setTime(within), machine.exited]),
-          signal,
-        );
-      } catch (error) {
-        signal.throwIfAborted();
-        log.warn({ vm: vm.id, ...errorFields(error) }, "a woken guest's clock could not be set");
-      }
-      if (fleet.get(vm.id)?.exit)
-        throw new Failure('vmm_failed', 'The guest ended right after it was woken.');
+      await setClock(world, vm, machine, snapshot, signal);
     },
     undo: () => endVmm(world, vm),
   };
 }
 
-function awakeStep({ store, fleet }: World, vm: Vm, snapshot: Snapshot): Step {
+/** Tells a guest that goes on what time it is, if it has an agent to be told. Throws `vmm_failed` when it ended instead. */
+export async function setClock(
+  { fleet, log, patience }: World,
+  vm: Vm,
+  machine: Machine,
+  snapshot: Snapshot,
+  signal: AbortSignal,
+): Promise<void> {
+  if (!snapshot.guest.agent) return;
+  try {
+    const agent = fleet.get(vm.id)?.agent;
+    await deadline(
+      'setting the clock',
+      patience.clockMs,
+      (within) => Promise.race([agent?.setTime(within), machine.exited]),
+      signal,
+    );
+  } catch (error) {
+    signal.throwIfAborted();
+    log.warn({ vm: vm.id, ...errorFields(error) }, "a woken guest's clock could not be set");
+  }
+  if (fleet.get(vm.id)?.exit) throw new Failure('vmm_failed', 'The guest ended right after it was woken.');
+}
+
+/** How the row of a VM changes when it wakes. */
+export const AWAKE = { state: 'running', stateReason: null, stoppedBy: null, snapshotId: null } as const;
+
+/** Notes that a VM goes on from a snapshot, and tells those who wait for it. */
+export async function noteAwake({ store, fleet }: World, vm: Vm, snapshot: Snapshot): Promise<void> {
+  await store.events.add({
+    accountId: vm.accountId,
+    vmId: vm.id,
+    kind: 'vm.restored',
+    message: 'The guest goes on from its snapshot.',
+    data: { snapshot: snapshot.id },
+  });
+  fleet.touch(vm.id);
+}
+
+function awakeStep(world: World, vm: Vm, snapshot: Snapshot): Step {
+  const { store } = world;
   return {
     name: 'running',
     async run() {
-      const moved = await store.vms.move(vm.id, ownerOf(vm), ['snapshotted'], {
-        state: 'running',
-        stateReason: null,
-        stoppedBy: null,
-        snapshotId: null,
-      });
+      const moved = await store.vms.move(vm.id, ownerOf(vm), ['snapshotted'], AWAKE);
       if (!moved) throw new Failure('wrong_state', 'The VM was taken away while it woke.');
-      await store.events.add({
-        accountId: vm.accountId,
-        vmId: vm.id,
-        kind: 'vm.restored',
-        message: 'The guest goes on from its snapshot.',
-        data: { snapshot: snapshot.id },
-      });
-      fleet.touch(vm.id);
+      await noteAwake(world, vm, snapshot);
     },
     async undo() {
       await store.vms.move(vm.id, ownerOf(vm), ['running'], {
@@ -349,16 +384,4 @@ function awakeStep({ store, fleet }: World, vm: Vm, snapshot: Snapshot): Step {
       });
     },
   };
-}
-
-/** A snapshot nobody asked to keep has done its work once its VM is awake, unless it is safe in the store, or the last that was proven. */
-export async function afterWake(world: World, snapshot: Snapshot): Promise<void> {
-  const { store, clock } = world;
-  // It may have become durable since it was looked at.
-  const now = await store.snapshots.get(snapshot.id);
-  if (!now) return;
-  const unasked = now.kind !== 'manual' && now.state !== 'durable';
-  if (unasked && lastVerified(await store.snapshots.ofVm(now.vmId))?.id !== now.id)
-    await dropSnapshot(world, now);
-  else await store.snapshots.update(now.id, { usedAt: clock.now() });
 }

@@ -268,6 +268,12 @@ export interface Snapshots {
   update(id: SnapshotId, patch: SnapshotPatch): Promise<Snapshot | null>;
   /** Removes the row, with its names of blobs and an upload of it; its layers stay. false: a copy of it is being made at the moment. No failure when there is none. */
   remove(id: SnapshotId): Promise<boolean>;
+  /**
+   * Its VM, which sleeps as it, goes on in its memory: changes the VM, and removes the row, or forgets its files here where it is
+   * durable, in one transaction; its layers stay. false, and nothing changed: somebody else stands on that memory, a copy is being made,
+   * or the VM is not its owner's and asleep.
+   */
+  goOnIn(id: SnapshotId, vm: { readonly owner: Owner; readonly patch: VmPatch }): Promise<boolean>;
   /** Forgets the files a host has of one that is durable; false when it is not, another host has them by now, or a copy is being made. */
   dropLocal(id: SnapshotId, hostId: string): Promise<boolean>;
 }

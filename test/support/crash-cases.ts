@@ -3,6 +3,7 @@ import { cp, rm } from 'node:fs/promises';
 import { test } from 'node:test';
 import type { VmId } from '../../src/base/ids.ts';
 import type { Vm } from '../../src/model/vm.ts';
+import { sleepVm } from '../../src/ops/snapshot-vm.ts';
 import { reconcile } from '../../src/ops/reconcile.ts';
 import { settle } from '../../src/ops/recover.ts';
 import type { Store } from '../../src/store/store.ts';
@@ -18,7 +19,8 @@ import {
 /** A verb, what it needs to be there first, and how it is asked for. */
 export interface CrashCase {
   readonly verb: string;
-  readonly before: 'nothing' | 'running' | 'stopped' | 'sleeping';
+  /** `idle`: asleep because nobody used it. */
+  readonly before: 'nothing' | 'running' | 'stopped' | 'sleeping' | 'idle';
   readonly ask: (world: FakeWorld, vm: Vm | undefined) => Promise<unknown>;
 }
 
@@ -31,6 +33,10 @@ export function idOf(vm: Vm | undefined): VmId {
 async function prepare(world: FakeWorld, before: CrashCase['before']): Promise<Vm | undefined> {
   if (before === 'nothing') return undefined;
   const vm = await world.hatch.vms.create(world.caller, {}, { until: 'ready', timeoutMs: 10_000 });
+  if (before === 'idle') {
+    await sleepVm(world.world, vm);
+    return vm;
+  }
   if (before === 'sleeping') {
     await world.hatch.vms.snapshot(world.caller, vm.id, { keepRunning: false });
     return vm;

@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict';
-import { mkdtemp, readdir, rm } from 'node:fs/promises';
+import { existsSync } from 'node:fs';
+import { mkdtemp, readdir, readFile, rm, stat } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, test } from 'node:test';
@@ -149,6 +150,29 @@ async function hostKey(one: Vm): Promise<string> {
     return stdout.split(' ')[2]?.trim();
   });
 }
+
+test('a VM that slept for nobody’s sake wakes in its memory, and sleeps again without writing it', async () => {
+  const { vms } = hatchd.client;
+  const stateBytes: number[] = [];
+  for (let i = 0; i < 2; i++) {
+    const counted = await count(vm.id);
+    const before = new Set(await readdir(join(hatchd.data, 'layers')));
+    // What a fork leaves asleep is nobody's to keep.
+    const [copy] = await vms.fork(vm.id, { count: 1, keep_running: false }, { wait: 'ready', timeout: 120 });
+    assert.ok(copy);
+    await vms.delete(copy.id);
+    for (const layer of await readdir(join(hatchd.data, 'layers'))) {
+      const state = join(hatchd.data, 'layers', layer, 'state.bin');
+      if (!before.has(layer) && existsSync(state)) stateBytes.push((await stat(state)).size);
+    }
+    await vms.start(vm.id, { wait: 'ready', timeout: 60 });
+    const pid = (await qemuOf(vm.id)) ?? assert.fail('it does not run');
+    assert.match(await readFile(`/proc/${pid}/cmdline`, 'utf8'), /share=on/);
+    assert.ok((await count(vm.id)) >= counted, 'it goes on counting');
+  }
+  assert.equal(stateBytes.length, 2);
+  assert.ok((stateBytes[1] ?? Infinity) < 5e6, `its second state has ${stateBytes[1]} bytes`);
+});
 
 test('a VM is made from a snapshot, again and again, and outlives it', async () => {
   const copy = await hatchd.client.vms.create(

@@ -12,6 +12,9 @@ import { lockSnapshot } from './snapshot-lock.ts';
 import type { SnapshotsTable, Tables } from './tables.ts';
 import { changeVm } from './vms.ts';
 
+/** Of a snapshot whose files no host has. */
+const NOWHERE = { host_id: null, disk_layer_id: null, memory_layer_id: null, state_layer_id: null } as const;
+
 /** The snapshots' table behind its interface. */
 export function snapshots(engine: Engine): Snapshots {
   const { db, clock } = engine;
@@ -103,12 +106,26 @@ export function snapshots(engine: Engine): Snapshots {
         await trx.deleteFrom('snapshots').where('id', '=', id).execute();
         return true;
       }),
+    goOnIn: (id, vm) =>
+      transact(engine, async (trx) => {
+        if (!(await lockSnapshot(trx, id)) || (await beingCopied(trx, id))) return false;
+        const snapshot = await getSnapshot(trx, id);
+        if (!snapshot || (await sharesMemory(trx, snapshot))) return false;
+        if (!(await changeVm(engine, trx, snapshot.vmId, vm.owner, ['snapshotted'], vm.patch))) return false;
+        if (snapshot.state === 'durable') {
+          await trx.updateTable('snapshots').set(NOWHERE).where('id', '=', id).execute();
+        } else {
+          await dropReferences(engine, trx, id);
+          await trx.deleteFrom('snapshots').where('id', '=', id).execute();
+        }
+        return true;
+      }),
     dropLocal: (id, hostId) =>
       transact(engine, async (trx) => {
         if (!(await lockSnapshot(trx, id)) || (await beingCopied(trx, id))) return false;
         const { numUpdatedRows } = await trx
           .updateTable('snapshots')
-          .set({ host_id: null, disk_layer_id: null, memory_layer_id: null, state_layer_id: null })
+          .set(NOWHERE)
           .where('id', '=', id)
           .where('state', '=', 'durable')
           .where('host_id', '=', hostId)
@@ -136,6 +153,26 @@ async function beingCopied(trx: Transaction<Tables>, id: SnapshotId): Promise<bo
     .where('operations.verb', '=', 'create')
     .executeTakeFirst();
   return user !== undefined;
+}
+
+/** Whether another VM or snapshot stands on its memory. */
+async function sharesMemory(
+  trx: Transaction<Tables>,
+  { id, vmId, memoryLayerId }: Snapshot,
+): Promise<boolean> {
+  const vm = await trx
+    .selectFrom('vms')
+    .select('id')
+    .where('memory_layer_id', '=', memoryLayerId)
+    .where('id', '!=', vmId)
+    .executeTakeFirst();
+  const snapshot = await trx
+    .selectFrom('snapshots')
+    .select('id')
+    .where('memory_layer_id', '=', memoryLayerId)
+    .where('id', '!=', id)
+    .executeTakeFirst();
+  return vm !== undefined || snapshot !== undefined;
 }
 
 /** Idle ones are not counted: the next replaces the last. */

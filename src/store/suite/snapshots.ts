@@ -58,6 +58,48 @@ export function snapshotTests(test: Declare): void {
     assert.equal(await store.layers.removeIfUnused(disk.id), false, 'the VM still sleeps on its disk');
   });
 
+  test('a VM goes on in the memory of its snapshot, which is gone, or only in the store', async ({
+    store,
+  }) => {
+    for (const state of ['local', 'durable'] as const) {
+      const { vm, disk } = await asleepToBe(store);
+      const made = await seal(store, vm, newSnapshot(vm, disk.id, { kind: 'idle' }));
+      await store.snapshots.update(made.id, { state });
+      const awake = { owner: ownerOf(vm), patch: { state: 'running', snapshotId: null } } as const;
+      assert.equal(
+        await store.snapshots.goOnIn(made.id, { ...awake, owner: { ...awake.owner, epoch: 9 } }),
+        false,
+        'it is not that owner’s',
+      );
+      assert.deepEqual(await store.snapshots.get(made.id), { ...made, state });
+      assert.equal(await store.snapshots.goOnIn(made.id, awake), true);
+      const now = await store.vms.get(vm.id);
+      assert.deepEqual([now?.state, now?.snapshotId], ['running', null]);
+      const left = await store.snapshots.get(made.id);
+      const nowhere = { hostId: null, diskLayerId: null, memoryLayerId: null, stateLayerId: null };
+      assert.deepEqual(left, state === 'local' ? null : { ...made, state, ...nowhere });
+      assert.ok(made.memoryLayerId && (await store.layers.get(made.memoryLayerId)), 'its layers stay');
+      assert.equal(await store.snapshots.goOnIn(made.id, awake), false, 'it sleeps no more');
+    }
+  });
+
+  test('nobody goes on in memory that another stands on, or is about to', async ({ store }) => {
+    const { vm, disk, place } = await asleepToBe(store);
+    const made = await seal(store, vm, newSnapshot(vm, disk.id, { kind: 'idle' }));
+    const awake = { owner: ownerOf(vm), patch: { state: 'running', snapshotId: null } } as const;
+    const { vm: copy, operation } = await store.vms.create(place.newVm({ parentSnapshotId: made.id }), {
+      limits: NO_LIMITS,
+      args: {},
+    });
+    assert.equal(await store.snapshots.goOnIn(made.id, awake), false, 'a copy is being made');
+    await store.vms.update(copy.id, ownerOf(copy), { memoryLayerId: made.memoryLayerId });
+    await store.operations.finish(operation.id, 'done');
+    assert.equal(await store.snapshots.goOnIn(made.id, awake), false, 'the copy runs on it');
+    assert.equal((await store.vms.get(vm.id))?.state, 'snapshotted');
+    await store.vms.update(copy.id, ownerOf(copy), { memoryLayerId: null });
+    assert.equal(await store.snapshots.goOnIn(made.id, awake), true);
+  });
+
   test('a snapshot is not removed while a copy of it is being made', async ({ store }) => {
     const { vm, disk, place } = await asleepToBe(store);
     const made = await seal(store, vm, newSnapshot(vm, disk.id));

@@ -7,14 +7,21 @@ import {
   CONSOLE_FILE,
   VmmError,
   type Driver,
-  type LoadOptions,
   type Machine,
   type MachineSpec,
   type SavedMachine,
 } from '../driver.ts';
 import { bornAs } from './identity.ts';
 import { FAKE, FakeMachine, same, type FakeVmmFailures } from './machine.ts';
-import { endFakeGuest, FAKE_FILE, readGuest, runningGuests, writeGuest, type FakeGuest } from './state.ts';
+import {
+  endFakeGuest,
+  FAKE_FILE,
+  RAM_FILE,
+  readGuest,
+  runningGuests,
+  writeGuest,
+  type FakeGuest,
+} from './state.ts';
 
 export type { FakeVmmFailures } from './machine.ts';
 
@@ -35,8 +42,7 @@ export function openFake({
   const begin = async (
     what: 'launch' | 'load',
     spec: MachineSpec,
-    memory: FakeGuest['memory'],
-    paused: boolean,
+    { memory, ramFile, paused }: Pick<FakeGuest, 'memory' | 'ramFile' | 'paused'>,
     signal: AbortSignal,
   ): Promise<Machine> => {
     signal.throwIfAborted();
@@ -54,6 +60,7 @@ export function openFake({
       memMib: spec.memMib,
       paused,
       memory,
+      ramFile,
       exit: null,
     };
     await writeGuest(spec.folder, guest);
@@ -66,7 +73,7 @@ export function openFake({
       signal.throwIfAborted();
       throw new VmmError(`${what} was told to fail after its effect`);
     }
-    return new FakeMachine(spec, guest.process, fail);
+    return new FakeMachine(spec, guest, fail);
   };
   return {
     name: 'fake',
@@ -75,7 +82,7 @@ export function openFake({
     cpu: { model: 'pretended', flags: [] },
     capabilities: {
       snapshot: true,
-      ramFile: false,
+      ramFile: true,
       privateMapping: true,
       dirtyPages: false,
       qcow2: false,
@@ -85,16 +92,28 @@ export function openFake({
     },
     defaultBootArgs: 'console=ttyS0',
     kernel: 'compressed',
-    launch: (spec, signal) => begin('launch', spec, bornAs(spec.network?.mac ?? null), false, signal),
+    launch: (spec, signal) =>
+      begin(
+        'launch',
+        spec,
+        {
+          memory: bornAs(spec.network?.mac ?? null),
+          ramFile: join(spec.folder, RAM_FILE),
+          paused: false,
+        },
+        signal,
+      ),
     async adopt(spec, process, signal) {
       signal.throwIfAborted();
       const guest = await readGuest(spec.folder);
       if (guest?.exit !== null || guest.vmId !== spec.vmId || !same(guest.process, process)) return undefined;
-      return new FakeMachine(spec, process, fail);
+      return new FakeMachine(spec, guest, fail);
     },
     async load(spec, saved, options, signal) {
-      mustFit(spec, saved, options);
-      return begin('load', spec, await memoryOf(saved), !options.resume, signal);
+      mustFit(spec, saved);
+      const memory = await memoryOf(saved);
+      const ramFile = options.mapping === 'shared' ? saved.memoryPath : null;
+      return begin('load', spec, { memory, ramFile, paused: !options.resume }, signal);
     },
     observe: async () =>
       (await runningGuests(folder)).map(({ vmId, guest }) => ({ vmId, process: guest.process })),
@@ -103,7 +122,7 @@ export function openFake({
         if (same(one.guest.process, process)) await endFakeGuest(one.folder, { kind: 'killed' });
       }
     },
-    clear: async () => undefined,
+    clear: ({ folder: own }) => remove(join(own, RAM_FILE)),
     tapOwner: async () => null,
   };
 }
@@ -127,7 +146,7 @@ async function mustBe(spec: MachineSpec): Promise<void> {
   }
 }
 
-function mustFit(spec: MachineSpec, saved: SavedMachine, { mapping }: LoadOptions): void {
+function mustFit(spec: MachineSpec, saved: SavedMachine): void {
   const fits =
     saved.driver === 'fake' &&
     saved.machineType === FAKE.machineType &&
@@ -138,7 +157,6 @@ function mustFit(spec: MachineSpec, saved: SavedMachine, { mapping }: LoadOption
     throw new VmmError(`a state of ${saved.driver} ${saved.version} does not load here`, {
       kind: 'incompatible',
     });
-  if (mapping === 'shared') throw new VmmError('a guest cannot go on in a memory file here');
 }
 
 async function memoryOf({ statePath, memoryPath }: SavedMachine): Promise<FakeGuest['memory']> {

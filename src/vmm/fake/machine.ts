@@ -34,7 +34,7 @@ export class FakeMachine implements Machine {
   readonly vmId: MachineSpec['vmId'];
   readonly process: VmmProcess;
   readonly machineType = FAKE.machineType;
-  readonly ramFile = null;
+  readonly ramFile: string | null;
   readonly exited: Promise<MachineExit>;
   readonly #folder: string;
   readonly #fail: FakeVmmFailures;
@@ -44,9 +44,14 @@ export class FakeMachine implements Machine {
   readonly #lock = new KeyedLock();
   #watcher: FSWatcher | undefined;
 
-  constructor({ vmId, folder }: MachineSpec, process: VmmProcess, fail: FakeVmmFailures) {
+  constructor(
+    { vmId, folder }: MachineSpec,
+    { process, ramFile }: Pick<FakeGuest, 'process' | 'ramFile'>,
+    fail: FakeVmmFailures,
+  ) {
     this.vmId = vmId;
     this.process = process;
+    this.ramFile = ramFile;
     this.#folder = folder;
     this.#fail = fail;
     const { promise, resolve } = Promise.withResolvers<MachineExit>();
@@ -108,16 +113,16 @@ export class FakeMachine implements Machine {
     readonly statePath: string;
     readonly memoryPath: string;
   }): Promise<SavedMachine> {
-    const { paused, vcpuCount, memMib, memory } = await this.#guest();
+    const { paused, vcpuCount, memMib, memory, ramFile } = await this.#guest();
     if (!paused) throw new VmmError('only a paused guest can be saved');
     try {
       await writeFile(statePath, JSON.stringify({ vcpuCount, memMib }));
-      await writeFile(memoryPath, JSON.stringify(memory));
+      await writeFile(ramFile ?? memoryPath, JSON.stringify(memory));
     } catch (error) {
       await remove(statePath);
       throw new VmmError('the state could not be written', { cause: error });
     }
-    return { ...FAKE, driver: 'fake', vcpuCount, memMib, statePath, memoryPath };
+    return { ...FAKE, driver: 'fake', vcpuCount, memMib, statePath, memoryPath: ramFile ?? memoryPath };
   }
 
   async dirtyPages(): Promise<never> {

@@ -1,4 +1,4 @@
-import { readdir } from 'node:fs/promises';
+import { readdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { parseId, type VmId } from '../../base/ids.ts';
 import { isErrno, readIfThere, writeFileAtomic } from '../../host/files.ts';
@@ -16,6 +16,8 @@ export interface FakeGuest {
   readonly paused: boolean;
   /** What the guest's memory holds: its files, by their paths. Its clock is one, and stands still until it is set. */
   readonly memory: Readonly<Record<string, string>>;
+  /** Absolute path of the file the memory lies in too, as the guest changes it; null: on a private map, it is here alone. */
+  readonly ramFile: string | null;
   /** Set when it has ended. */
   readonly exit: MachineExit | null;
 }
@@ -28,7 +30,13 @@ export async function readGuest(folder: string): Promise<FakeGuest | undefined> 
   return text === undefined ? undefined : (JSON.parse(text) as FakeGuest);
 }
 
+/** The name of a memory file of its own in a VM's folder. */
+export const RAM_FILE = 'fake-mem.json';
+
+/** Writes the pretended VMM down, and its memory into the file that holds it, unless it stands still. */
 export async function writeGuest(folder: string, guest: FakeGuest): Promise<void> {
+  if (guest.ramFile !== null && !guest.paused && guest.exit === null)
+    await writeFile(guest.ramFile, JSON.stringify(guest.memory));
   await writeFileAtomic(join(folder, FAKE_FILE), JSON.stringify(guest));
 }
 

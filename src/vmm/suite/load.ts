@@ -69,6 +69,22 @@ export function loadCases(declare: Declare): void {
     assert.equal((await bench.adopt(moved)).machine.ramFile, saved.memoryPath);
   });
 
+  declare(
+    'a guest that was loaded in its memory file and never went on is loaded again, as it was',
+    async (bench) => {
+      if (!bench.driver.capabilities.ramFile) return refusesShared(bench);
+      const { spec, saved } = await withMemoryFile(bench);
+      for (let i = 0; i < 2; i++) {
+        const still = await bench.load(spec, saved, { mapping: 'shared', resume: false });
+        assert.equal(still.machine.ramFile, saved.memoryPath);
+        assert.equal(await still.machine.status(), 'paused');
+        await bench.end(still);
+      }
+      const woken = await bench.load(spec, saved);
+      assert.equal(await bench.recall(woken, 'word'), 'kept');
+    },
+  );
+
   declare('a guest that is not to go on at once is paused when it is loaded', async (bench) => {
     const { spec, saved } = await bench.host.saved();
     const subject = await bench.load(await bench.host.copyOf(spec), saved, { resume: false });
