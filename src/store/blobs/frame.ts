@@ -10,6 +10,7 @@ import {
   type FrameRef,
   type PackId,
 } from './format.ts';
+import { release } from './release.ts';
 import { seal, TAG, unseal } from './seal.ts';
 
 /** A frame as it is stored, or is to be. */
@@ -37,9 +38,10 @@ export function encodeFrame(
   const packed = compressFrame(plain);
   const codec = packed.length <= plain.length * 0.9 ? 'zstd' : 'raw';
   const payload = codec === 'zstd' ? packed : plain;
-  const stored = key
-    ? seal(key, number, frameAad(pack, number, plain.length / CHUNK, codec), payload)
-    : Buffer.from(payload);
+  let stored = packed;
+  if (key) stored = seal(key, number, frameAad(pack, number, plain.length / CHUNK, codec), payload);
+  else if (codec === 'raw') stored = Buffer.from(plain);
+  if (stored !== packed) release(packed);
   return { codec, stored, check: checkOf(stored) };
 }
 
@@ -68,7 +70,11 @@ export function decodeFrame(
     payload = opened;
   }
   const length = frame.chunks * CHUNK;
-  if (frame.codec === 'zstd') return decompress(payload, length, what);
+  if (frame.codec === 'zstd') {
+    const plain = decompress(payload, length, what);
+    if (payload !== stored) release(payload);
+    return plain;
+  }
   if (payload.length !== length) throw damaged(`${what} holds ${payload.length} bytes instead of ${length}`);
   return Buffer.from(payload.buffer, payload.byteOffset, payload.length);
 }

@@ -6,6 +6,7 @@ import { idBytes, type PackId } from './format.ts';
 import { encodeFrame } from './frame.ts';
 import type { SealKey } from './keys.ts';
 import { packEnd, packHeader, type WrittenFrame } from './pack-bytes.ts';
+import { release } from './release.ts';
 import { objectKey } from './seal.ts';
 
 /** Its length, kind and check. */
@@ -45,6 +46,7 @@ export class PackWriter {
     const frame = { number, chunks: ids.length / 32, codec, check, stored: stored.length };
     const offset = this.#bytes;
     this.#write(stored);
+    release(stored);
     this.#frames.push(frame);
     this.#ids.raw(ids);
     return { ...frame, offset };

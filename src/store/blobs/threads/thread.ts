@@ -6,6 +6,7 @@ import { CHUNK, CHUNK_ID, FRAME, FRAME_CHUNKS, type PackId } from '../format.ts'
 import { decodeFrame } from '../frame.ts';
 import { ChunkNamer } from '../chunk-namer.ts';
 import { PackWriter } from '../pack-writer.ts';
+import { release } from '../release.ts';
 import type { Answer, Ask, JobName, Reply, Request } from './jobs.ts';
 
 /** A worker thread of the chunk store: it does the jobs of jobs.ts one after another, synchronously. */
@@ -132,7 +133,10 @@ function unpack({ fd, fileBytes, pack: id, key, bytes, frames }: Ask<'unpack'>):
       writeAll(fd, plain.subarray(slot * CHUNK, slot * CHUNK + length), chunk * CHUNK);
       written += count;
     }
+    // What was stored as it is lies in `bytes` itself.
+    if (plain.buffer !== bytes.buffer) release(plain);
   }
+  release(bytes);
   return { written };
 }
 
