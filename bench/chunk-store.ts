@@ -8,7 +8,7 @@ import { manifestName, packName } from '../src/store/blobs/format.ts';
 import { accountKeys, newAccountSecret } from '../src/store/blobs/keys.ts';
 import { knowsNothing } from '../src/store/blobs/lookup.ts';
 import { decodeManifest, type Manifest } from '../src/store/blobs/manifest.ts';
-import { openChunkStore } from '../src/store/blobs/open.ts';
+import { MOST_THREADS, openChunkStore } from '../src/store/blobs/open.ts';
 import { beside, type Figure } from './lib/figures.ts';
 import { makeMemoryImage } from './lib/memory-image.ts';
 
@@ -45,7 +45,8 @@ try {
 async function growth(): Promise<void> {
   const path = join(folder, 'large');
   await makeMemoryImage(path, 4096 * MIB, { seed: 2, holes: 0.5 });
-  const store = openChunkStore({ home, keys: async () => keys });
+  // As on a machine with more processors than this one may have.
+  const store = openChunkStore({ home, keys: async () => keys, threads: MOST_THREADS });
   const before = process.memoryUsage.rss();
   let most = 0;
   const watch = setInterval(() => (most = Math.max(most, process.memoryUsage.rss() - before)), 10);

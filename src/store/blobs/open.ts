@@ -7,11 +7,14 @@ import { look } from './look.ts';
 import { save } from './save.ts';
 import { ThreadPool } from './threads/pool.ts';
 
+/** More would take more memory, and a disk seldom keeps up with them. */
+export const MOST_THREADS = 4;
+
 export interface ChunkStoreOptions {
   /** Where packs are read from. */
   readonly home: BlobHome;
   readonly keys: KeyRing;
-  /** Worker threads; as many as there are processors, but 4 at the most, when it is not given. */
+  /** Worker threads; as many as there are processors, but MOST_THREADS at the most, when it is not given. */
   readonly threads?: number;
   /** Milliseconds since 1970; the machine's when it is not given. */
   readonly now?: () => number;
@@ -19,7 +22,7 @@ export interface ChunkStoreOptions {
 
 /** Opens the chunk store. Threads are started when there is work for them. */
 export function openChunkStore({ home, keys, threads, now = Date.now }: ChunkStoreOptions): ChunkStore {
-  const pool = new ThreadPool(threads ?? Math.min(4, availableParallelism()));
+  const pool = new ThreadPool(threads ?? Math.min(MOST_THREADS, availableParallelism()));
   return {
     save: (order) => save(pool, now, order),
     load: (order) => load({ pool, home, keys }, order),
