@@ -137,6 +137,8 @@ export interface Ledger {
   get(id: BlobId): Promise<StoredBlob | null>;
   /** All that a snapshot is made of, the manifest too. */
   ofSnapshot(snapshotId: SnapshotId): Promise<readonly StoredBlob[]>;
+  /** The snapshots that need a blob. */
+  namedBy(id: BlobId): Promise<readonly SnapshotId[]>;
   /** Live blobs not read whole for `ageMs`, the longest first. */
   unverified(options: { readonly ageMs: number; readonly limit: number }): Promise<readonly StoredBlob[]>;
   /** It was read whole and found right. One that was bad is live again; gives the snapshots that are whole again by it. */

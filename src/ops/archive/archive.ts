@@ -10,7 +10,7 @@ import { remove } from '../../host/files.ts';
 import { join } from 'node:path';
 import { layerFolder } from '../layers.ts';
 import type { ArchiveDeps } from './deps.ts';
-import { checkStored } from './check.ts';
+import { checkStored, reread } from './check.ts';
 import { adoptFiles, fetchFiles, type FetchedFiles } from './fetch-snapshot.ts';
 import { KnownChunks } from './known-chunks.ts';
 import { openStoredDisk, type StoredDisk } from './stored-disk.ts';
@@ -249,14 +249,26 @@ export class Archive {
     return hostId === this.#deps.settings.hostId && stateLayerId !== null;
   }
 
+  /** Reads so many objects again that were not read whole for so long; what is damaged is said of all that need it. Throws BlobError. */
+  async reread(
+    options: { readonly ageMs: number; readonly limit: number },
+    signal: AbortSignal,
+  ): Promise<void> {
+    await this.#storeAnew(await reread(this.#deps, options, signal));
+  }
+
+  async #storeAnew(damaged: readonly SnapshotId[]): Promise<void> {
+    for (const id of damaged) {
+      const snapshot = await this.#deps.store.snapshots.get(id);
+      if (snapshot && this.#isHere(snapshot)) this.enqueue(id);
+    }
+  }
+
   /** Finds what of a stored snapshot does not read, and says so of all that need it; those whose files are here are stored anew. */
   async #check(id: SnapshotId): Promise<void> {
-    const { store, log } = this.#deps;
+    const { log } = this.#deps;
     try {
-      for (const hurt of await checkStored(this.#deps, id, this.#closing.signal)) {
-        const snapshot = await store.snapshots.get(hurt);
-        if (snapshot && this.#isHere(snapshot)) this.enqueue(hurt);
-      }
+      await this.#storeAnew(await checkStored(this.#deps, id, this.#closing.signal));
     } catch (error) {
       log.warn({ snapshot: id, ...errorFields(error) }, 'a damaged snapshot could not be looked through');
     }

@@ -26,22 +26,52 @@ export async function checkStored(
   id: SnapshotId,
   signal: AbortSignal,
 ): Promise<readonly SnapshotId[]> {
-  const { store } = deps;
   const hurt = new Set<SnapshotId>();
-  for (const blob of await store.ledger.ofSnapshot(id)) {
+  for (const blob of await deps.store.ledger.ofSnapshot(id)) {
     if (blob.state !== 'live' && blob.state !== 'bad') continue;
-    const problem = await wrongWith(deps, id, blob, signal);
-    if (problem === undefined) {
-      for (const healed of await store.ledger.verified(blob.id))
-        await note(deps, healed, 'snapshot.healed', 'All of the snapshot in the store reads again.');
-      continue;
-    }
-    for (const one of await store.ledger.spoiled(blob.id, problem)) {
-      hurt.add(one);
-      await note(deps, one, 'snapshot.damaged', `The snapshot is damaged in the store: ${problem}`);
-    }
+    for (const one of await checkBlob(deps, id, blob, signal)) hurt.add(one);
   }
   return [...hurt];
+}
+
+/**
+ * Reads what was not read whole for `ageMs`, the longest first and so many at most: disks lose bits in silence, and one wants to know
+ * while there is another copy. Gives the snapshots that were marked. Throws BlobError when the store cannot be asked.
+ */
+export async function reread(
+  deps: Pick<ArchiveDeps, 'store' | 'home' | 'keys' | 'log'>,
+  { ageMs, limit }: { readonly ageMs: number; readonly limit: number },
+  signal: AbortSignal,
+): Promise<readonly SnapshotId[]> {
+  const { ledger } = deps.store;
+  const hurt = new Set<SnapshotId>();
+  for (const blob of await ledger.unverified({ ageMs, limit })) {
+    // What nobody names is collected soon.
+    const [id] = await ledger.namedBy(blob.id);
+    if (id === undefined) continue;
+    for (const one of await checkBlob(deps, id, blob, signal)) hurt.add(one);
+  }
+  return [...hurt];
+}
+
+/** Reads one blob that a snapshot needs, and writes down what came of it; gives the snapshots that were marked. */
+async function checkBlob(
+  deps: Pick<ArchiveDeps, 'store' | 'home' | 'keys' | 'log'>,
+  id: SnapshotId,
+  blob: StoredBlob,
+  signal: AbortSignal,
+): Promise<readonly SnapshotId[]> {
+  const { ledger } = deps.store;
+  const problem = await wrongWith(deps, id, blob, signal);
+  if (problem === undefined) {
+    for (const healed of await ledger.verified(blob.id))
+      await note(deps, healed, 'snapshot.healed', 'All of the snapshot in the store reads again.');
+    return [];
+  }
+  const hurt = await ledger.spoiled(blob.id, problem);
+  for (const one of hurt)
+    await note(deps, one, 'snapshot.damaged', `The snapshot is damaged in the store: ${problem}`);
+  return hurt;
 }
 
 /** What is wrong with a blob, in a sentence; undefined: nothing is. */

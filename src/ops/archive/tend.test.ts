@@ -242,3 +242,32 @@ test('a damaged pack marks the snapshots that need it and says what is wrong; th
     await hatch.vms.restore(caller, id, {}, READY);
     assert.equal(await say(one, id, 'cat /root/word'), 'healed');
   }));
+
+test('bits lost in the store are found by reading again what was not read for long, before anybody needs them', () =>
+  inWorld(async (one, host) => {
+    const { world, hatch, caller } = one;
+    const { id, snapshot } = await asleep(one, 'rotten');
+    const manifest = (await objects(host)).find((name) => name.includes('/m/')) ?? assert.fail('no manifest');
+    const bytes = await readFile(manifest);
+    const at = bytes.length - 5;
+    bytes[at] = (bytes[at] ?? 0) ^ 4;
+    await writeFile(manifest, bytes);
+
+    await new Tender(world).round(NEVER);
+    assert.equal((await hatch.snapshots.get(caller, snapshot.id)).state, 'durable', 'it was read lately');
+    const often = new Tender(world, { rereadAgeMs: 0, rereadAtOnce: 1 });
+    const blobs = await world.store.ledger.ofSnapshot(snapshot.id);
+    for (const _ of blobs) await often.round(NEVER);
+    const events = await hatch.events.list(caller, { vm: id, kind: 'snapshot.damaged' }, { limit: 10 });
+    assert.equal(events.length, 1);
+    const read = await Promise.all(blobs.map((blob) => world.store.ledger.get(blob.id)));
+    assert.ok(
+      read.some((blob) => blob?.kind === 'pack' && blob.state === 'live' && blob.verifiedAt !== null),
+    );
+    // Its files are still here, so it is stored anew.
+    assert.equal((await hatch.snapshots.get(caller, snapshot.id, 10_000)).state, 'durable');
+    const anew = await world.store.snapshots.get(snapshot.id);
+    assert.ok(anew && (await forgetLocal(world, anew)));
+    await hatch.vms.restore(caller, id, {}, READY);
+    assert.equal(await say(one, id, 'cat /root/word'), 'rotten');
+  }));

@@ -12,6 +12,10 @@ export interface TendOptions {
   readonly graceMs: number;
   /** How old a pack is at least when it is rewritten. */
   readonly rewriteAgeMs: number;
+  /** How long an object is not read whole at most, so that bits lost in silence are found... */
+  readonly rereadAgeMs: number;
+  /** ...and how many are read in a round; a round is a minute, and an object has 32 MiB at most. */
+  readonly rereadAtOnce: number;
   /** How often it is looked for objects under tombstones. */
   readonly sweepMs: number;
   /** What local files of stored snapshots may take, in bytes; null: whatever they like. */
@@ -21,6 +25,8 @@ export interface TendOptions {
 export const TEND: TendOptions = {
   graceMs: 15 * MINUTE_MS,
   rewriteAgeMs: 60 * MINUTE_MS,
+  rereadAgeMs: 30 * 24 * 60 * MINUTE_MS,
+  rereadAtOnce: 4,
   sweepMs: 24 * 60 * MINUTE_MS,
   cacheBytes: null,
 };
@@ -37,15 +43,16 @@ export class Tender {
     this.#options = { ...TEND, ...options };
   }
 
-  /** Collects, drops idle snapshots that were replaced, evicts, rewrites and now and then sweeps. What fails is logged, and does not keep the rest from being done. */
+  /** Collects, drops idle snapshots that were replaced, evicts, rewrites, reads again what was not read for long, and now and then sweeps. What fails is logged, and does not keep the rest from being done. */
   async round(signal: AbortSignal): Promise<void> {
     const { archive, clock, log } = this.#world;
-    const { graceMs, rewriteAgeMs, sweepMs, cacheBytes } = this.#options;
+    const { graceMs, rewriteAgeMs, rereadAgeMs, rereadAtOnce, sweepMs, cacheBytes } = this.#options;
     const jobs: Readonly<Record<string, () => Promise<unknown>>> = {
       collect: () => collect(archive.deps, graceMs, signal),
       idle: () => dropIdleOfAll(this.#world),
       evict: async () => (cacheBytes === null ? [] : evict(this.#world, cacheBytes, signal)),
       rewrite: () => rewriteSparse(archive.deps, this.#leftAlone, rewriteAgeMs, signal),
+      reread: () => archive.reread({ ageMs: rereadAgeMs, limit: rereadAtOnce }, signal),
       sweep: async () => {
         if (this.#sweptAt !== undefined && clock.now() < this.#sweptAt + sweepMs) return;
         await sweep(archive.deps, signal);

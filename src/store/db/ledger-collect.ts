@@ -8,7 +8,10 @@ import { endUnfinished } from './ledger-leases.ts';
 import { lockSnapshot } from './snapshot-lock.ts';
 import type { LeasesTable } from './tables.ts';
 
-type Collection = Pick<Ledger, 'collect' | 'gone' | 'unverified' | 'verified' | 'spoiled' | 'sparse'>;
+type Collection = Pick<
+  Ledger,
+  'collect' | 'gone' | 'namedBy' | 'unverified' | 'verified' | 'spoiled' | 'sparse'
+>;
 
 const RAN_OUT = 'Its upload stopped: nothing was heard of it for too long. It is begun again.';
 
@@ -51,6 +54,15 @@ export function collection(engine: Engine): Collection {
         .limit(limit)
         .execute();
       return rows.map(toBlob);
+    },
+    async namedBy(id) {
+      const rows = await db
+        .selectFrom('snapshot_blobs')
+        .select('snapshot_id')
+        .where('blob_id', '=', id)
+        .orderBy('snapshot_id')
+        .execute();
+      return rows.map((row) => row.snapshot_id);
     },
     verified: (id) =>
       transact(engine, async (trx) => {

@@ -316,6 +316,8 @@ export function ledgerTests(test: Declare): void {
     await store.ledger.verified(first);
     assert.notEqual((await store.ledger.get(first))?.verifiedAt, null);
     assert.equal((await mine(0)).at(-1), first);
+    assert.deepEqual(await store.ledger.namedBy(first), [(await store.snapshots.ofVm(one.vm.id))[0]?.id]);
+    assert.deepEqual(await store.ledger.namedBy(one.pack().id), []);
   });
 
   test("an account's secret is made once, and changed only by who knows it", async ({ store }) => {
