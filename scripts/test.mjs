@@ -1,6 +1,7 @@
 /**
  * `npm test`: installs what the tests need, then runs every check and every test, and stops at the first that fails.
  * `npm run test:long` does so with the tests of `test/long/`, which take longer than one wants to wait for before each landing.
+ * `npm run test:soak` puts one guest to sleep and wakes it, a hundred times unless told.
  * Plain JavaScript, for any Node from 18, because nothing is installed yet when it starts.
  */
 import { spawn } from 'node:child_process';
@@ -33,6 +34,7 @@ await main(async () => {
   mustBeRoot('The system tests');
   const words = process.argv.slice(2);
   const long = words.includes('--long');
+  const soak = words.includes('--soak');
   await debianPackages(['run', 'test'], { yes: true });
   await npmPackages();
   const node = findNode();
@@ -40,14 +42,16 @@ await main(async () => {
   const image = () => phase('default image', path.join(ROOT, 'bin/hatchd'), ['image', 'build']);
   const done = long
     ? [await image(), await phase('long tests', node, [...script('test-system.ts'), ...words])]
-    : [
-        await phase('check', node, script('check.ts')),
-        await phase('unit tests', node, script('test-unit.ts')),
-        await image(),
-        await phase('system tests', node, script('test-system.ts')),
-      ];
+    : soak
+      ? [await image(), await phase('soak', node, [...script('soak.ts'), ...words])]
+      : [
+          await phase('check', node, script('check.ts')),
+          await phase('unit tests', node, script('test-unit.ts')),
+          await image(),
+          await phase('system tests', node, script('test-system.ts')),
+        ];
   console.log('');
   for (const { name, took } of done) console.log(`✓ ${name.padEnd(14)} ${took}`);
   console.log(`all passed in ${duration(Date.now() - started)}`);
-  if (!long) console.log('`npm run test:long` runs what takes longer: test/long/.');
+  if (!long && !soak) console.log('`npm run test:long` runs what takes longer: test/long/.');
 });
