@@ -1,9 +1,10 @@
-import { chmod, rename, rm } from 'node:fs/promises';
+import { chmod, rename, rm, stat } from 'node:fs/promises';
 import { join, relative } from 'node:path';
 import { reflink } from '../host/files.ts';
 import type { Run } from '../host/run.ts';
 import { BASE, COPY_TIMEOUT_MS, flush, growFile, linkAnew, removeDisk } from './disk.ts';
-import type { DiskFile, LayerDiskRequest } from './files.ts';
+import type { DiskFile, GuestFiles, LayerDiskRequest } from './files.ts';
+import { readDiskHeader } from './qcow2.ts';
 import { explain } from './tools.ts';
 
 const BESIDE = '.disk.tmp';
@@ -58,6 +59,49 @@ async function fill(
     await run(['qemu-img', 'rebase', '-f', 'qcow2', '-b', BASE, '-F', flattenOnto.format, BESIDE], limits);
   }
   return { path: 'disk.qcow2', format: 'qcow2' };
+}
+
+/** Makes an overlay beside what is there and puts it in its place. `GuestFiles.makeOverlay`. */
+export async function makeOverlay(
+  { run }: { readonly run: Run },
+  { folder, path, layerPath, layerFormat }: Parameters<GuestFiles['makeOverlay']>[0],
+  signal: AbortSignal,
+): Promise<void> {
+  const beside = join(folder, BESIDE);
+  try {
+    await rm(beside, { force: true });
+    const header = await readDiskHeader(layerPath);
+    const size = header.format === 'qcow2' ? header.virtualSizeBytes : (await stat(layerPath)).size;
+    // -u: a disk in use is not opened, its header is all that is needed.
+    const stands = ['-u', '-b', relative(folder, layerPath), '-F', layerFormat];
+    await run(['qemu-img', 'create', '-q', '-f', 'qcow2', ...stands, BESIDE, String(size)], {
+      cwd: folder,
+      signal,
+    });
+    await chmod(beside, 0o600);
+    await flush(beside);
+    await rename(beside, join(folder, path));
+  } catch (error) {
+    throw explain(error);
+  } finally {
+    await rm(beside, { force: true });
+  }
+}
+
+/** Copies a raw disk, all of it or nothing. `GuestFiles.copyDisk`. */
+export async function copyDisk(
+  { run }: { readonly run: Run },
+  { path, to }: Parameters<GuestFiles['copyDisk']>[0],
+  signal: AbortSignal,
+): Promise<void> {
+  try {
+    await rm(to, { force: true });
+    if (await reflink(path, to)) return;
+    await run(['cp', '--sparse=always', '--reflink=never', path, to], { signal, timeoutMs: COPY_TIMEOUT_MS });
+  } catch (error) {
+    await rm(to, { force: true });
+    throw explain(error);
+  }
 }
 
 /** Writes what a disk shows its guest into a raw, sparse file. Throws Failure `no_space`; what was half made is removed. */

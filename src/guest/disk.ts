@@ -1,8 +1,9 @@
-import { chmod, open, rename, rm, stat, symlink, truncate } from 'node:fs/promises';
+import { chmod, open, readdir, rename, rm, stat, symlink, truncate } from 'node:fs/promises';
 import { join } from 'node:path';
 import { exists, isErrno, reflink } from '../host/files.ts';
 import type { Run } from '../host/run.ts';
 import { Failure, invalid } from '../model/failure.ts';
+import type { DiskFile } from './files.ts';
 import { readDiskHeader } from './qcow2.ts';
 import { explain, explaining } from './tools.ts';
 
@@ -88,9 +89,10 @@ function imageGone(cause: unknown): Failure {
   );
 }
 
-/** Removes a VM's disk and its link to the image. No failure when they are not there. */
+/** Removes a VM's disk, also one it was given while it ran, and its link to the image. No failure when they are not there. */
 export async function removeDisk(folder: string): Promise<void> {
-  for (const name of [BESIDE, ...DISKS, BASE]) await rm(join(folder, name), { force: true });
+  const overlays = (await readdir(folder)).filter((name) => /^disk-.*\.qcow2$/.test(name));
+  for (const name of [BESIDE, ...DISKS, ...overlays, BASE]) await rm(join(folder, name), { force: true });
 }
 
 /**
@@ -99,7 +101,7 @@ export async function removeDisk(folder: string): Promise<void> {
  */
 export async function growDisk(
   { run }: { readonly run: Run },
-  disk: Pick<Disk, 'path' | 'format'> & { readonly folder: string; readonly sizeBytes: number },
+  disk: Pick<DiskFile, 'path' | 'format'> & { readonly folder: string; readonly sizeBytes: number },
   signal: AbortSignal,
 ): Promise<void> {
   try {

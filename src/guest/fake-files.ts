@@ -4,7 +4,9 @@ import { exists, writeFileAtomic } from '../host/files.ts';
 import type { GuestFiles } from './files.ts';
 
 /** A step to fail in a test, before or after its effect. */
-export type FailingFile = Partial<Record<'makeDisk' | 'makeDiskOn' | 'makeSeed', 'before' | 'after'>>;
+export type FailingFile = Partial<
+  Record<'makeDisk' | 'makeDiskOn' | 'makeOverlay' | 'copyDisk' | 'makeSeed', 'before' | 'after'>
+>;
 
 /**
  * Pretends a guest's disk and seed with small files where the real ones would be, so that what is left behind shows. `fail` may
@@ -33,6 +35,12 @@ export function fakeGuestFiles(fail: FailingFile = {}): GuestFiles {
         );
         return { path: 'disk.raw', format: 'raw' as const };
       }),
+    makeOverlay: ({ folder, path, layerPath }) =>
+      around('makeOverlay', async () => {
+        const layer = await readFile(layerPath, 'utf8');
+        await writeFileAtomic(join(folder, path), JSON.stringify({ layer, sizeBytes: null }));
+      }),
+    copyDisk: ({ path, to }) => around('copyDisk', () => copyFile(path, to)),
     flattenDisk: ({ path, to }) => copyFile(path, to),
     growDisk: async ({ folder, disk, sizeBytes }) =>
       writeFile(join(folder, disk.path), JSON.stringify({ sizeBytes })),

@@ -15,6 +15,22 @@ export interface GuestFiles {
    * nothing of it is of use. Throws Failure no_space.
    */
   makeDiskOn(disk: LayerDiskRequest, signal: AbortSignal): Promise<DiskFile>;
+  /**
+   * Makes an overlay over a disk that a guest may still be writing to: it shows what that disk shows. Replaces what is there. Throws
+   * Failure no_space.
+   */
+  makeOverlay(
+    overlay: {
+      readonly folder: string;
+      /** Its name within the folder. */
+      readonly path: string;
+      readonly layerPath: string;
+      readonly layerFormat: 'raw' | 'qcow2';
+    },
+    signal: AbortSignal,
+  ): Promise<void>;
+  /** Copies a raw disk: shared blocks where the file system can, else sparsely. Throws Failure no_space. */
+  copyDisk(disk: { readonly path: string; readonly to: string }, signal: AbortSignal): Promise<void>;
   /** Writes a disk whole into a raw file: what an overlay shows its guest, with all it stands on. Sparse; all of it or nothing. */
   flattenDisk(
     disk: { readonly path: string; readonly format: 'raw' | 'qcow2'; readonly to: string },
@@ -56,7 +72,7 @@ export interface LayerDiskRequest {
 
 export interface DiskFile {
   /** The file's name within the VM's folder. */
-  readonly path: 'disk.qcow2' | 'disk.raw';
+  readonly path: string;
   readonly format: 'raw' | 'qcow2';
 }
 

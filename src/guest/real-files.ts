@@ -1,6 +1,6 @@
 import type { Run } from '../host/run.ts';
 import { growDisk, makeDisk } from './disk.ts';
-import { flattenDisk, makeDiskOn } from './disk-on-layer.ts';
+import { copyDisk, flattenDisk, makeDiskOn, makeOverlay } from './disk-on-layer.ts';
 import type { GuestFiles } from './files.ts';
 import { makeSeed } from './seed.ts';
 
@@ -9,6 +9,8 @@ export function realGuestFiles(deps: { readonly run: Run }): GuestFiles {
   return {
     makeDisk: (disk, signal) => makeDisk(deps, disk, signal),
     makeDiskOn: (disk, signal) => makeDiskOn(deps, disk, signal),
+    makeOverlay: (overlay, signal) => makeOverlay(deps, overlay, signal),
+    copyDisk: (disk, signal) => copyDisk(deps, disk, signal),
     flattenDisk: (disk, signal) => flattenDisk(deps, disk, signal),
     growDisk: ({ folder, disk, sizeBytes }, signal) => growDisk(deps, { ...disk, folder, sizeBytes }, signal),
     makeSeed: (seed, signal) => makeSeed(deps, seed, signal),

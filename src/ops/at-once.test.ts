@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { Failure } from '../model/failure.ts';
 import type { Vm } from '../model/vm.ts';
-import type { Driver } from '../vmm/driver.ts';
+import type { Driver, Machine } from '../vmm/driver.ts';
 import {
   assertNothingLeft,
   makeHostFolder,
@@ -21,12 +21,24 @@ interface Busy extends FakeWorld {
   readonly loads: () => number;
   /** Holds up the next load: resolves with what lets it go on, once it is reached. */
   readonly holdLoad: () => Promise<() => void>;
+  /** Holds up the next save of a guest that runs on, likewise. */
+  readonly holdSave: () => Promise<() => void>;
 }
 
 async function busy(body: (one: Busy) => Promise<void>): Promise<void> {
   const host = await makeHostFolder();
   let loads = 0;
   let atLoad: (() => Promise<void>) | undefined;
+  let atSave: (() => Promise<void>) | undefined;
+  const held = (one: Machine): Machine =>
+    over(one, {
+      saveRunning: async (to) => {
+        const wait = atSave;
+        atSave = undefined;
+        await wait?.();
+        return one.saveRunning(to);
+      },
+    });
   const wrapDriver = (driver: Driver): Driver =>
     over(driver, {
       load: async (...how) => {
@@ -34,21 +46,24 @@ async function busy(body: (one: Busy) => Promise<void>): Promise<void> {
         const wait = atLoad;
         atLoad = undefined;
         await wait?.();
-        return driver.load(...how);
+        return held(await driver.load(...how));
       },
+      launch: async (...how) => held(await driver.launch(...how)),
     });
-  const holdLoad = (): Promise<() => void> =>
+  const holdAt = (set: (wait: () => Promise<void>) => void): Promise<() => void> =>
     new Promise((resolve) => {
       const { promise, resolve: letGo } = Promise.withResolvers<void>();
-      atLoad = () => {
+      set(() => {
         resolve(letGo);
         return promise;
-      };
+      });
     });
+  const holdLoad = (): Promise<() => void> => holdAt((wait) => (atLoad = wait));
+  const holdSave = (): Promise<() => void> => holdAt((wait) => (atSave = wait));
   try {
     await using one = await openFakeWorld(host, { wrapDriver });
     const vm = await one.hatch.vms.create(one.caller, {}, READY);
-    await body({ ...one, vm, loads: () => loads, holdLoad });
+    await body({ ...one, vm, loads: () => loads, holdLoad, holdSave });
     await assertNothingLeft(one);
     for (const left of await one.hatch.vms.list(one.caller, {}, { limit: 100 }))
       await one.hatch.vms.delete(one.caller, left.id);
@@ -116,8 +131,8 @@ test('a snapshot is not deleted while its VM wakes from it, nor while a copy of 
   }));
 
 test('a stop, a fork or another verb while a VM is saved is told it is busy; a second snapshot joins the first', () =>
-  busy(async ({ hatch, caller, vm, holdLoad }) => {
-    const reached = holdLoad();
+  busy(async ({ hatch, caller, vm, holdSave }) => {
+    const reached = holdSave();
     const saved = hatch.vms.snapshot(caller, vm.id, { keepRunning: true });
     const joined = hatch.vms.snapshot(caller, vm.id, { keepRunning: true });
     const letGo = await reached;
@@ -152,8 +167,8 @@ test('a stop and a snapshot asked for at the same moment: one is done, the other
   }));
 
 test('a VM deleted while it is saved, or while it is forked, is gone whole', () =>
-  busy(async ({ hatch, caller, vm, holdLoad }) => {
-    const reached = holdLoad();
+  busy(async ({ hatch, caller, vm, holdSave }) => {
+    const reached = holdSave();
     const saved = refusal(hatch.vms.snapshot(caller, vm.id, { keepRunning: true }));
     const letGo = await reached;
     const deleted = hatch.vms.delete(caller, vm.id);

@@ -7,6 +7,12 @@ const CASES: readonly CrashCase[] = [
     ask: ({ hatch, caller }, vm) => hatch.vms.fork(caller, idOf(vm), { count: 2, keepRunning: true }),
   },
   {
+    verb: 'fork over an overlay',
+    before: 'running',
+    qcow2: true,
+    ask: ({ hatch, caller }, vm) => hatch.vms.fork(caller, idOf(vm), { count: 1, keepRunning: true }),
+  },
+  {
     verb: 'fork a sleeping one',
     before: 'sleeping',
     ask: ({ hatch, caller }, vm) => hatch.vms.fork(caller, idOf(vm), { count: 1, keepRunning: true }),

@@ -15,6 +15,12 @@ const CASES: readonly CrashCase[] = [
     ask: ({ hatch, caller }, vm) => hatch.vms.snapshot(caller, idOf(vm), { keepRunning: true }),
   },
   {
+    verb: 'snapshot of one that goes on over an overlay',
+    before: 'running',
+    qcow2: true,
+    ask: ({ hatch, caller }, vm) => hatch.vms.snapshot(caller, idOf(vm), { keepRunning: true }),
+  },
+  {
     verb: 'restore',
     before: 'sleeping',
     ask: ({ hatch, caller }, vm) => hatch.vms.restore(caller, idOf(vm), {}),

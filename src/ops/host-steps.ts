@@ -141,7 +141,7 @@ function diskStep({ store, driver, files, settings }: Deps, vm: Vm, image: Image
     async run(signal) {
       if (!fresh) {
         const layer = await diskOf({ store }, vm);
-        const disk = { path: `disk.${layer.format}`, format: layer.format } as const;
+        const disk = { path: nameWithin(settings, vm, layer.path), format: layer.format };
         if (wanted !== null) await files.growDisk({ folder, disk, sizeBytes: wanted }, signal);
         return;
       }

@@ -28,7 +28,7 @@ export async function recover(world: World, signal: AbortSignal): Promise<void> 
   const wanted = (await store.vms.ofHost(settings.hostId)).filter(wantsNetwork);
   await net.start(wanted.flatMap(portsOf));
   for (const operation of unfinished) {
-    if (forwardOnly(operation)) {
+    if (await forwardOnly(world, operation)) {
       if (isSave(operation)) await recoverSnapshot(world, operation);
     } else await unwind(world, operation);
   }
@@ -42,8 +42,7 @@ export async function recover(world: World, signal: AbortSignal): Promise<void> 
       continue;
     try {
       const found = await adopt(world, vm, signal);
-      // A stop or reboot that goes on knows what to do with a guest that is gone.
-      if (!found && !settling.has(vm.id))
+      if (!found && !knowsOfEnds(settling.get(vm.id)))
         await lose(world, vm, "The server was restarted, and the guest's process no longer exists.");
     } catch (error) {
       log.error({ vm: vm.id, ...errorFields(error) }, 'could not take up a guest that was running');
@@ -89,7 +88,7 @@ async function unwind(world: World, operation: Operation): Promise<void> {
 }
 
 /** Whether an operation has no way back, so that it is carried on instead. */
-function forwardOnly(operation: Operation): boolean {
+async function forwardOnly({ store }: World, operation: Operation): Promise<boolean> {
   switch (operation.verb) {
     case 'stop':
     case 'reboot':
@@ -97,12 +96,18 @@ function forwardOnly(operation: Operation): boolean {
       return true;
     case 'snapshot':
     case 'fork':
-      return isSaved(operation);
+      // One that was saved while it ran has its snapshot, or nothing.
+      return isSaved(operation) || (await store.snapshots.get(planOf(operation).snapshotId)) !== null;
     case 'create':
     case 'start':
     case 'restore':
       return false;
   }
+}
+
+/** A stop or reboot that goes on knows what to do with a guest that is gone. */
+function knowsOfEnds(operation: Operation | undefined): boolean {
+  return operation?.verb === 'stop' || operation?.verb === 'reboot' || operation?.verb === 'delete';
 }
 
 function isSave({ verb }: Operation): boolean {

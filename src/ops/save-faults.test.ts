@@ -35,7 +35,11 @@ interface Fate {
   load?: VmmError;
   /** Whose agents are not heard. */
   silent?: boolean;
+  switchDisk?: (machine: Machine, host: FakeHostFolder) => Promise<void>;
 }
+
+/** Where an agent does not outlast a pause, a VM that goes on is woken from what was saved of it. */
+const DEAF = { resumeKeepsAgent: false };
 
 const die = ({ vmId }: Machine, host: FakeHostFolder): Promise<void> =>
   endFakeGuest(join(host.vms, vmId), {
@@ -45,7 +49,12 @@ const die = ({ vmId }: Machine, host: FakeHostFolder): Promise<void> =>
     message: 'killed',
   });
 
-function fated(driver: Driver, fate: Fate, host: FakeHostFolder): Driver {
+function fated(
+  driver: Driver,
+  fate: Fate,
+  host: FakeHostFolder,
+  can: Partial<Driver['capabilities']>,
+): Driver {
   const machine = (one: Machine): Machine =>
     over(one, {
       pause: async () => {
@@ -58,12 +67,25 @@ function fated(driver: Driver, fate: Fate, host: FakeHostFolder): Driver {
         await fate.afterSave?.(one, host);
         return saved;
       },
+      saveRunning: async (to) => {
+        if (fate.pause) await one.pause();
+        await fate.pause?.(one, host);
+        if (fate.save) return fate.save(one, host, to);
+        const saved = await one.saveRunning(to);
+        await fate.afterSave?.(one, host);
+        return saved;
+      },
+      switchDisk: async (overlay) => {
+        await fate.switchDisk?.(one, host);
+        await one.switchDisk(overlay);
+      },
       agent: (signal) =>
         fate.silent === true
           ? new Promise((_, reject) => signal.addEventListener('abort', () => reject(new Error('gave up'))))
           : one.agent(signal),
     });
   return over(driver, {
+    capabilities: { ...driver.capabilities, ...can },
     launch: async (...how) => machine(await driver.launch(...how)),
     load: async (...how) => {
       if (fate.load) throw fate.load;
@@ -80,6 +102,7 @@ async function faulty(
     one: FakeWorld & { readonly vm: Vm; readonly fate: Fate; readonly host: FakeHostFolder },
   ) => Promise<void>,
   options: WorldOptions = {},
+  can: Partial<Driver['capabilities']> = {},
 ): Promise<void> {
   const host = await makeHostFolder();
   try {
@@ -87,7 +110,7 @@ async function faulty(
     await using one = await openFakeWorld(host, {
       ...options,
       patience: SHORT,
-      wrapDriver: (driver) => fated(driver, fate, host),
+      wrapDriver: (driver) => fated(driver, fate, host, can),
     });
     const vm = await one.hatch.vms.create(one.caller, {}, READY);
     await body({ ...one, vm, fate, host });
@@ -155,16 +178,57 @@ for (const [when, fate] of [
   }
 }
 
+for (const [when, fate] of [
+  ['right after it saved', { afterSave: die }],
+  ['where its guest is given an overlay', { switchDisk: die }],
+] satisfies readonly (readonly [string, Fate])[]) {
+  test(`a hypervisor that dies ${when}, while its guest was to go on in it, leaves no snapshot, and a VM that starts again`, () =>
+    faulty(
+      async (one) => {
+        Object.assign(one.fate, fate);
+        const failure = await refusal(one.hatch.vms.snapshot(one.caller, one.vm.id, { keepRunning: true }));
+        assert.match(failure.message, /could not be saved, and its guest ended; start the VM again/);
+        await becomes(one, one.vm.id, 'error');
+        assert.deepEqual(await one.hatch.snapshots.list(one.caller, {}, { limit: 10 }), []);
+        await assertNothingLeft(one);
+        for (const key of Object.keys(fate)) Reflect.deleteProperty(one.fate, key);
+        assert.equal((await one.hatch.vms.start(one.caller, one.vm.id)).state, 'running');
+        await one.hatch.vms.snapshot(one.caller, one.vm.id, { keepRunning: true });
+      },
+      { qcow2: true },
+    ));
+}
+
+test('a disk that cannot be laid out while a guest runs leaves no snapshot, and the guest runs on', () =>
+  faulty(async (one) => {
+    const { files } = one.world;
+    const copyDisk = files.copyDisk.bind(files);
+    files.copyDisk = async ({ to }) => {
+      await writeFile(to, 'half');
+      throw Object.assign(new Error('no space left on device'), { code: 'ENOSPC' });
+    };
+    const failure = await refusal(one.hatch.vms.snapshot(one.caller, one.vm.id, { keepRunning: true }));
+    assert.equal(failure.code, 'no_space');
+    assert.match(failure.message, /could not be saved, and runs on: The host's disk is full/);
+    await assertNothingLeft(one);
+    files.copyDisk = copyDisk;
+    await one.hatch.vms.snapshot(one.caller, one.vm.id, { keepRunning: true });
+  }));
+
 for (const keepRunning of [false, true]) {
   test(`a hypervisor that dies right after it saved has done its work: ${keepRunning ? 'the VM runs on' : 'the VM sleeps'}`, () =>
-    faulty(async (one) => {
-      one.fate.afterSave = die;
-      const snapshot = await one.hatch.vms.snapshot(one.caller, one.vm.id, { keepRunning });
-      assert.equal(snapshot.vmId, one.vm.id);
-      await becomes(one, one.vm.id, keepRunning ? 'running' : 'snapshotted');
-      await assertNothingLeft(one);
-      assert.equal((await one.hatch.vms.restore(one.caller, one.vm.id, {})).state, 'running');
-    }));
+    faulty(
+      async (one) => {
+        one.fate.afterSave = die;
+        const snapshot = await one.hatch.vms.snapshot(one.caller, one.vm.id, { keepRunning });
+        assert.equal(snapshot.vmId, one.vm.id);
+        await becomes(one, one.vm.id, keepRunning ? 'running' : 'snapshotted');
+        await assertNothingLeft(one);
+        assert.equal((await one.hatch.vms.restore(one.caller, one.vm.id, {})).state, 'running');
+      },
+      {},
+      DEAF,
+    ));
 }
 
 for (const [what, change, code] of [
@@ -192,20 +256,24 @@ for (const [what, change, code] of [
     }));
 
   test(`${what}: a VM that was to run on sleeps as what was saved, and the error says how to go on`, () =>
-    faulty(async (one) => {
-      Object.assign(one.fate, change);
-      const failure = await refusal(one.hatch.vms.snapshot(one.caller, one.vm.id, { keepRunning: true }));
-      assert.equal(failure.code, code);
-      assert.match(
-        failure.message,
-        /was saved as snap-\w+, and could not go on: .* It sleeps; start it again\.$/,
-      );
-      const asleep = await becomes(one, one.vm.id, 'snapshotted');
-      assert.equal(asleep.snapshotId, failure.details['snapshot_id']);
-      await assertNothingLeft(one);
-      for (const key of Object.keys(change)) Reflect.deleteProperty(one.fate, key);
-      assert.equal((await one.hatch.vms.start(one.caller, one.vm.id, READY)).state, 'running');
-    }));
+    faulty(
+      async (one) => {
+        Object.assign(one.fate, change);
+        const failure = await refusal(one.hatch.vms.snapshot(one.caller, one.vm.id, { keepRunning: true }));
+        assert.equal(failure.code, code);
+        assert.match(
+          failure.message,
+          /was saved as snap-\w+, and could not go on: .* It sleeps; start it again\.$/,
+        );
+        const asleep = await becomes(one, one.vm.id, 'snapshotted');
+        assert.equal(asleep.snapshotId, failure.details['snapshot_id']);
+        await assertNothingLeft(one);
+        for (const key of Object.keys(change)) Reflect.deleteProperty(one.fate, key);
+        assert.equal((await one.hatch.vms.start(one.caller, one.vm.id, READY)).state, 'running');
+      },
+      {},
+      DEAF,
+    ));
 
   test(`${what}: a fork of a sleeping VM is taken back, and the VM sleeps on`, () =>
     faulty(async (one) => {
@@ -251,25 +319,31 @@ for (const [file, part] of [
 }
 
 test('a disk that is full at the overlay leaves a VM asleep as what was saved, makes no copy, and is no matter once there is room', () =>
-  faulty(async (one) => {
-    const { files } = one.world;
-    const makeDiskOn = files.makeDiskOn.bind(files);
-    files.makeDiskOn = async ({ folder }) => {
-      await writeFile(join(folder, 'disk.raw'), 'half');
-      throw Object.assign(new Error('no space left on device'), { code: 'ENOSPC' });
-    };
-    const kept = await refusal(one.hatch.vms.snapshot(one.caller, one.vm.id, { keepRunning: true }));
-    assert.equal(kept.code, 'no_space');
-    assert.match(kept.message, /could not go on: The host's disk is full.*It sleeps; start it again/);
-    const woken = await refusal(one.hatch.vms.restore(one.caller, one.vm.id, {}));
-    assert.equal(woken.code, 'no_space');
-    const copied = await refusal(one.hatch.vms.fork(one.caller, one.vm.id, { count: 2, keepRunning: true }));
-    assert.equal(copied.code, 'no_space');
-    assert.match(copied.message, /^2 of 2 copies could not be made: The host's disk is full/);
-    await assertNothingLeft(one);
-    files.makeDiskOn = makeDiskOn;
-    assert.equal((await one.hatch.vms.restore(one.caller, one.vm.id, {}, READY)).state, 'running');
-  }));
+  faulty(
+    async (one) => {
+      const { files } = one.world;
+      const makeDiskOn = files.makeDiskOn.bind(files);
+      files.makeDiskOn = async ({ folder }) => {
+        await writeFile(join(folder, 'disk.raw'), 'half');
+        throw Object.assign(new Error('no space left on device'), { code: 'ENOSPC' });
+      };
+      const kept = await refusal(one.hatch.vms.snapshot(one.caller, one.vm.id, { keepRunning: true }));
+      assert.equal(kept.code, 'no_space');
+      assert.match(kept.message, /could not go on: The host's disk is full.*It sleeps; start it again/);
+      const woken = await refusal(one.hatch.vms.restore(one.caller, one.vm.id, {}));
+      assert.equal(woken.code, 'no_space');
+      const copied = await refusal(
+        one.hatch.vms.fork(one.caller, one.vm.id, { count: 2, keepRunning: true }),
+      );
+      assert.equal(copied.code, 'no_space');
+      assert.match(copied.message, /^2 of 2 copies could not be made: The host's disk is full/);
+      await assertNothingLeft(one);
+      files.makeDiskOn = makeDiskOn;
+      assert.equal((await one.hatch.vms.restore(one.caller, one.vm.id, {}, READY)).state, 'running');
+    },
+    {},
+    DEAF,
+  ));
 
 test('a copy whose guest does not hear is taken back and never joins the bridge; its source runs', () =>
   faulty(async (one) => {

@@ -4,13 +4,13 @@ import { deadline } from '../base/deadline.ts';
 import { errorFields } from '../base/logger.ts';
 import { exists, freeBytes, isErrno, makeFolder, remove } from '../host/files.ts';
 import { Failure } from '../model/failure.ts';
-import type { Operation } from '../model/records.ts';
-import type { Snapshot } from '../model/snapshot.ts';
+import type { Layer, Operation } from '../model/records.ts';
+import type { NewSnapshot, Snapshot } from '../model/snapshot.ts';
 import type { Vm } from '../model/vm.ts';
 import type { Live } from './fleet.ts';
 import { diskOf, endVmm, imageOf, kernelNames, specOf } from './host-steps.ts';
 import { layerFile, layerFolder, releaseLayers } from './layers.ts';
-import { toArgs, type SnapshotPlan } from './snapshot-plan.ts';
+import { toArgs, type SavedFacts, type SnapshotPlan } from './snapshot-plan.ts';
 import type { Step } from './steps.ts';
 import type { World } from './world.ts';
 import { ownerOf } from './owner.ts';
@@ -97,7 +97,8 @@ export function saveSteps(world: World, vm: Vm, keeper: PlanKeeper): readonly St
   ];
 }
 
-async function mustHaveRoom(folder: string, bytes: number): Promise<void> {
+/** Throws `no_space` when there is no room for so much and some more. */
+export async function mustHaveRoom(folder: string, bytes: number): Promise<void> {
   const free = await freeBytes(folder);
   if (free >= bytes + SPARE_BYTES) return;
   const mib = (count: number): number => Math.ceil(count / MIB);
@@ -148,7 +149,7 @@ async function endSaved(world: World, vm: Vm, keeper: PlanKeeper, signal: AbortS
 }
 
 /** The state of a machine whose memory has been given a file, until it takes the place of the one that holds the memory too. */
-function besideState(statePath: string): string {
+export function besideState(statePath: string): string {
   return `${statePath}.new`;
 }
 
@@ -184,7 +185,8 @@ async function giveMemoryAFile(
   }
 }
 
-async function moveIfThere(from: string, to: string): Promise<void> {
+/** Moves a file, unless that was done already. */
+export async function moveIfThere(from: string, to: string): Promise<void> {
   if (from === to) return;
   try {
     await rename(from, to);
@@ -208,7 +210,7 @@ async function freeze(world: World, vm: Vm, { stateId }: SnapshotPlan): Promise<
 }
 
 /** A link to the image's kernel is kept as a link; a VM that came from elsewhere has it as a file of its own. */
-async function copyKernel(from: string, to: string): Promise<void> {
+export async function copyKernel(from: string, to: string): Promise<void> {
   await copyLink(from, to);
   try {
     if (!(await exists(to)) && (await exists(from))) await copyFile(from, to, constants.COPYFILE_FICLONE);
@@ -218,7 +220,8 @@ async function copyKernel(from: string, to: string): Promise<void> {
   }
 }
 
-async function copyLink(from: string, to: string): Promise<void> {
+/** Makes a link again that leads to the same; no failure when there is none. */
+export async function copyLink(from: string, to: string): Promise<void> {
   let target: string;
   try {
     target = await readlink(from);
@@ -232,12 +235,40 @@ async function copyLink(from: string, to: string): Promise<void> {
 
 /** From here on there is a snapshot, and its VM sleeps: one transaction. */
 async function seal(world: World, vm: Vm, plan: SnapshotPlan): Promise<void> {
-  const { store, settings, driver } = world;
+  const { store, settings } = world;
   if (await store.snapshots.get(plan.snapshotId)) return;
-  const { saved, memoryId, stateId } = plan;
-  if (saved === null) throw new Error(`${plan.snapshotId} was not saved`);
-  const image = await imageOf(world, vm);
+  if (plan.saved === null) throw new Error(`${plan.snapshotId} was not saved`);
   const disk = await diskOf(world, vm);
+  const { snapshot, layers } = await rowsOf(world, vm, plan, plan.saved, disk);
+  await store.snapshots.create(snapshot, {
+    layers,
+    freeze: { id: disk.id, path: layerFile(settings, disk) },
+    vm: {
+      owner: ownerOf(vm),
+      from: ['running'],
+      patch: {
+        state: 'snapshotted',
+        snapshotId: plan.snapshotId,
+        stateReason: null,
+        readyAt: null,
+        process: null,
+      },
+    },
+    limit: null,
+  });
+}
+
+/** The rows of a snapshot, and of what was saved; `disk`: the one it keeps. */
+export async function rowsOf(
+  world: World,
+  vm: Vm,
+  plan: SnapshotPlan,
+  saved: SavedFacts,
+  disk: Pick<Layer, 'id' | 'path' | 'format'>,
+): Promise<{ readonly snapshot: NewSnapshot; readonly layers: readonly Omit<Layer, 'createdAt'>[] }> {
+  const { settings, driver } = world;
+  const { memoryId, stateId } = plan;
+  const image = await imageOf(world, vm);
   const spec = specOf(world, vm, image, disk);
   const owner = ownerOf(vm);
   const layer = (kind: 'memory' | 'state', id: typeof stateId) =>
@@ -254,8 +285,8 @@ async function seal(world: World, vm: Vm, plan: SnapshotPlan): Promise<void> {
     }) as const;
   const inFile = saved.memoryPath !== null;
   if (!inFile) await remove(layerFolder(settings, memoryId));
-  await store.snapshots.create(
-    {
+  return {
+    snapshot: {
       id: plan.snapshotId,
       accountId: vm.accountId,
       vmId: vm.id,
@@ -290,23 +321,8 @@ async function seal(world: World, vm: Vm, plan: SnapshotPlan): Promise<void> {
       stateLayerId: stateId,
       logicalBytes: vm.memMib * MIB + Math.max(image.sizeBytes, (vm.diskMib ?? 0) * MIB),
     },
-    {
-      layers: [...(inFile ? [layer('memory', memoryId)] : []), layer('state', stateId)],
-      freeze: { id: disk.id, path: layerFile(settings, disk) },
-      vm: {
-        owner,
-        from: ['running'],
-        patch: {
-          state: 'snapshotted',
-          snapshotId: plan.snapshotId,
-          stateReason: null,
-          readyAt: null,
-          process: null,
-        },
-      },
-      limit: null,
-    },
-  );
+    layers: [...(inFile ? [layer('memory', memoryId)] : []), layer('state', stateId)],
+  };
 }
 
 async function parentOf({ store }: World, vm: Vm): Promise<Snapshot['id'] | null> {

@@ -16,6 +16,11 @@ export interface SnapshotPlan {
   readonly snapshotId: SnapshotId;
   readonly memoryId: LayerId;
   readonly stateId: LayerId;
+  /**
+   * For one that is saved while its VMM goes on: the disk that is made of its own, which the guest is given, or where it has no
+   * overlays, the copy that is kept. null: it goes to sleep for it.
+   */
+  readonly diskId: LayerId | null;
   readonly name: string | null;
   readonly kind: SnapshotKind;
   readonly keepRunning: boolean;
@@ -26,11 +31,14 @@ export interface SnapshotPlan {
 }
 
 /** A plan with fresh names. */
-export function newPlan(asked: Pick<SnapshotPlan, 'name' | 'kind' | 'keepRunning' | 'agent'>): SnapshotPlan {
+export function newPlan(
+  asked: Pick<SnapshotPlan, 'name' | 'kind' | 'keepRunning' | 'agent'> & { readonly live: boolean },
+): SnapshotPlan {
   return {
     snapshotId: newId('snap'),
     memoryId: newId('layer'),
     stateId: newId('layer'),
+    diskId: asked.live ? newId('layer') : null,
     name: asked.name,
     kind: asked.kind,
     keepRunning: asked.keepRunning,
@@ -57,6 +65,7 @@ export function planOf({ id, args }: Pick<Operation, 'id' | 'args'>): SnapshotPl
     snapshotId,
     memoryId,
     stateId,
+    diskId: parseId('layer', text('diskId')) ?? null,
     kind,
     name: typeof args['name'] === 'string' ? args['name'] : null,
     keepRunning: args['keepRunning'] === true,
@@ -69,7 +78,7 @@ export function planOf({ id, args }: Pick<Operation, 'id' | 'args'>): SnapshotPl
 export function layersPlanned(operations: readonly Operation[]): ReadonlySet<string> {
   return new Set(
     operations
-      .flatMap(({ args }) => [args['memoryId'], args['stateId']])
+      .flatMap(({ args }) => [args['memoryId'], args['stateId'], args['diskId']])
       .filter((id) => typeof id === 'string'),
   );
 }

@@ -7,6 +7,7 @@ import { remove } from '../host/files.ts';
 import { mustBeHere } from './elsewhere.ts';
 import { dropIdle } from './idle-snapshots.ts';
 import { layerFolder } from './layers.ts';
+import { canSaveLive, liveSteps, settleDisk } from './save-live.ts';
 import { saveSteps, sealSteps, type PlanKeeper } from './save-vm.ts';
 import { newPlan, planOf, toArgs, type SnapshotPlan } from './snapshot-plan.ts';
 import { waitStored } from './snapshots.ts';
@@ -18,6 +19,8 @@ import type { World } from './world.ts';
 import { ownerOf } from './owner.ts';
 import { depsOf, mustGet } from './carry-out.ts';
 import type { Caller, SnapshotRequest } from './hatch.ts';
+
+const SAVED = 'The VM was saved, and runs on.';
 
 /**
  * Saves a running VM. It sleeps afterwards, its addresses kept, or goes on at once with `keepRunning`. When it cannot be saved it
@@ -90,7 +93,8 @@ export async function beginSave(
     );
   }
   if (asked.kind === 'manual') await checkCount(world, now, settings.maxSnapshotsPerVm);
-  const plan = newPlan({ ...asked, agent: now.readyAt !== null });
+  const live = asked.keepRunning && (await canSaveLive(world, now));
+  const plan = newPlan({ ...asked, live, agent: now.readyAt !== null });
   return store.operations.begin({ id: now.id, owner: ownerOf(now) }, verb, toArgs(plan));
 }
 
@@ -117,9 +121,10 @@ export async function carryOutSnapshot(
   const keeper: PlanKeeper = { plan: planOf(operation), operation };
   await save(world, keeper, signal);
   const vm = await mustGet(world, operation);
-  const { snapshotId, keepRunning } = keeper.plan;
+  const { snapshotId, keepRunning, diskId } = keeper.plan;
   const snapshot = await world.store.snapshots.get(snapshotId);
-  if (snapshot && keepRunning && vm.state === 'snapshotted')
+  if (snapshot && diskId !== null) await note(world, vm, 'vm.snapshotted', SAVED, snapshot);
+  else if (snapshot && keepRunning && vm.state === 'snapshotted')
     await goOn(world, operation, vm, snapshot, signal);
   else if (snapshot && !keepRunning) await fallAsleep(world, operation, vm, snapshot, signal);
   if (snapshot && snapshot.kind !== 'fork') world.archive.enqueue(snapshotId);
@@ -131,9 +136,12 @@ async function save(world: World, keeper: PlanKeeper, signal: AbortSignal): Prom
   const { operation } = keeper;
   const vm = await mustGet(world, operation);
   if (await world.store.snapshots.get(keeper.plan.snapshotId)) return;
+  const { diskId } = keeper.plan;
   if (keeper.plan.saved === null) {
+    const steps =
+      diskId === null ? saveSteps(world, vm, keeper) : liveSteps(world, vm, { ...keeper.plan, diskId });
     try {
-      await runSteps(depsOf(world), operation, saveSteps(world, vm, keeper), signal);
+      await runSteps(depsOf(world), operation, steps, signal);
     } catch (error) {
       if (error instanceof Closing) throw error;
       const { code, message, details } = translate(error);
@@ -145,7 +153,7 @@ async function save(world: World, keeper: PlanKeeper, signal: AbortSignal): Prom
       });
     }
   }
-  await runForward(depsOf(world), operation, sealSteps(world, vm, keeper), signal);
+  if (diskId === null) await runForward(depsOf(world), operation, sealSteps(world, vm, keeper), signal);
   world.fleet.touch(vm.id);
 }
 
@@ -167,7 +175,7 @@ async function goOn(
 ): Promise<void> {
   try {
     await wake(world, operation, vm, snapshot, signal);
-    await note(world, vm, 'vm.snapshotted', 'The VM was saved, and runs on.', snapshot);
+    await note(world, vm, 'vm.snapshotted', SAVED, snapshot);
   } catch (error) {
     if (error instanceof Closing) throw error;
     // Its place in the network was kept for it to go on in.
@@ -234,5 +242,7 @@ export async function recoverSnapshot(world: World, operation: Operation): Promi
     return;
   }
   if (plan.saved !== null) return;
+  const { diskId } = plan;
+  if (diskId !== null) await settleDisk(world, await mustGet(world, operation), { ...plan, diskId });
   for (const id of [plan.memoryId, plan.stateId]) await remove(layerFolder(world.settings, id));
 }

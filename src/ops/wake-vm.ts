@@ -31,7 +31,7 @@ import { vmFolder } from './settings.ts';
 
 const MIB = 1024 * 1024;
 /** Disks over more than this many frozen ones are made to stand on their image alone. */
-const LONGEST_CHAIN = 8;
+export const LONGEST_CHAIN = 8;
 const REFRESH_MS = 120_000;
 
 /** The files of a snapshot on this host. */

@@ -7,6 +7,7 @@ import { launchCases } from './suite/launch.ts';
 import { lifeCases } from './suite/life.ts';
 import { loadCases } from './suite/load.ts';
 import { saveCases } from './suite/save.ts';
+import { saveRunningCases } from './suite/save-running.ts';
 
 export interface SuiteOptions {
   /** Declares what only this driver does. */
@@ -70,6 +71,7 @@ export function driverSuite(
     endCases(declare);
     adoptionCases(declare);
     saveCases(declare);
+    saveRunningCases(declare);
     loadCases(declare);
     own(declare);
     if (guestsRun) return;

@@ -77,6 +77,8 @@ export interface Capabilities {
    * either must be loaded anew from what was saved.
    */
   readonly resumeKeepsAgent: boolean;
+  /** `Machine.saveRunning`. */
+  readonly savesRunning: boolean;
 }
 
 /** A machine to be. Every path is relative to `folder`, which is the VMM's working folder and the VM's own. */
@@ -133,6 +135,20 @@ export interface Machine {
    * the disk itself. When it rejects (`no_space` among others), no state is left behind and the guest can go on.
    */
   save(to: { readonly statePath: string; readonly memoryPath: string }): Promise<SavedMachine>;
+
+  /**
+   * Saves a guest that runs on until little of its memory is left to write, and leaves it paused. Its memory is a copy of its own: in
+   * the state (`memoryPath` null) or in `memoryPath`, never in `ramFile`. Only with `capabilities.savesRunning`. Else as `save`.
+   */
+  saveRunning(to: { readonly statePath: string; readonly memoryPath: string }): Promise<SavedMachine>;
+
+  /**
+   * The first disk of a paused guest stays as it is, and the guest writes from now on to an overlay (relative to the folder) that stands
+   * on it. The disk's old name in the folder may go afterwards, not before. Only with `capabilities.qcow2`.
+   */
+  switchDisk(overlay: string): Promise<void>;
+  /** The file the guest's first disk is written to, relative to the folder. Only with `capabilities.qcow2`. */
+  diskFile(): Promise<string>;
 
   /** Offsets and lengths, in bytes, of memory written since the last save. Only with `capabilities.dirtyPages`. */
   dirtyPages(): Promise<readonly { readonly offset: number; readonly length: number }[]>;

@@ -21,6 +21,8 @@ export interface CrashCase {
   readonly verb: string;
   /** `idle`: asleep because nobody used it. */
   readonly before: 'nothing' | 'running' | 'stopped' | 'sleeping' | 'idle';
+  /** Whether the hypervisor takes overlays for disks. */
+  readonly qcow2?: boolean;
   readonly ask: (world: FakeWorld, vm: Vm | undefined) => Promise<unknown>;
 }
 
@@ -98,7 +100,10 @@ function tripwire(): {
 }
 
 /** A host on which all is as a verb needs it, as often as it is wanted: made once, and put back from a copy. */
-async function hostsFor(before: CrashCase['before']): Promise<{
+async function hostsFor(
+  before: CrashCase['before'],
+  qcow2: boolean,
+): Promise<{
   readonly host: FakeHostFolder;
   readonly vm: Vm | undefined;
   anew(): Promise<void>;
@@ -106,7 +111,7 @@ async function hostsFor(before: CrashCase['before']): Promise<{
 }> {
   const host = await makeHostFolder();
   const kept = `${host.root}-kept`;
-  const world = await openFakeWorld(host);
+  const world = await openFakeWorld(host, { qcow2 });
   const vm = await prepare(world, before);
   await world.close();
   await cp(host.root, kept, { recursive: true, verbatimSymlinks: true });
@@ -141,20 +146,20 @@ async function abandon({ world }: FakeWorld): Promise<void> {
 }
 
 /** Kills a daemon after each row of a verb's journal, and fails each step before and after its effect. */
-export function crashTests({ verb, before, ask }: CrashCase): void {
+export function crashTests({ verb, before, ask, qcow2 = false }: CrashCase): void {
   test(`${verb}: killed after any row of its journal, the next start leaves nothing that should not be there`, async () => {
-    const hosts = await hostsFor(before);
+    const hosts = await hostsFor(before, qcow2);
     try {
       for (let row = 1; ; row++) {
         await hosts.anew();
         const wire = tripwire();
-        const doomed = await openFakeWorld(hosts.host, { wrapStore: wire.wrap });
+        const doomed = await openFakeWorld(hosts.host, { wrapStore: wire.wrap, qcow2 });
         wire.set(row, 'crash');
         const asked = ask(doomed, hosts.vm).then(() => 'done' as const);
         const outcome = await Promise.race([asked, wire.dead.then(() => 'crashed' as const)]).finally(() =>
           abandon(doomed),
         );
-        await using next = await openFakeWorld(hosts.host);
+        await using next = await openFakeWorld(hosts.host, { qcow2 });
         await settled(next);
         await assertNothingLeft(next);
         await assertDeletable(next);
@@ -166,12 +171,12 @@ export function crashTests({ verb, before, ask }: CrashCase): void {
   });
 
   test(`${verb}: failing before or after any step leaves nothing that should not be there`, async () => {
-    const hosts = await hostsFor(before);
+    const hosts = await hostsFor(before, qcow2);
     try {
       for (let row = 1; ; row++) {
         await hosts.anew();
         const wire = tripwire();
-        await using one = await openFakeWorld(hosts.host, { wrapStore: wire.wrap });
+        await using one = await openFakeWorld(hosts.host, { wrapStore: wire.wrap, qcow2 });
         wire.set(row, 'fail');
         const outcome = await ask(one, hosts.vm).then(
           () => 'done' as const,

@@ -60,6 +60,8 @@ export interface WorldOptions {
   readonly archiveClock?: Clock;
   readonly net?: FakeFailures;
   readonly files?: FailingFile;
+  /** Whether the hypervisor takes overlays for disks. */
+  readonly qcow2?: boolean;
   readonly limits?: World['settings']['limits'];
   readonly cidr?: string;
   /** Another host beside the first: its name, the first one's store, and where its snapshots are stored. */
@@ -88,7 +90,9 @@ export async function openFakeWorld(host: FakeHostFolder, options: WorldOptions 
   const { account } = await ensureDefaultAccount({ store });
   const { key } = await addKey({ store }, account.id, 'test', SCOPES);
   const wrapDriver = options.wrapDriver ?? ((driver: Driver) => driver);
-  const driver = wrapDriver(openFake({ folder: host.vms, fail: options.vmm ?? {} }));
+  const driver = wrapDriver(
+    openFake({ folder: host.vms, fail: options.vmm ?? {}, qcow2: options.qcow2 ?? false }),
+  );
   const net = openFakeNetwork({ folder: host.net }, { fail: options.net ?? {} });
   const ports = memoryPorts();
   const fleet = new Fleet({
@@ -233,6 +237,8 @@ export async function assertNothingLeft({
     ].filter((id) => id !== null),
   );
   const layers = await store.layers.ofHost(settings.hostId);
+  // And what those stand on.
+  for (const id of held) for (const { id: below } of await store.layers.chain(id)) held.add(below);
   assert.deepEqual(sorted(layers.map((layer) => layer.id)), sorted(held), 'layers');
   const frozen = layers.filter((layer) => layer.frozen);
   assert.deepEqual(

@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { cp, mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { cp, mkdtemp, rm, stat, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { systemClock } from '../../src/base/clock.ts';
@@ -96,6 +96,52 @@ export function qemuCases(declare: Declare): void {
       assert.equal(exit.kind, 'crashed');
       assert.equal(exit.exitCode, 0);
       assert.match(exit.message, /terminating on signal 15/);
+    },
+  );
+
+  declare(
+    'the disk of a guest is kept as it is, again and again, and the guest writes on elsewhere',
+    async (bench) => {
+      const subject = await bench.guest();
+      const { spec, machine } = subject;
+      const [disk] = spec.disks;
+      assert.ok(disk);
+      let name = disk.path;
+      assert.equal(await machine.diskFile(), name);
+      for (const word of ['first', 'second']) {
+        await bench.exec(subject, `echo ${word} > /root/word; sync`);
+        const overlay = `disk-${word}.qcow2`;
+        const size = JSON.parse(
+          (await run(['qemu-img', 'info', '-U', '--output=json', join(spec.folder, name)])).stdout,
+        ) as { readonly 'virtual-size': number };
+        await run(
+          [
+            'qemu-img',
+            'create',
+            '-q',
+            '-u',
+            '-f',
+            'qcow2',
+            '-b',
+            name,
+            '-F',
+            disk.format,
+            overlay,
+            String(size['virtual-size']),
+          ],
+          { cwd: spec.folder },
+        );
+        await machine.pause();
+        await machine.switchDisk(overlay);
+        await machine.resume();
+        const kept = await stat(join(spec.folder, name));
+        await bench.exec(subject, 'echo later > /root/word; sync');
+        assert.deepEqual((await stat(join(spec.folder, name))).mtimeMs, kept.mtimeMs, 'nobody writes to it');
+        assert.equal(await machine.diskFile(), overlay);
+        await run(['qemu-img', 'check', '-q', '-U', '-f', disk.format, join(spec.folder, name)]);
+        name = overlay;
+      }
+      assert.equal(await (await bench.adopt(subject)).machine.diskFile(), name);
     },
   );
 

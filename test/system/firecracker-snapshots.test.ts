@@ -4,24 +4,28 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { test } from 'node:test';
 import type { Vm } from '../../src/contract/vm.ts';
+import { JAILER_DOUBLE, wrapDouble } from '../../src/vmm/firecracker/testing/wrapper.ts';
 import { firecrackerOf, startHatchd, type Hatchd } from '../support/hatchd.ts';
 
 /** Sleep, wake and fork on Firecracker through the public API: hatchd, network and files are real, the Firecracker is its double. */
-const TESTING = join(import.meta.dirname, '../../src/vmm/firecracker/testing');
-
-for (const [how, jail] of [
-  ['not jailed', { HATCH_JAILER: 'off' }],
-  ['jailed', { HATCH_JAILER_BIN: join(TESTING, 'jailer-double') }],
+for (const [how, version, jailed] of [
+  ['1.16, not jailed', 'v1.16.1', false],
+  ['1.16, jailed', 'v1.16.1', true],
+  ['1.15, not jailed', 'v1.15.0', false],
+  ['1.15, jailed', 'v1.15.0', true],
 ] as const) {
   test(`${how}: a VM sleeps, wakes, is saved while it runs and copied`, async () => {
     const folder = await mkdtemp(join(tmpdir(), 'fcsn-'));
+    const release = { FC_DOUBLE_VERSION: version };
     const hatchd = await startHatchd(folder, {
       HATCH_VMM: 'firecracker',
-      HATCH_FIRECRACKER_BIN: join(TESTING, 'firecracker-double'),
-      ...jail,
+      HATCH_FIRECRACKER_BIN: await wrapDouble(join(folder, 'firecracker'), release),
+      ...(jailed
+        ? { HATCH_JAILER_BIN: await wrapDouble(join(folder, 'jailer'), release, JAILER_DOUBLE) }
+        : { HATCH_JAILER: 'off' }),
     });
     try {
-      await live(hatchd);
+      await live(hatchd, version === 'v1.15.0');
     } finally {
       await hatchd.down();
       await rm(folder, { recursive: true, force: true });
@@ -29,7 +33,8 @@ for (const [how, jail] of [
   });
 }
 
-async function live(hatchd: Hatchd): Promise<void> {
+/** `same`: one that is saved while it runs goes on in the same process, as its agent outlasts a pause. */
+async function live(hatchd: Hatchd, same: boolean): Promise<void> {
   const { client } = hatchd;
   const vm = await client.vms.create({ name: 'fc' }, { wait: 'ready', timeout: 60 });
   const hears = async (one: Vm, word: string): Promise<void> =>
@@ -45,8 +50,10 @@ async function live(hatchd: Hatchd): Promise<void> {
   assert.deepEqual([awake.guest_ip, awake.ssh_port], [vm.guest_ip, vm.ssh_port]);
   await hears(awake, 'awake');
 
+  const pid = await firecrackerOf(vm.id);
   const kept = await client.vms.snapshot(vm.id, { name: 'two', keep_running: true });
   assert.equal((await client.vms.get(vm.id, { wait: 'ready', timeout: 60 })).state, 'running');
+  assert.equal((await firecrackerOf(vm.id)) === pid, same);
   await hears(awake, 'still');
   assert.equal(kept.parent_id, slept.id);
 

@@ -1,9 +1,23 @@
 import assert from 'node:assert/strict';
-import { lstat, mkdtemp, open, readdir, readFile, readlink, rm, stat, writeFile } from 'node:fs/promises';
+import {
+  copyFile,
+  lstat,
+  mkdir,
+  mkdtemp,
+  open,
+  readdir,
+  readFile,
+  readlink,
+  rename,
+  rm,
+  stat,
+  writeFile,
+} from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, test } from 'node:test';
 import { growDisk, imageSize, makeDisk, removeDisk, type DiskWanted } from '../../src/guest/disk.ts';
+import { copyDisk, makeOverlay } from '../../src/guest/disk-on-layer.ts';
 import { run } from '../../src/host/run.ts';
 import { Failure } from '../../src/model/failure.ts';
 
@@ -60,6 +74,40 @@ test('a VMM with overlays gets one that names nothing outside the folder of its 
   } else {
     assert.equal(disk.how, 'reflink');
   }
+});
+
+test('a disk that is in use gets an overlay that shows the same, and goes with the disk', async () => {
+  const data = await mkdtemp(join(top, 'data-'));
+  const [folder, layer] = [join(data, 'vms', 'vm'), join(data, 'layers', 'layer')];
+  for (const one of [folder, layer]) await mkdir(one, { recursive: true });
+  for (const [image, format] of [
+    [raw, 'raw'],
+    [qcow2, 'qcow2'],
+  ] as const) {
+    const layerPath = join(layer, `disk.${format}`);
+    await copyFile(image, layerPath);
+    await writeFile(join(folder, 'disk-new.qcow2'), 'left by a crash');
+    await makeOverlay({ run }, { folder, path: 'disk-new.qcow2', layerPath, layerFormat: format }, signal);
+    const overlay = join(folder, 'disk-new.qcow2');
+    assert.deepEqual(await guestSees(overlay, 'qcow2'), { size: 16 * MIB, mark: 'hatch' });
+    assert.equal((await stat(overlay)).mode & 0o777, 0o600);
+  }
+  assert.deepEqual(await readdir(folder), ['disk-new.qcow2']);
+  await rename(data, `${data}-moved`);
+  const moved = join(`${data}-moved`, 'vms', 'vm');
+  assert.equal((await guestSees(join(moved, 'disk-new.qcow2'), 'qcow2')).mark, 'hatch');
+  await removeDisk(moved);
+  assert.deepEqual(await readdir(moved), []);
+});
+
+test('a raw disk is copied whole and with its holes, in place of what is there', async () => {
+  const to = join(await newFolder(), 'disk.raw');
+  await writeFile(to, 'left by a crash');
+  await copyDisk({ run }, { path: raw, to }, signal);
+  assert.deepEqual(await guestSees(to, 'raw'), { size: 16 * MIB, mark: 'hatch' });
+  assert.ok((await stat(to)).blocks * 512 < 4 * MIB, 'the holes stay holes');
+  await assert.rejects(copyDisk({ run }, { path: join(top, 'no-such-disk'), to }, signal));
+  await assert.rejects(stat(to), { code: 'ENOENT' });
 });
 
 test('a VMM without overlays gets a raw copy that keeps its holes', async () => {

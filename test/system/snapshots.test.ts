@@ -87,7 +87,16 @@ test('a VM sleeps with its process counting, and wakes under another hatchd, sti
 
 test('a VM that is saved while it runs goes on counting, and the snapshot stays as it was', async () => {
   const counted = await count(vm.id);
+  const pid = await qemuOf(vm.id);
   const snapshot = await hatchd.client.vms.snapshot(vm.id, { name: 'golden', keep_running: true });
+  assert.equal(await qemuOf(vm.id), pid, 'the same process goes on');
+  const layers = join(hatchd.data, 'layers');
+  const sizes = await Promise.all(
+    (await readdir(layers)).map(async (name) =>
+      existsSync(join(layers, name, 'state.bin')) ? (await stat(join(layers, name, 'state.bin'))).size : 0,
+    ),
+  );
+  assert.ok(Math.max(...sizes) < 5e6, 'the memory of what was saved lies in files that can be shared');
   const running = await untilVm(hatchd, vm.id, (now) => now.ready);
   assert.equal(running.state, 'running');
   assert.ok((await count(vm.id)) >= counted);

@@ -127,7 +127,8 @@ test('the longest unused goes first, only until there is room, and what is not d
     await world.store.snapshots.update(local.snapshot.id, { state: 'local', usedAt: 0 });
     assert.deepEqual(await evict(world, 2 ** 40, NEVER), []);
     const counted = [old.snapshot, young.snapshot].flatMap((snapshot) => filesOf(snapshot));
-    const all = await taken(world, [...counted, going.diskLayerId, going.stateLayerId]);
+    // Its guest goes on in memory and on a disk of its own.
+    const all = await taken(world, [...counted, ...filesOf(going)]);
     assert.deepEqual(await evict(world, all, NEVER), []);
     const first = await evict(world, all - 1, NEVER);
     assert.deepEqual(first, [old.snapshot.id]);

@@ -35,9 +35,12 @@ const FIRST_PID = 5_000_000;
 export function openFake({
   folder,
   fail = {},
+  qcow2 = false,
 }: {
   readonly folder: string;
   readonly fail?: FakeVmmFailures;
+  /** Whether it takes overlays for disks, whatever is in them. */
+  readonly qcow2?: boolean;
 }): Driver {
   const begin = async (
     what: 'launch' | 'load',
@@ -47,7 +50,7 @@ export function openFake({
   ): Promise<Machine> => {
     signal.throwIfAborted();
     if (fail[what] === 'before') throw new VmmError(`${what} was told to fail before its effect`);
-    await mustBe(spec);
+    await mustBe(spec, qcow2);
     const guest: FakeGuest = {
       vmId: spec.vmId,
       process: {
@@ -61,6 +64,7 @@ export function openFake({
       paused,
       memory,
       ramFile,
+      disk: spec.disks[0]?.path ?? '',
       exit: null,
     };
     await writeGuest(spec.folder, guest);
@@ -85,10 +89,11 @@ export function openFake({
       ramFile: true,
       privateMapping: true,
       dirtyPages: false,
-      qcow2: false,
+      qcow2,
       agent: 'memory',
       powerButton: true,
       resumeKeepsAgent: true,
+      savesRunning: true,
     },
     defaultBootArgs: 'console=ttyS0',
     kernel: 'compressed',
@@ -128,8 +133,9 @@ export function openFake({
 }
 
 /** What a VMM opens must be there; a link to a file that is not counts, as nothing is ever read of it. */
-async function mustBe(spec: MachineSpec): Promise<void> {
-  if (spec.disks.some(({ format }) => format !== 'raw')) throw new VmmError('only raw disks are known here');
+async function mustBe(spec: MachineSpec, qcow2: boolean): Promise<void> {
+  if (!qcow2 && spec.disks.some(({ format }) => format !== 'raw'))
+    throw new VmmError('only raw disks are known here');
   const paths = [
     spec.kernel,
     ...(spec.initrd === null ? [] : [spec.initrd]),

@@ -1,10 +1,10 @@
 import { watch, type FSWatcher } from 'node:fs';
-import { appendFile, writeFile } from 'node:fs/promises';
+import { appendFile, copyFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Duplex } from 'node:stream';
 import { systemClock } from '../../base/clock.ts';
 import { KeyedLock } from '../../base/keyed-lock.ts';
-import { remove } from '../../host/files.ts';
+import { exists, remove } from '../../host/files.ts';
 import type { VmmProcess } from '../../model/vm.ts';
 import {
   CONSOLE_FILE,
@@ -123,6 +123,24 @@ export class FakeMachine implements Machine {
       throw new VmmError('the state could not be written', { cause: error });
     }
     return { ...FAKE, driver: 'fake', vcpuCount, memMib, statePath, memoryPath: ramFile ?? memoryPath };
+  }
+
+  async saveRunning(to: { readonly statePath: string; readonly memoryPath: string }): Promise<SavedMachine> {
+    await this.pause();
+    const saved = await this.save(to);
+    if (saved.memoryPath !== null && saved.memoryPath !== to.memoryPath)
+      await copyFile(saved.memoryPath, to.memoryPath);
+    return { ...saved, memoryPath: to.memoryPath };
+  }
+
+  async switchDisk(overlay: string): Promise<void> {
+    if (!(await this.#guest()).paused) throw new VmmError('only a paused guest changes its disk');
+    if (!(await exists(join(this.#folder, overlay)))) throw new VmmError(`there is no ${overlay}`);
+    await this.#change(() => ({ disk: overlay }));
+  }
+
+  async diskFile(): Promise<string> {
+    return (await this.#guest()).disk;
   }
 
   async dirtyPages(): Promise<never> {

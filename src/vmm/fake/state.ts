@@ -18,6 +18,8 @@ export interface FakeGuest {
   readonly memory: Readonly<Record<string, string>>;
   /** Absolute path of the file the memory lies in too, as the guest changes it; null: on a private map, it is here alone. */
   readonly ramFile: string | null;
+  /** The file of its first disk, in its folder. */
+  readonly disk: string;
   /** Set when it has ended. */
   readonly exit: MachineExit | null;
 }

@@ -137,6 +137,7 @@ class FirecrackerDriver implements Driver {
       agent: 'vsock',
       powerButton: true,
       resumeKeepsAgent: this.#features.resumeKeepsVsock,
+      savesRunning: false,
     } as const;
   }
 

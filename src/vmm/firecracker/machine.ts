@@ -190,6 +190,18 @@ export class FirecrackerMachine implements Machine {
     };
   }
 
+  async saveRunning(): Promise<never> {
+    throw new VmmError('Firecracker saves only a guest that stands still');
+  }
+
+  async switchDisk(): Promise<never> {
+    throw new VmmError('Firecracker has no overlay disks');
+  }
+
+  async diskFile(): Promise<never> {
+    throw new VmmError('Firecracker does not say which file a disk is');
+  }
+
   async dirtyPages(): Promise<never> {
     throw new VmmError('Firecracker does not tell which pages were written');
   }

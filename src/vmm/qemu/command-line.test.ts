@@ -99,11 +99,14 @@ test('only a machine that is loaded waits for its state', () => {
   assert.deepEqual(given(commandLine(choice, spec, { kind: 'in-state' }), '-incoming'), ['defer']);
   const loaded = commandLine(choice, spec, { kind: 'loaded', file: 'f', mapping: 'private' });
   assert.deepEqual(given(loaded, '-incoming'), ['defer']);
+  assert(loaded.includes('-S'), 'and stands still then, whatever it did when it was saved');
 });
 
 test('what differs between starting and loading is the memory alone: the devices must be the same', () => {
   const without = (argv: readonly string[]): readonly string[] =>
-    argv.filter((word) => !['-incoming', 'defer'].includes(word) && !word.startsWith('memory-backend-file'));
+    argv.filter(
+      (word) => !['-incoming', 'defer', '-S'].includes(word) && !word.startsWith('memory-backend-file'),
+    );
   assert.deepEqual(
     without(commandLine(choice, spec, { kind: 'loaded', file: 'f', mapping: 'private' })),
     without(commandLine(choice, spec, { kind: 'own' })),

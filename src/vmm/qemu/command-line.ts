@@ -18,6 +18,9 @@ export const QMP_SOCKET = 'qmp.sock';
 export const EVENTS_SOCKET = 'events.sock';
 export const AGENT_SOCKET = 'agent.sock';
 
+/** What QEMU calls the guest's first disk. */
+export const FIRST_DISK = 'disk0';
+
 /** Where the guest's memory comes from. */
 export type Memory =
   | { readonly kind: 'own' }
@@ -78,7 +81,8 @@ export function commandLine(choice: QemuChoice, spec: MachineSpec, memory: Memor
     ...['-device', 'virtio-rng-pci'],
     // Another at every start: a kernel with the driver reseeds its random state by itself when it finds itself loaded.
     ...['-device', 'vmgenid,guid=auto'],
-    ...(memory.kind === 'own' ? [] : ['-incoming', 'defer']),
+    // -S: one that was saved while it ran would go on as soon as it is loaded.
+    ...(memory.kind === 'own' ? [] : ['-incoming', 'defer', '-S']),
   ];
 }
 

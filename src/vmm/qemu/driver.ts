@@ -124,6 +124,7 @@ class QemuDriver implements Driver {
     agent: 'virtio-serial',
     powerButton: true,
     resumeKeepsAgent: true,
+    savesRunning: true,
   } as const;
   readonly defaultBootArgs = BOOT_ARGS;
   readonly kernel = 'compressed';

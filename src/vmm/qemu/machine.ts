@@ -1,9 +1,6 @@
 import { join } from 'node:path';
 import type { Duplex } from 'node:stream';
-import { systemClock } from '../../base/clock.ts';
-import { deadline } from '../../base/deadline.ts';
 import type { VmId } from '../../base/ids.ts';
-import { until } from '../../base/until.ts';
 import { tail } from '../../host/files.ts';
 import { connectUnix } from '../../host/json-lines.ts';
 import type { Detached } from '../../host/process.ts';
@@ -17,11 +14,12 @@ import {
   type SavedMachine,
 } from '../driver.ts';
 import { endProcess, howItEnded, socketPath, usageOf } from '../processes.ts';
-import { AGENT_SOCKET } from './command-line.ts';
+import { AGENT_SOCKET, FIRST_DISK } from './command-line.ts';
+import { topFile } from './block-name.ts';
 import { exitReason } from './exit-reason.ts';
 import type { Monitors } from './monitors.ts';
 import type { QmpEvent } from './qmp.ts';
-import { receiveState } from './state-stream.ts';
+import { sendMachine } from './send-machine.ts';
 
 /** QEMU's own output, in the VM's folder. */
 export const LOG_FILE = 'vmm.log';
@@ -111,27 +109,45 @@ export class QemuMachine implements Machine {
     readonly memoryPath: string;
   }): Promise<SavedMachine> {
     if ((await this.status()) === 'running') throw new VmmError('only a paused guest can be saved');
-    const { folder, machineType, version, accel, vcpuCount, memMib, ramFile } = this.#facts;
+    const { folder, ramFile } = this.#facts;
     // A shared memory file holds the memory already; a private map's is nowhere else, and goes into the state.
-    await this.#execute('migrate-set-capabilities', {
-      capabilities: [{ capability: 'x-ignore-shared', state: ramFile !== null }],
+    await sendMachine(this.#monitors, { folder, statePath, withMemory: ramFile === null });
+    return this.#savedIn(statePath, ramFile);
+  }
+
+  async saveRunning({
+    statePath,
+  }: {
+    readonly statePath: string;
+    readonly memoryPath: string;
+  }): Promise<SavedMachine> {
+    await sendMachine(this.#monitors, { folder: this.#facts.folder, statePath, withMemory: true });
+    return this.#savedIn(statePath, null);
+  }
+
+  #savedIn(statePath: string, memoryPath: string | null): SavedMachine {
+    const { machineType, version, accel, vcpuCount, memMib } = this.#facts;
+    return { driver: 'qemu', version, machineType, accel, vcpuCount, memMib, statePath, memoryPath };
+  }
+
+  async switchDisk(overlay: string): Promise<void> {
+    await this.#execute('blockdev-snapshot-sync', {
+      device: FIRST_DISK,
+      'snapshot-file': overlay,
+      format: 'qcow2',
+      // It is there, and its backing file is named as it lies, not as this process knows it.
+      mode: 'existing',
     });
-    await this.#execute('migrate-set-parameters', { 'max-bandwidth': 2 ** 40 });
-    await receiveState({ folder, statePath }, async (socket) => {
-      await this.#execute('migrate', { uri: `unix:${socket}` });
-      await deadline('saving the machine', 600_000, (signal) =>
-        until({ clock: systemClock, signal }, async () => {
-          const { status, 'error-desc': why } = (await this.#execute('query-migrate')) as {
-            readonly status?: string;
-            readonly 'error-desc'?: string;
-          };
-          if (status === 'failed' || status === 'cancelled')
-            throw new VmmError(`the machine could not be saved: ${why ?? status}`);
-          return status === 'completed' ? true : undefined;
-        }),
-      );
-    });
-    return { driver: 'qemu', version, machineType, accel, vcpuCount, memMib, statePath, memoryPath: ramFile };
+  }
+
+  async diskFile(): Promise<string> {
+    const blocks = (await this.#execute('query-block')) as readonly {
+      readonly device: string;
+      readonly inserted?: { readonly file: string };
+    }[];
+    const name = blocks.find(({ device }) => device === FIRST_DISK)?.inserted?.file;
+    if (name === undefined) throw new VmmError('QEMU does not say which file the disk is');
+    return topFile(name);
   }
 
   async dirtyPages(): Promise<never> {
