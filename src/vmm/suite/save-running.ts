@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { copyFile, stat } from 'node:fs/promises';
 import { exists } from '../../host/files.ts';
-import { VmmError } from '../driver.ts';
+import { VmmError, type SavedMachine } from '../driver.ts';
 import type { Bench, Declare, Subject } from './bench.ts';
 
 /** Saving a guest that goes on in the same process. */
@@ -15,24 +15,28 @@ export function saveRunningCases(declare: Declare): void {
         const subject = mapped ? await bench.guest() : await onItsOwn(bench);
         await bench.remember(subject, 'word', 'kept');
         const { spec, machine } = subject;
-        for (const name of ['live', 'again']) {
-          const saved = await machine.saveRunning({
+        const saveNow = (name: string): Promise<SavedMachine> =>
+          machine.saveRunning({
             statePath: `${spec.folder}/${name}.state`,
             memoryPath: `${spec.folder}/${name}.memory`,
           });
-          assert.equal(await machine.status(), 'paused');
-          assert.notEqual(saved.memoryPath, machine.ramFile ?? '', 'what goes on does not change it');
-          await machine.resume();
-          assert.equal(await machine.status(), 'running');
-          await bench.remember(subject, 'word', `after-${name}`);
-          const still = await bench.load(await bench.host.copyOf(spec), saved, { resume: false });
-          assert.equal(await still.machine.status(), 'paused', 'though it ran when it was saved');
-          await still.machine.resume();
-          assert.equal(await bench.recall(still, 'word'), name === 'live' ? 'kept' : 'after-live');
-          await bench.end(still);
-        }
-        assert.equal(await bench.recall(subject, 'word'), 'after-again');
+        await saveNow('live');
+        assert.equal(await machine.status(), 'paused');
+        await machine.resume();
+        assert.equal(await machine.status(), 'running');
+        await bench.remember(subject, 'word', 'later');
+        const saved = await saveNow('again');
+        if (machine.ramFile !== null)
+          assert.notEqual(saved.memoryPath, machine.ramFile, 'what goes on does not change it');
+        await machine.resume();
+        await bench.remember(subject, 'word', 'last');
+        // Its disk is not frozen here: nobody else may stand on it while it is written to.
         await bench.end(subject);
+        const still = await bench.load(await bench.host.copyOf(spec), saved, { resume: false });
+        assert.equal(await still.machine.status(), 'paused', 'though it ran when it was saved');
+        await still.machine.resume();
+        assert.equal(await bench.recall(still, 'word'), 'later');
+        await bench.end(still);
       }
     },
   );
