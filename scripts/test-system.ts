@@ -9,9 +9,10 @@ import { typescriptFiles } from './lib/arrows.ts';
 import { describeFile, FILE_MS, summarise, type FileResult } from './lib/test-run.ts';
 
 /**
- * `npm run test:system -- [part of a file's name...]`: real guests, bridges, rules and databases. Three files at a time (an
- * emulated guest keeps one processor busy, and each waits now and then), each in a network namespace and with a temporary folder of its own. Whatever a
- * file leaves in them is a failure of it; `--long` takes those of test/long/ (`npm run test:long`); what all of them leave elsewhere on the machine is a failure of the run.
+ * `npm run test:system -- [part of a file's name...]`: real guests, bridges, rules and databases; `--long` takes the files of
+ * test/long/ (`npm run test:long`). Three files at a time (an emulated guest keeps one processor busy, and each waits now and then),
+ * each in a network namespace and with a temporary folder of its own. Whatever a file leaves in them is a failure of it; what all of
+ * them leave elsewhere on the machine is a failure of the run.
  */
 const root = join(import.meta.dirname, '..');
 // Test files start in half the time; what they start does too.

@@ -1,4 +1,4 @@
-import { constants, copyFile, link, mkdir, rename, writeFile } from 'node:fs/promises';
+import { constants, copyFile, link, rename } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { newId, type LayerId } from '../base/ids.ts';
 import { errorFields } from '../base/logger.ts';
@@ -7,7 +7,7 @@ import { Failure } from '../model/failure.ts';
 import type { Layer } from '../model/records.ts';
 import type { Vm } from '../model/vm.ts';
 import type { Machine, SavedMachine } from '../vmm/driver.ts';
-import { diskOf, endVmm, imageOf, kernelNames, SEED_FILE, specOf } from './host-steps.ts';
+import { diskOf, imageOf, kernelNames, SEED_FILE, specOf } from './host-steps.ts';
 import { layerFile, layerFolder } from './layers.ts';
 import { ownerOf } from './owner.ts';
 import {
@@ -19,7 +19,8 @@ import {
   mustHaveRoom,
   rowsOf,
 } from './save-vm.ts';
-import { SCRATCH_FILE, vmFolder } from './settings.ts';
+import { inScratch, tapApart } from './scratch.ts';
+import { vmFolder } from './settings.ts';
 import type { SavedFacts, SnapshotPlan } from './snapshot-plan.ts';
 import type { Step } from './steps.ts';
 import { LONGEST_CHAIN } from './wake-vm.ts';
@@ -315,20 +316,15 @@ async function loadedAside<T>(
   signal: AbortSignal,
   work: (machine: Machine) => Promise<T>,
 ): Promise<T> {
-  const { driver, net, files, settings, log } = world;
-  const [folder, own] = [vmFolder(settings, aside.id), vmFolder(settings, vm.id)];
-  try {
-    await mkdir(folder, { recursive: true, mode: 0o700 });
-    await writeFile(join(folder, SCRATCH_FILE), '');
+  const { driver, files, settings } = world;
+  const own = vmFolder(settings, vm.id);
+  return inScratch(world, aside, 'what memory was loaded in', async (folder) => {
     for (const name of kernelNames) await copyKernel(join(own, name), join(folder, name));
     await link(join(own, SEED_FILE), join(folder, SEED_FILE));
     const { path, format } = keptDisk(world, await diskOf(world, vm), diskId);
     const disk = { path: join(folder, 'disk.qcow2'), format: 'qcow2' } as const;
     await files.makeOverlay({ folder, path: 'disk.qcow2', layerPath: path, layerFormat: format }, signal);
-    if (vm.network !== null) {
-      const tapOwner = await driver.tapOwner({ vmId: aside.id, folder });
-      await net.attachApart({ vmId: aside.id, ...(tapOwner === null ? {} : { tapOwner }) });
-    }
+    await tapApart(world, aside);
     const machine = await driver.load(
       specOf(world, aside, await imageOf(world, vm), disk),
       {
@@ -347,13 +343,5 @@ async function loadedAside<T>(
       await machine.kill();
       await machine.release();
     }
-  } finally {
-    for (const undo of [() => endVmm(world, aside), () => net.detach(aside.id), () => remove(folder)])
-      await undo().catch((error: unknown) =>
-        log.error(
-          { vm: aside.id, ...errorFields(error) },
-          'what memory was loaded in is left to reconciling',
-        ),
-      );
-  }
+  });
 }

@@ -1,20 +1,19 @@
-import { mkdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { withTimeout } from '../base/deadline.ts';
 import { newId, type LayerId } from '../base/ids.ts';
 import { errorFields } from '../base/logger.ts';
-import { remove } from '../host/files.ts';
 import { Failure, notFound } from '../model/failure.ts';
 import type { Image, Layer } from '../model/records.ts';
 import type { Snapshot } from '../model/snapshot.ts';
 import type { Vm } from '../model/vm.ts';
 import { mustFitHere } from './compatible.ts';
-import { endVmm, hostnameOf, imageOf, SEED_FILE } from './host-steps.ts';
+import { hostnameOf, imageOf, SEED_FILE } from './host-steps.ts';
 import { layerFile } from './layers.ts';
 import { translate } from './translate.ts';
 import { folderFromSnapshot, loadedSpec, localFiles, machineSavedIn } from './wake-vm.ts';
 import type { World } from './world.ts';
-import { SCRATCH_FILE, vmFolder } from './settings.ts';
+import { inScratch, tapApart } from './scratch.ts';
+import { vmFolder } from './settings.ts';
 
 /** How long all of it may take, and how long the guest has to answer. */
 const VERIFY_MS = 30 * 60_000;
@@ -149,16 +148,12 @@ async function restoreAside(
   doing: { what: string },
   signal: AbortSignal,
 ): Promise<void> {
-  const { driver, fleet, net, settings, log } = world;
-  const folder = vmFolder(settings, vm.id);
-  try {
+  const { driver, fleet } = world;
+  await inScratch(world, vm, 'what a snapshot was verified in', async () => {
     doing.what = 'laying out its files';
     const image = await imageOf(world, vm);
     const disk = await layOut(world, vm, snapshot, image, files, signal);
-    if (vm.network !== null) {
-      const tapOwner = await driver.tapOwner({ vmId: vm.id, folder });
-      await net.attachApart({ vmId: vm.id, ...(tapOwner === null ? {} : { tapOwner }) });
-    }
+    await tapApart(world, vm);
     doing.what = 'loading the machine';
     const spec = loadedSpec(world, vm, image, disk, snapshot);
     const saved = machineSavedIn(snapshot, files.statePath, files.memoryPath);
@@ -166,18 +161,7 @@ async function restoreAside(
     // Nobody waits for it to be ready: it was when it was saved.
     fleet.add(vm, machine, { ready: true });
     await mustAnswer(world, vm, snapshot, doing, signal);
-    doing.what = 'removing what it was restored to';
-  } finally {
-    const undo = [() => endVmm(world, vm), () => net.detach(vm.id), () => remove(folder)];
-    for (const step of undo) {
-      await step().catch((error: unknown) =>
-        log.error(
-          { vm: vm.id, ...errorFields(error) },
-          'what a snapshot was verified in is left to reconciling',
-        ),
-      );
-    }
-  }
+  });
 }
 
 async function layOut(
@@ -190,9 +174,6 @@ async function layOut(
 ): Promise<Pick<Layer, 'path' | 'format'>> {
   const { store, files, driver, settings } = world;
   const folder = vmFolder(settings, vm.id);
-  await mkdir(folder, { recursive: true, mode: 0o700 });
-  // Before there is a disk: whoever finds this after a crash knows that nobody misses it.
-  await writeFile(join(folder, SCRATCH_FILE), '');
   await folderFromSnapshot(world, vm, { ...snapshot, stateLayerId: stateId }, true).run(signal);
   const made = await files.makeDiskOn(
     {

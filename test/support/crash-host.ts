@@ -1,7 +1,9 @@
 import assert from 'node:assert/strict';
-import { readdir, readFile, writeFile } from 'node:fs/promises';
+import { mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { DatabaseSync } from 'node:sqlite';
+import { after, before } from 'node:test';
 import { systemClock } from '../../src/base/clock.ts';
 import { until } from '../../src/base/until.ts';
 import type { Vm } from '../../src/contract/vm.ts';
@@ -41,6 +43,21 @@ export interface CrashHost {
   crashAfterEachRow(verb: Verb, options?: { readonly startable?: boolean }): Promise<void>;
   /** The same with one kill, in the middle of its journal, and then undisturbed. */
   crashInTheMiddle(verb: Verb): Promise<void>;
+}
+
+/** One for all the tests of a file, and a way to it from within them. */
+export function crashHostForTests(vmms: Vmms): () => CrashHost {
+  let folder: string;
+  let host: CrashHost;
+  before(async () => {
+    folder = await mkdtemp(join(tmpdir(), 'crash-'));
+    host = await openCrashHost(folder, vmms);
+  });
+  after(async () => {
+    await host.hatchd.down();
+    await rm(folder, { recursive: true, force: true });
+  });
+  return () => host;
 }
 
 /** Starts it in `folder`; the guests need not get far, so they are not waited for. */
