@@ -10,24 +10,17 @@ import { describeFile, FILE_MS, summarise, type FileResult } from './lib/test-ru
 
 /**
  * `npm run test:system -- [part of a file's name...]`: real guests, bridges, rules and databases; `--long` takes the files of
- * test/long/ (`npm run test:long`). Three files at a time (an emulated guest keeps one processor busy, and each waits now and then),
- * each in a network namespace and with a temporary folder of its own. Whatever a file leaves in them is a failure of it; what all of
+ * test/long/ (`npm run test:long`). Three files at a time, of which two boot guests (an emulated one keeps a
+ * processor busy), each in a network namespace and with a temporary folder of its own. Whatever a file leaves in them is a failure of it; what all of
  * them leave elsewhere on the machine is a failure of the run.
  */
 const root = join(import.meta.dirname, '..');
 // Test files start in half the time; what they start does too.
 process.env['NODE_COMPILE_CACHE'] ??= join(root, 'node_modules/.cache/compiled');
-const AT_ONCE = 3;
-/** Begun first, so that none of them is what everything else has to wait for at the end. */
-const SLOWEST = [
-  'snapshots',
-  'snapshots-elsewhere',
-  'seed-replay',
-  'guest-life',
-  'guest-agent',
-  'vmm-qemu',
-  'hatchd-restart',
-];
+/** At most two of these at a time: three guests that boot on two processors take twice as long, and more than that. */
+const GUESTS_AT_ONCE = 2;
+/** Begun first, the longest before all, so that none of them is what everything else has to wait for at the end. */
+const WITH_GUESTS = ['snapshots', 'seed-replay', 'guest-life', 'guest-agent', 'vmm-qemu', 'hatchd-restart'];
 const long = process.argv.includes('--long');
 const wanted = process.argv.slice(2).filter((word) => word !== '--long');
 
@@ -43,16 +36,21 @@ const files = all.filter((file) => wanted.length === 0 || wanted.some((part) => 
 const started = performance.now();
 const before = await lookAtHost();
 const results: FileResult[] = [];
-const isSlow = (file: string): boolean => SLOWEST.some((name) => file.endsWith(`/${name}.test.ts`));
-const queue = [...files.filter(isSlow), ...files.filter((file) => !isSlow(file))];
-const worker = async (): Promise<void> => {
-  for (let file = queue.shift(); file !== undefined; file = queue.shift()) {
+const guests = WITH_GUESTS.flatMap((name) => files.filter((file) => file.endsWith(`/${name}.test.ts`)));
+const others = files.filter((file) => !guests.includes(file));
+/** Takes from the first of its queues that holds a file; long tests boot guests nearly all, and are two at a time. */
+const worker = async (...queues: readonly string[][]): Promise<void> => {
+  const next = (): string | undefined => queues.find((queue) => queue.length > 0)?.shift();
+  for (let file = next(); file !== undefined; file = next()) {
     const result = await runAlone(file);
     results.push(result);
     console.log(describeFile(result));
   }
 };
-await Promise.all(Array.from({ length: AT_ONCE }, worker));
+await Promise.all([
+  ...Array.from({ length: GUESTS_AT_ONCE }, () => worker(guests, others)),
+  ...(long ? [] : [worker(others)]),
+]);
 const left = await whatStays(async () => leaks(before, await lookAtHost()));
 for (const thing of left) console.error(`left behind: ${thing}`);
 const { good, line } = summarise(results);
@@ -121,7 +119,9 @@ async function whatStays(look: () => Promise<readonly string[]>): Promise<readon
 /** The programs of scripts/lib/debian-packages.json that are not to be found. */
 async function missingPrograms(): Promise<readonly string[]> {
   const list: unknown = JSON.parse(await readFile(join(root, 'scripts/lib/debian-packages.json'), 'utf8'));
-  const programs = Object.values(list ?? {})
+  const programs = Object.entries(list ?? {})
+    .filter(([group]) => long || group !== 'long')
+    .map(([, packages]: [string, unknown]) => packages)
     .flat()
     .map((entry: unknown) =>
       typeof entry === 'object' && entry !== null && 'binary' in entry ? entry.binary : undefined,
