@@ -62,11 +62,28 @@ export interface Publication {
   readonly packs: readonly BlobUse[];
 }
 
+/** A pack and the snapshots that name it. */
+export interface NeededPack extends StoredBlob {
+  readonly snapshots: readonly SnapshotId[];
+}
+
 /** A pack of which less than half is needed: `least` is what one snapshot needs, `most` the sum over all. */
-export interface SparsePack extends StoredBlob {
+export interface SparsePack extends NeededPack {
   readonly least: number;
   readonly most: number;
-  readonly snapshots: readonly SnapshotId[];
+}
+
+/** Which packs are small, and when there are too many of them. */
+export interface SmallQuery {
+  /** Packs that live since so long or longer. */
+  readonly ageMs: number;
+  /** Bounds of size classes in bytes, ascending: a pack is of the first whose bound it is below, and not small when of none. */
+  readonly classes: readonly number[];
+  /** Only where an account has so many of one class. */
+  readonly atLeast: number;
+  /** Only packs that so many snapshots name at most: each of them is written anew when they are merged. */
+  readonly namedAtMost: number;
+  readonly limit: number;
 }
 
 /** A snapshot cannot be published over these blobs: they turned out bad after they were chosen. Save it again without them. */
@@ -145,8 +162,16 @@ export interface Ledger {
   verified(id: BlobId): Promise<readonly SnapshotId[]>;
   /** Its bytes are damaged or missing. Gives the snapshots that are damaged by it. */
   spoiled(id: BlobId, problem: string): Promise<readonly SnapshotId[]>;
-  /** Packs that live since `ageMs` or longer and of which surely or perhaps less than half is needed, the emptiest first. */
+  /**
+   * Packs that live since `ageMs` or longer and of which surely or perhaps less than half is needed, the emptiest first. None that
+   * a snapshot names which is not durable: that cannot be made anew.
+   */
   sparse(options: { readonly ageMs: number; readonly limit: number }): Promise<readonly SparsePack[]>;
+  /**
+   * Small packs of which an account has many of one size class, those of one class together, the largest number first and the oldest
+   * of each first. None that an upload is building on, for that would keep it, and none that `sparse` leaves out.
+   */
+  small(query: SmallQuery): Promise<readonly NeededPack[]>;
   /** What an account has in the home, live and bad. */
   use(accountId: AccountId): Promise<{ readonly blobs: number; readonly bytes: number }>;
 }

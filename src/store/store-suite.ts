@@ -4,6 +4,7 @@ import type { Store } from './store.ts';
 import { accountTests } from './suite/accounts.ts';
 import { claimTests } from './suite/claims.ts';
 import { imageTests } from './suite/images.ts';
+import { ledgerPackTests } from './suite/ledger-packs.ts';
 import { ledgerRandomTests } from './suite/ledger-random.ts';
 import { ledgerTests } from './suite/ledger.ts';
 import { listTests } from './suite/lists.ts';
@@ -40,6 +41,7 @@ export function storeSuite(name: string, open: (clock: Clock) => Promise<Store>)
     snapshotTests(declare);
     claimTests(declare);
     ledgerTests(declare);
+    ledgerPackTests(declare);
     ledgerRandomTests(declare);
     raceTests(declare);
   });

@@ -101,6 +101,52 @@ test('a pack that is being condemned is waited for by who would build on it, and
     assert.deepEqual(await one.states([orphan]), ['condemned']);
   }));
 
+/** Begins to merge the only pack of a stored snapshot into another one; `end` publishes that. */
+async function merging({ store, one }: Pick<Bench, 'store' | 'one'>) {
+  const { snapshot, packs, manifest: before } = await one.durable(1);
+  const [old] = packs;
+  const lease = await store.ledger.beginRewriting(snapshot.id, 'elsewhere', 3_600_000);
+  assert.ok(old && lease);
+  const [merged, manifest] = [one.pack(), one.manifest()];
+  await one.put(lease, merged, manifest);
+  const end = () => store.ledger.publish(lease.id, null, one.publication(manifest, [merged.id]));
+  return { old, before, merged: merged.id, end };
+}
+
+test('a pack that is merged away while an upload pins it is waited for by the collector, and then stays', () =>
+  bench('merge_pinned', async ({ store, client, one }) => {
+    const { old, before, end } = await merging({ store, one });
+    const lease = await one.begin(await one.save());
+    await stopAt(client, 'lease_blobs', 'insert');
+    const reusing = store.ledger.reuse(lease.id, [old]);
+    await waiting(client, 1);
+    assert.equal((await end())?.state, 'durable', 'merging waits for nobody');
+    const collecting = one.collect();
+    await waiting(client, 2);
+    await openGate(client);
+    assert.deepEqual(await reusing, [old]);
+    const removed = await collecting;
+    assert.deepEqual([removed.has(old), removed.has(before)], [false, true]);
+    assert.deepEqual(await one.states([old]), ['live']);
+  }));
+
+test('a pack that an upload pins while it is being merged away is given, and the collector leaves it', () =>
+  bench('pin_merging', async ({ store, client, one }) => {
+    const { old, merged, end } = await merging({ store, one });
+    const lease = await one.begin(await one.save());
+    await stopAt(client, 'snapshot_blobs', 'delete');
+    const ending = end();
+    await waiting(client, 1);
+    assert.deepEqual(await store.ledger.reuse(lease.id, [old]), [old]);
+    assert.equal((await one.collect()).has(old), false, 'it is named still');
+    await openGate(client);
+    assert.equal((await ending)?.state, 'durable');
+    assert.equal((await one.collect()).has(old), false);
+    assert.deepEqual(await one.states([old, merged]), ['live', 'live']);
+    await store.ledger.release(lease.id);
+    assert.equal((await one.collect()).has(old), true);
+  }));
+
 test('a pack that is found bad while a snapshot over it is published damages that snapshot', () =>
   bench('spoiled', async ({ store, client, one }) => {
     const first = await one.durable(1);

@@ -7,24 +7,28 @@ import { blobSource } from '../../store/blobs/byte-source.ts';
 import type { SpooledPack } from '../../store/blobs/chunk-store.ts';
 import { compact, LiveChunks, relocate, type Compacted } from '../../store/blobs/compact.ts';
 import { manifestName, newManifestId, packName, parsePackId } from '../../store/blobs/format.ts';
-import { encodeManifest, type Manifest } from '../../store/blobs/manifest.ts';
+import { encodeManifest } from '../../store/blobs/manifest.ts';
 import { openPack, type OpenPack } from '../../store/blobs/pack.ts';
-import type { Lease, LeaseId, NewBlob, SparsePack } from '../../store/ledger.ts';
+import type { Lease, LeaseId, NeededPack, NewBlob } from '../../store/ledger.ts';
 import { checkStored, nameOf } from './check.ts';
+import { CLASSES, mergeable, SNAPSHOTS, TOGETHER, together } from './choose-packs.ts';
 import { LEASE_MS, readManifest, underLease, type ArchiveDeps } from './deps.ts';
 import { usesOf } from './store-snapshot.ts';
 
-/** One round rewrites so many packs of one account, and what at most so many snapshots are made of. */
-const PACKS = 8;
-const SNAPSHOTS = 32;
-/** How many are looked at to find them. */
+/** How many are looked at to find those of a round. */
 const LOOKED_AT = 64;
+const SMALL_LOOKED_AT = 512;
 
 /** A snapshot being made of other packs. */
 interface Rewriting {
   readonly snapshot: Snapshot;
   readonly lease: Lease;
-  readonly manifest: Manifest;
+}
+
+/** A pack that was opened, and what the ledger says of it. */
+interface Opened {
+  readonly blob: NeededPack;
+  readonly pack: OpenPack;
 }
 
 /** Packs that were looked into and are more than half needed after all, each with how many snapshots needed it then. */
@@ -41,32 +45,47 @@ export async function rewriteSparse(
   signal: AbortSignal,
 ): Promise<number> {
   const found = await deps.store.ledger.sparse({ ageMs, limit: LOOKED_AT });
-  const sparse = chosen(found.filter(({ id, snapshots }) => leftAlone.get(id) !== snapshots.length));
-  const [first] = sparse;
-  if (!first) return 0;
-  const ids = [...new Set(sparse.flatMap(({ snapshots }) => snapshots))].sort();
+  const sparse = together(found.filter(({ id, snapshots }) => leftAlone.get(id) !== snapshots.length));
+  return rewriteThese(deps, sparse, signal, (opened, live) => {
+    const worth = opened.filter(({ pack }) => live.share(pack.index) < 0.5);
+    for (const { blob } of opened.filter((one) => !worth.includes(one)))
+      leftAlone.set(blob.id, blob.snapshots.length);
+    return worth;
+  });
+}
+
+/**
+ * Merges small packs of which an account has many, and makes the snapshots that need them of what came of it. One class of one
+ * account, and a bounded number, each time. Gives how many packs were merged.
+ */
+export async function mergeSmall(deps: ArchiveDeps, ageMs: number, signal: AbortSignal): Promise<number> {
+  const found = await deps.store.ledger.small({
+    ageMs,
+    classes: CLASSES,
+    atLeast: TOGETHER,
+    namedAtMost: SNAPSHOTS,
+    limit: SMALL_LOOKED_AT,
+  });
+  return rewriteThese(deps, mergeable(found), signal, (opened) => (opened.length < TOGETHER ? [] : opened));
+}
+
+/** Rewrites those of the packs that are `worth` it, once what is needed of them is known. */
+async function rewriteThese(
+  deps: ArchiveDeps,
+  packs: readonly NeededPack[],
+  signal: AbortSignal,
+  worth: (opened: readonly Opened[], live: LiveChunks) => readonly Opened[],
+): Promise<number> {
+  if (packs.length === 0) return 0;
+  const ids = [...new Set(packs.flatMap(({ snapshots }) => snapshots))].sort();
   try {
     return await withLeases(deps, ids, signal, (leases, within) =>
-      rewrite(deps, sparse, leases, leftAlone, within),
+      rewrite(deps, packs, leases, worth, within),
     );
   } catch (error) {
     if (isBlobError(error, 'damaged', 'missing')) for (const id of ids) await checkStored(deps, id, signal);
     throw error;
   }
-}
-
-/** Of one account, as many as a round may have. */
-function chosen(found: readonly SparsePack[]): readonly SparsePack[] {
-  const packs: SparsePack[] = [];
-  const snapshots = new Set<SnapshotId>();
-  for (const pack of found) {
-    const all = new Set([...snapshots, ...pack.snapshots]);
-    const fits = packs.length === 0 || (packs.length < PACKS && all.size <= SNAPSHOTS);
-    if (!fits || pack.accountId !== (packs[0] ?? pack).accountId) continue;
-    packs.push(pack);
-    for (const id of pack.snapshots) snapshots.add(id);
-  }
-  return packs;
 }
 
 /** Works while all that can be had of these snapshots' leases are kept up, and lets go of what is left of them. */
@@ -94,42 +113,44 @@ async function withLeases<T>(
 
 async function rewrite(
   deps: ArchiveDeps,
-  sparse: readonly SparsePack[],
+  blobs: readonly NeededPack[],
   leases: readonly Lease[],
-  leftAlone: LeftAlone,
+  worth: (opened: readonly Opened[], live: LiveChunks) => readonly Opened[],
   signal: AbortSignal,
 ): Promise<number> {
   const { store, home, clock } = deps;
-  const held = new Set(leases.map(({ snapshotId }) => snapshotId));
   const live = new LiveChunks();
-  const all: Rewriting[] = [];
+  const held = new Map<SnapshotId, Rewriting>();
   for (const lease of leases) {
     const snapshot = await store.snapshots.get(lease.snapshotId);
     if (!snapshot) continue;
-    const manifest = await readManifest(deps, snapshot, signal);
-    live.add(manifest);
-    all.push({ snapshot, lease, manifest });
+    live.add(await readManifest(deps, snapshot, signal));
+    held.set(snapshot.id, { snapshot, lease });
   }
-  const [account] = sparse.map(({ accountId }) => accountId);
+  const [account] = blobs.map(({ accountId }) => accountId);
   if (account === undefined) return 0;
   const keys = await deps.keys(account);
-  const packs: OpenPack[] = [];
-  for (const blob of sparse) {
+  const opened: Opened[] = [];
+  for (const blob of blobs) {
     const id = parsePackId(blob.id);
     // One that somebody needs whom we do not hold is needed for how much, nobody knows.
     if (!id || !blob.snapshots.every((snapshot) => held.has(snapshot))) continue;
-    const pack = await openPack(await blobSource(home, nameOf(blob), signal), id, keys, signal);
-    if (live.share(pack.index) < 0.5) packs.push(pack);
-    else leftAlone.set(blob.id, blob.snapshots.length);
+    opened.push({
+      blob,
+      pack: await openPack(await blobSource(home, nameOf(blob), signal), id, keys, signal),
+    });
   }
-  if (packs.length === 0) return 0;
+  const chosen = worth(opened, live);
+  if (chosen.length === 0) return 0;
   const spool = join(deps.spoolFolder, `compact-${account}`);
   await remove(spool);
   await makeFolder(spool);
+  const packs = chosen.map(({ pack }) => pack);
   const compacted = await compact({ keys, packs, live, spool, now: () => clock.now(), signal });
   let there = false;
-  for (const one of all) {
-    if (!(await lends(deps, one.lease.id, account, compacted.packs, there, signal))) continue;
+  for (const id of new Set(chosen.flatMap(({ blob }) => blob.snapshots))) {
+    const one = held.get(id);
+    if (!one || !(await lends(deps, one.lease.id, account, compacted.packs, there, signal))) continue;
     there = (await publish(deps, one, compacted, signal)) || there;
   }
   await remove(spool);
@@ -158,13 +179,15 @@ async function lends(
 
 async function publish(
   deps: ArchiveDeps,
-  { snapshot, lease, manifest }: Rewriting,
+  { snapshot, lease }: Rewriting,
   { moved }: Compacted,
   signal: AbortSignal,
 ): Promise<boolean> {
   const { store, clock } = deps;
   const { accountId } = snapshot;
   const id = newManifestId(clock.now());
+  // Read once more: those of all the snapshots at once would be large.
+  const manifest = await readManifest(deps, snapshot, signal);
   const rewritten = relocate(manifest, moved, { id, createdAt: clock.now() });
   const { bytes, sha256 } = encodeManifest(rewritten, await deps.keys(accountId));
   const name = manifestName(accountId, id);

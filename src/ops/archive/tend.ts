@@ -3,14 +3,14 @@ import type { World } from '../world.ts';
 import { dropIdleOfAll } from '../idle-snapshots.ts';
 import { collect, sweep } from './collect.ts';
 import { evict } from './evict.ts';
-import { rewriteSparse, type LeftAlone } from './rewrite.ts';
+import { mergeSmall, rewriteSparse, type LeftAlone } from './rewrite.ts';
 
 const MINUTE_MS = 60_000;
 
 export interface TendOptions {
   /** How long what nobody needs is kept in the store, in case that somebody comes for it. */
   readonly graceMs: number;
-  /** How old a pack is at least when it is rewritten. */
+  /** How old a pack is at least when it is rewritten or merged with others. */
   readonly rewriteAgeMs: number;
   /** How long an object is not read whole at most, so that bits lost in silence are found... */
   readonly rereadAgeMs: number;
@@ -43,7 +43,7 @@ export class Tender {
     this.#options = { ...TEND, ...options };
   }
 
-  /** Collects, drops idle snapshots that were replaced, evicts, rewrites, reads again what was not read for long, and now and then sweeps. What fails is logged, and does not keep the rest from being done. */
+  /** Collects, drops idle snapshots that were replaced, evicts, rewrites and merges packs, reads again what was not read for long, and now and then sweeps. What fails is logged, and does not keep the rest from being done. */
   async round(signal: AbortSignal): Promise<void> {
     const { archive, clock, log } = this.#world;
     const { graceMs, rewriteAgeMs, rereadAgeMs, rereadAtOnce, sweepMs, cacheBytes } = this.#options;
@@ -52,6 +52,7 @@ export class Tender {
       idle: () => dropIdleOfAll(this.#world),
       evict: async () => (cacheBytes === null ? [] : evict(this.#world, cacheBytes, signal)),
       rewrite: () => rewriteSparse(archive.deps, this.#leftAlone, rewriteAgeMs, signal),
+      merge: () => mergeSmall(archive.deps, rewriteAgeMs, signal),
       reread: () => archive.reread({ ageMs: rereadAgeMs, limit: rereadAtOnce }, signal),
       sweep: async () => {
         if (this.#sweptAt !== undefined && clock.now() < this.#sweptAt + sweepMs) return;

@@ -1,6 +1,5 @@
 import { sql, type Selectable } from 'kysely';
-import type { SnapshotId } from '../../base/ids.ts';
-import type { BlobId, Ledger, StoredBlob } from '../ledger.ts';
+import type { Ledger } from '../ledger.ts';
 import { condemnUnneeded, holdBlobs, inPieces, seemUnneeded, toBlob, unneeded } from './blob-rows.ts';
 import { toText } from './columns.ts';
 import { transact, type Engine } from './engine.ts';
@@ -8,10 +7,7 @@ import { endUnfinished } from './ledger-leases.ts';
 import { lockSnapshot } from './snapshot-lock.ts';
 import type { LeasesTable } from './tables.ts';
 
-type Collection = Pick<
-  Ledger,
-  'collect' | 'gone' | 'namedBy' | 'unverified' | 'verified' | 'spoiled' | 'sparse'
->;
+type Collection = Pick<Ledger, 'collect' | 'gone' | 'namedBy' | 'unverified' | 'verified' | 'spoiled'>;
 
 const RAN_OUT = 'Its upload stopped: nothing was heard of it for too long. It is begun again.';
 
@@ -107,34 +103,6 @@ export function collection(engine: Engine): Collection {
           .execute();
         return hurt.map((row) => row.id);
       }),
-    async sparse({ ageMs, limit }) {
-      const rows = await db
-        .selectFrom('blobs')
-        .innerJoin('snapshot_blobs', 'snapshot_blobs.blob_id', 'blobs.id')
-        .selectAll('blobs')
-        .select((eb) => [
-          eb.fn.max<number>('snapshot_blobs.used_bytes').as('least'),
-          sql<number>`cast(sum(snapshot_blobs.used_bytes) as bigint)`.as('most'),
-        ])
-        .where('blobs.state', '=', 'live')
-        .where('blobs.kind', '=', 'pack')
-        .where('blobs.state_at', '<=', ago(ageMs))
-        .groupBy('blobs.id')
-        .having(sql<boolean>`max(snapshot_blobs.used_bytes) * 2 < blobs.bytes`)
-        .orderBy(sql`max(snapshot_blobs.used_bytes) * 1.0 / blobs.bytes`)
-        .limit(limit)
-        .execute();
-      const snapshots = await namedBy(
-        engine,
-        rows.map((row) => row.id),
-      );
-      return rows.map((row) => ({
-        ...toBlob(row),
-        least: row.least,
-        most: row.most,
-        snapshots: snapshots.get(row.id) ?? [],
-      }));
-    },
   };
 }
 
@@ -187,22 +155,4 @@ async function doom(engine: Engine, graceMs: number, limit: number): Promise<voi
         .execute();
     });
   }
-}
-
-/** Which snapshots name each of these blobs. */
-async function namedBy(
-  { db }: Engine,
-  ids: readonly StoredBlob['id'][],
-): Promise<ReadonlyMap<BlobId, readonly SnapshotId[]>> {
-  const found = new Map<BlobId, SnapshotId[]>(ids.map((id) => [id, []]));
-  for (const piece of inPieces(ids)) {
-    const rows = await db
-      .selectFrom('snapshot_blobs')
-      .select(['blob_id', 'snapshot_id'])
-      .where('blob_id', 'in', piece)
-      .orderBy('snapshot_id')
-      .execute();
-    for (const row of rows) found.get(row.blob_id)?.push(row.snapshot_id);
-  }
-  return found;
 }

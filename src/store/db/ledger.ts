@@ -8,6 +8,7 @@ import { toJson } from './columns.ts';
 import { transact, type Engine } from './engine.ts';
 import { collection } from './ledger-collect.ts';
 import { holdLease, leases } from './ledger-leases.ts';
+import { packs } from './ledger-packs.ts';
 import { lockVm } from './operations.ts';
 import { lockSnapshot } from './snapshot-lock.ts';
 import { getSnapshot } from './snapshots.ts';
@@ -19,6 +20,7 @@ export function ledger(engine: Engine): Ledger {
   return {
     ...leases(engine),
     ...collection(engine),
+    ...packs(engine),
     async secret(accountId, make) {
       const get = () =>
         db

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import fc from 'fast-check';
 import type { SnapshotId } from '../../base/ids.ts';
-import type { BlobId } from '../ledger.ts';
+import type { BlobId, Lease } from '../ledger.ts';
 import type { Store } from '../store.ts';
 import { LONG, sleeper, type Sleeper } from './stored.ts';
 import type { Declare } from './support.ts';
@@ -18,22 +18,24 @@ type Upload = typeof upload extends fc.Arbitrary<infer T> ? T : never;
 const script = fc.record({
   uploads: fc.array(fc.array(upload, { minLength: 2, maxLength: 5 }), { minLength: 3, maxLength: 3 }),
   removals: fc.array(fc.nat(), { minLength: 2, maxLength: 6 }),
+  merges: fc.array(fc.nat(), { maxLength: 4 }),
   readings: fc.array(fc.nat(), { maxLength: 4 }),
   rounds: fc.integer({ min: 3, max: 10 }),
 });
 
 /** Whatever happens at once: no object is removed that a durable snapshot or a reader needs, and in the end none is left. */
 export function ledgerRandomTests(test: Declare): void {
-  test('whatever uploads, builds on, removes, reads and collects at once, nothing needed is deleted and nothing else is kept', async ({
+  test('whatever uploads, builds on, removes, reads, merges and collects at once, nothing needed is deleted and nothing else is kept', async ({
     store,
   }) => {
     await fc.assert(
-      fc.asyncProperty(script, async ({ uploads, removals, readings, rounds }) => {
+      fc.asyncProperty(script, async ({ uploads, removals, merges, readings, rounds }) => {
         const world = new World(store);
         const hosts = await Promise.all(uploads.map(() => sleeper(store)));
         await Promise.all([
           ...hosts.map((host, index) => world.upload(host, uploads[index] ?? [])),
           world.remove(removals),
+          world.merge(hosts, merges),
           world.read(readings),
           world.collect(rounds),
         ]);
@@ -115,6 +117,41 @@ class World {
         assert.ok(this.#home.has(blob.id), `${blob.id} was taken from a reader`);
       }
       await this.#store.ledger.release(lease.id);
+    }
+  }
+
+  /** Puts another pack in the place of one, for all that need it. */
+  async merge(hosts: readonly Sleeper[], picks: readonly number[]): Promise<void> {
+    const { ledger } = this.#store;
+    for (const pick of picks) {
+      await this.#anybody();
+      const old = this.#packs[pick % this.#packs.length];
+      const host = hosts[pick % hosts.length];
+      if (!old || !host) continue;
+      const leases: Lease[] = [];
+      for (const id of await ledger.namedBy(old)) {
+        const lease = this.#durable.has(id) && (await ledger.beginRewriting(id, 'merger', LONG));
+        if (lease) leases.push(lease);
+      }
+      const merged = host.pack();
+      let there = false;
+      for (const { id, snapshotId, blobs } of leases) {
+        // Removed while the others were made anew: then this one stays as it is.
+        if (there && (await ledger.reuse(id, [merged.id]))?.length !== 1) continue;
+        const manifest = host.manifest();
+        for (const blob of (await ledger.add(id, there ? [manifest] : [manifest, merged])) ?? []) {
+          this.#home.add(blob);
+          await ledger.arrived(id, blob);
+        }
+        const rest = blobs.filter((blob) => blob.kind === 'pack' && blob.id !== old).map((blob) => blob.id);
+        const packs = [...rest, merged.id];
+        const made = await ledger.publish(id, null, host.publication(manifest, packs));
+        if (!made) continue;
+        there = true;
+        if (this.#durable.has(snapshotId)) this.#durable.set(snapshotId, [...packs, manifest.id]);
+      }
+      for (const { id } of leases) await ledger.release(id);
+      if (there) this.#packs.push(merged.id);
     }
   }
 

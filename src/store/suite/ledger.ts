@@ -268,41 +268,6 @@ export function ledgerTests(test: Declare): void {
     assert.deepEqual(await one.collect(), new Set([...first.packs, first.manifest]));
   });
 
-  test('packs of which less than half is needed are told, and a snapshot is made anew without them', async ({
-    store,
-  }) => {
-    const one = await sleeper(store);
-    const whole = await one.durable(1);
-    const saved = await one.save();
-    const lease = await one.begin(saved);
-    const [large, manifest] = [one.pack(newPackId(0), 10 * PACK_BYTES), one.manifest()];
-    await one.put(lease, large, manifest);
-    await store.ledger.reuse(lease.id, whole.packs);
-    const publication = one.publication(manifest, [large.id, ...whole.packs]);
-    await store.ledger.publish(lease.id, one.owner, publication);
-    const mine = async (ageMs: number) =>
-      (await store.ledger.sparse({ ageMs, limit: 1000 })).filter(
-        (pack) => pack.accountId === one.vm.accountId,
-      );
-    assert.deepEqual(
-      (await mine(0)).map(({ id, least, most, snapshots }) => ({ id, least, most, snapshots })),
-      [{ id: large.id, least: PACK_BYTES, most: PACK_BYTES, snapshots: [saved.id] }],
-    );
-    assert.deepEqual(await mine(LONG), []);
-
-    const rewriting = await store.ledger.beginRewriting(saved.id, 'elsewhere', LONG);
-    assert.ok(rewriting);
-    assert.equal(await store.ledger.beginRewriting(saved.id, 'another', LONG), null);
-    const [dense, anew] = [one.pack(), one.manifest()];
-    await one.put(rewriting, dense, anew);
-    const next = one.publication(anew, [dense.id, ...whole.packs]);
-    const made = await store.ledger.publish(rewriting.id, null, next);
-    assert.deepEqual([made?.state, made?.manifest?.name], ['durable', next.manifest.name]);
-    assert.equal(made?.storedBytes, 10 * PACK_BYTES + 10);
-    assert.deepEqual(await one.collect(), new Set([large.id, manifest.id]));
-    assert.deepEqual(await mine(0), []);
-  });
-
   test('what was not read for long is told, the longest first', async ({ store }) => {
     const one = await sleeper(store);
     const { packs, manifest } = await one.durable(2);
