@@ -10,6 +10,8 @@ import {
   type FakeHostFolder,
   type FakeWorld,
 } from '../../test/support/fake-world.ts';
+import { systemClock } from '../base/clock.ts';
+import { until } from '../base/until.ts';
 import { Failure } from '../model/failure.ts';
 import type { Layer } from '../model/records.ts';
 import type { Snapshot } from '../model/snapshot.ts';
@@ -166,6 +168,42 @@ test('a VM of another host is seen, and what is asked of it is refused with the 
   assert.deepEqual(await here.world.store.vms.get(vm.id), vm);
   await here.hatch.vms.stop(here.caller, 'web', { graceSeconds: 5 });
   await refused(hatch.vms.start(caller, 'web'), 'wrong_state', about);
+});
+
+test('who waits here for a VM of another host sees what that host makes of it', async () => {
+  const vm = await here.hatch.vms.create(here.caller, { name: 'web' }, READY);
+  await here.hatch.vms.stop(here.caller, vm.id, { graceSeconds: 5 });
+  const { store } = here.world;
+  const wait = (timeoutMs: number) => there.hatch.vms.get(there.caller, vm.id, { until: 'ready', timeoutMs });
+  const owner = { hostId: 'test-host', epoch: vm.epoch };
+  const operation = await store.operations.begin({ id: vm.id, owner }, 'start', {});
+  const waiting = wait(60_000);
+  // It has looked, and waits, before there is anything new.
+  await refused(wait(1), 'timeout', /was not ready within/);
+  await store.operations.finish(operation.id, 'failed');
+  await refused(waiting, 'wrong_state', /is stopped and will not be ready/);
+
+  const starting = here.hatch.vms.start(here.caller, vm.id, READY);
+  await until({ clock: systemClock, signal: AbortSignal.timeout(5000) }, async () => {
+    const now = await store.vms.get(vm.id);
+    return now?.operation || now?.state === 'running' ? true : undefined;
+  });
+  const seen = await wait(60_000);
+  assert.deepEqual([seen.state, seen.hostId, seen.readyAt !== null], ['running', 'test-host', true]);
+  await starting;
+});
+
+test('who waits here for a snapshot of another host to be stored hears when it is', async () => {
+  const { snapshot } = await asleep();
+  const { store } = here.world;
+  const { manifest } = (await store.snapshots.get(snapshot.id)) ?? assert.fail();
+  await store.snapshots.update(snapshot.id, { state: 'uploading', manifest: null });
+  const get = (storedWithinMs: number) =>
+    there.hatch.snapshots.get(there.caller, snapshot.id, storedWithinMs);
+  const waiting = get(60_000);
+  await refused(get(1), 'timeout', /was not stored within/);
+  await store.snapshots.update(snapshot.id, { state: 'durable', manifest });
+  assert.equal((await waiting).state, 'durable');
 });
 
 test('a VM whose snapshot is on its host alone wakes and is copied nowhere else', async () => {

@@ -1,6 +1,7 @@
 import type { Clock } from '../base/clock.ts';
 import type { VmId } from '../base/ids.ts';
 import { errorFields, type Logger } from '../base/logger.ts';
+import { sooner } from '../base/sooner.ts';
 import type { GuestAgent } from '../guest/agent.ts';
 import type { Vm } from '../model/vm.ts';
 import type { Machine, MachineExit } from '../vmm/driver.ts';
@@ -119,10 +120,16 @@ export class Fleet {
   }
 
   /**
-   * Looks, and looks again whenever the VM may have changed, until `look` gives something other than undefined. Rejects with
-   * the signal's reason when it aborts.
+   * Looks, and looks again whenever the VM may have changed, until `look` gives something other than undefined; also every
+   * `againMs` milliseconds while that gives some, for a VM of which nothing is heard here. Rejects with the signal's reason when
+   * it aborts.
    */
-  async watch<T>(vmId: VmId, look: () => Promise<T | undefined>, signal: AbortSignal): Promise<T> {
+  async watch<T>(
+    vmId: VmId,
+    look: () => Promise<T | undefined>,
+    signal: AbortSignal,
+    againMs: () => number | undefined = () => undefined,
+  ): Promise<T> {
     for (;;) {
       signal.throwIfAborted();
       const { promise, resolve } = Promise.withResolvers<void>();
@@ -134,7 +141,8 @@ export class Fleet {
       try {
         const found = await look();
         if (found !== undefined) return found;
-        await promise;
+        const ms = againMs();
+        await (ms === undefined ? promise : sooner({ clock: this.#deps.clock, signal }, promise, ms));
       } finally {
         signal.removeEventListener('abort', onAbort);
         waiting.delete(resolve);

@@ -43,3 +43,6 @@ export const SCRATCH_FILE = 'scratch';
 export function vmFolder(settings: Pick<Settings, 'vmsFolder'>, id: VmId): string {
   return `${settings.vmsFolder}/${id}`;
 }
+
+/** How often a VM or snapshot of another host is looked at while it is waited for: nobody tells us when it changes. */
+export const LOOK_AGAIN_MS = 500;

@@ -2,6 +2,7 @@ import { deadline, DeadlineExceeded } from '../base/deadline.ts';
 import type { VmId } from '../base/ids.ts';
 import { Failure, notFound } from '../model/failure.ts';
 import type { Vm } from '../model/vm.ts';
+import { LOOK_AGAIN_MS } from './settings.ts';
 import type { Caller, Wait } from './hatch.ts';
 import type { World } from './world.ts';
 
@@ -17,13 +18,15 @@ export async function findVm({ store }: Pick<World, 'store'>, caller: Caller, id
  * nothing, and the VM's own reason when it cannot get there any more.
  */
 export async function waitFor(
-  world: Pick<World, 'store' | 'fleet'>,
+  world: Pick<World, 'store' | 'fleet' | 'settings'>,
   id: VmId,
   wait: Wait | undefined,
 ): Promise<Vm> {
+  let elsewhere = false;
   const look = async (): Promise<Vm> => {
     const vm = await world.store.vms.get(id);
     if (!vm) throw notFound('vm', id);
+    elsewhere = vm.hostId !== world.settings.hostId;
     return vm;
   };
   if (!wait) return look();
@@ -44,6 +47,7 @@ export async function waitFor(
           );
         },
         signal,
+        () => (elsewhere ? LOOK_AGAIN_MS : undefined),
       ),
     );
   } catch (error) {

@@ -1,6 +1,7 @@
 import type { LayerId, SnapshotId } from '../../base/ids.ts';
 import { errorFields } from '../../base/logger.ts';
 import { SingleFlight } from '../../base/single-flight.ts';
+import { sooner } from '../../base/sooner.ts';
 import { Failure, notFound } from '../../model/failure.ts';
 import type { Snapshot } from '../../model/snapshot.ts';
 import { isBlobError } from '../../store/blobs/blob-error.ts';
@@ -8,6 +9,7 @@ import { OtherSave } from '../../store/blobs/spool.ts';
 import { BadBlobs } from '../../store/ledger.ts';
 import { remove } from '../../host/files.ts';
 import { join } from 'node:path';
+import { LOOK_AGAIN_MS } from '../settings.ts';
 import { layerFolder } from '../layers.ts';
 import type { ArchiveDeps } from './deps.ts';
 import { checkStored, reread } from './check.ts';
@@ -115,7 +117,10 @@ export class Archive {
             details: { id },
           },
         );
-      await promise;
+      // Nobody tells us when another host has stored it.
+      await (snapshot.hostId === this.#deps.settings.hostId
+        ? promise
+        : sooner({ clock: this.#deps.clock, signal }, promise, LOOK_AGAIN_MS));
       waiting.delete(resolve);
     }
   }
