@@ -73,6 +73,8 @@ export interface FakeWorld {
   readonly world: World;
   readonly hatch: Hatch;
   readonly caller: Caller;
+  /** The key the caller shows to the API. */
+  readonly secret: string;
   readonly openPorts: ReadonlyMap<VmId, number>;
   close(): Promise<void>;
   [Symbol.asyncDispose](): Promise<void>;
@@ -88,7 +90,7 @@ export async function openFakeWorld(host: FakeHostFolder, options: WorldOptions 
     wrap(await openStore(`sqlite:${join(host.root, 'hatch.db')}`, { clock: systemClock, log: silent }));
   await store.hosts.register({ id: hostId, bootId: 'test-boot' });
   const { account } = await ensureDefaultAccount({ store });
-  const { key } = await addKey({ store }, account.id, 'test', SCOPES);
+  const { key, secret } = await addKey({ store }, account.id, 'test', SCOPES);
   const wrapDriver = options.wrapDriver ?? ((driver: Driver) => driver);
   const driver = wrapDriver(
     openFake({ folder: host.vms, fail: options.vmm ?? {}, qcow2: options.qcow2 ?? false }),
@@ -187,6 +189,7 @@ export async function openFakeWorld(host: FakeHostFolder, options: WorldOptions 
     world,
     hatch,
     caller: { accountId: account.id, keyId: key.id, scopes: new Set(SCOPES) },
+    secret,
     openPorts: ports.opened,
     close,
     [Symbol.asyncDispose]: close,
