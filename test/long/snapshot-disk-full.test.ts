@@ -7,12 +7,21 @@ import { until } from '../../src/base/until.ts';
 import { assertNothingLeft, makeHostFolder, openFakeWorld } from '../support/fake-world.ts';
 import { makeSmallDisk } from '../support/small-disk.ts';
 
-for (const leave of [0, 4096, 8192]) {
-  test(`a spool on a disk that is full (but ${leave} bytes) leaves a snapshot here, saying so; its VM wakes, and it is stored once there is room`, async () => {
+/** What is on the small disk, and how much room it is left with: what waits to be put, or what was put. */
+const CASES = [
+  ['the spool', 'spool', 0],
+  ['the spool', 'spool', 4096],
+  ['the spool', 'spool', 8192],
+  ['the store, a folder,', 'snapshots', 0],
+  ['the store, a folder,', 'snapshots', 4096],
+] as const;
+
+for (const [what, folder, leave] of CASES) {
+  test(`${what} on a disk that is full (but ${leave} bytes) leaves a snapshot here, saying so; its VM wakes, and it is stored once there is room`, async () => {
     const host = await makeHostFolder();
     const disk = await makeSmallDisk(`${host.root}-disk`, 4);
     try {
-      await symlink(disk.inside, join(host.root, 'spool'));
+      await symlink(disk.inside, join(host.root, folder));
       // A clock that makes the wait for the next try short.
       const archiveClock = {
         now: () => systemClock.now(),
@@ -27,7 +36,7 @@ for (const leave of [0, 4096, 8192]) {
         const now = await world.store.snapshots.get(id);
         return now?.state === 'local' && now.problem !== null ? now : undefined;
       });
-      assert.match(local.problem ?? '', /full|no space/i);
+      assert.match(local.problem ?? '', /the disk is full.*Make room: it is tried again/);
       assert.equal((await hatch.vms.restore(caller, vm.id, {})).state, 'running');
       await assertNothingLeft(one);
       await disk.makeRoom();

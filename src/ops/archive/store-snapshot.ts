@@ -2,6 +2,7 @@ import { join } from 'node:path';
 import type { LayerId, SnapshotId } from '../../base/ids.ts';
 import { exists, makeFolder, remove } from '../../host/files.ts';
 import type { Snapshot } from '../../model/snapshot.ts';
+import { isBlobError } from '../../store/blobs/blob-error.ts';
 import type { ImageFile, Saved, SpooledFile } from '../../store/blobs/chunk-store.ts';
 import { manifestName, packName, type PackId } from '../../store/blobs/format.ts';
 import type { Layout } from '../../store/blobs/layout.ts';
@@ -68,7 +69,10 @@ export async function storeSnapshot(
       return published === null ? 'nothing' : 'stored';
     });
   } catch (error) {
-    const problem = error instanceof Error ? error.message : String(error);
+    const { message } = error instanceof Error ? error : new Error(String(error));
+    const problem = isBlobError(error, 'no_space')
+      ? `${message}. Make room: it is tried again by itself.`
+      : message;
     await store.ledger.release(lease.id, signal.aborted ? null : problem);
     throw error;
   }
