@@ -43,6 +43,8 @@ declare module 'fastify' {
     text?: string;
     /** What an application/octet-stream answer holds; for its description. */
     bytes?: string;
+    /** What the body is where it is a file, taken as it comes; for its description. */
+    upload?: string;
   }
   interface FastifyRequest {
     /** Who asks; null on open routes and before the key was looked at. */

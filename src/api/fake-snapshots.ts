@@ -28,6 +28,8 @@ export interface FakeDisk {
   entries: readonly FileEntry[];
   contents: Map<string, Buffer>;
   changes: readonly FileChange[];
+  /** What a snapshot is as a file. */
+  file: Buffer;
   readonly asked: unknown[];
   /** Contents that are being read. */
   readonly open: Set<Readable>;
@@ -54,7 +56,14 @@ export function fakeSnapshots({ clock, rows: vms, own, change, newNetwork }: Fak
   const rows: FakeSnapshots['rows'] = new Map();
   const transfers: FakeSnapshots['transfers'] = new Map();
 
-  const disk: FakeDisk = { entries: [], contents: new Map(), changes: [], asked: [], open: new Set() };
+  const disk: FakeDisk = {
+    entries: [],
+    contents: new Map(),
+    changes: [],
+    file: Buffer.from('a snapshot'),
+    asked: [],
+    open: new Set(),
+  };
 
   const ownSnapshot = (caller: Caller, idOrName: string): Snapshot => {
     const found = [...rows.values()].find(
@@ -257,6 +266,21 @@ export function fakeSnapshots({ clock, rows: vms, own, change, newNetwork }: Fak
         ownSnapshot(caller, after);
         disk.asked.push({ path, limit });
         return { changes: disk.changes.slice(0, limit), truncated: disk.changes.length > limit };
+      },
+      export: async (caller, id, request) => {
+        const snapshot = ownSnapshot(caller, id);
+        disk.asked.push(request);
+        return { snapshot, content: Readable.from([disk.file], { objectMode: false }) };
+      },
+      import: async (caller, request, source) => {
+        disk.asked.push(request);
+        mustBeFree(caller, request.name);
+        const pieces: Uint8Array[] = [];
+        for await (const piece of source) pieces.push(piece);
+        if (!Buffer.concat(pieces).equals(disk.file)) throw invalid('', 'The snapshot file is not whole.');
+        const [vm] = vms.values();
+        if (!vm) throw notFound('vm', '');
+        return { snapshot: save(vm, 'manual', request.name ?? null), differences: ['it is another'] };
       },
       patch: async (caller, id, { name }) => {
         const old = ownSnapshot(caller, id);

@@ -27,6 +27,11 @@ export const describeRoute: SwaggerTransform = ({ schema, url, route }) => {
   const parts = { ...schema };
   for (const part of ['body', 'querystring', 'params'] as const)
     if (parts[part] !== undefined) parts[part] = described(parts[part], false);
+  if (config.upload !== undefined)
+    parts.body = {
+      content: { 'application/octet-stream': { schema: { type: 'string', format: 'binary' } } },
+      description: config.upload,
+    };
   return {
     url,
     schema: {

@@ -3,6 +3,7 @@ import { createServer as createTlsServer } from 'node:https';
 import type { Socket } from 'node:net';
 import type { TypeBoxTypeProvider } from '@fastify/type-provider-typebox';
 import { fastify } from 'fastify';
+import type { Clock } from '../base/clock.ts';
 import { Failure } from '../model/failure.ts';
 import { accountRoutes } from './accounts.ts';
 import type { ApiDeps, App } from './app.ts';
@@ -21,6 +22,7 @@ import { metricsRoutes } from './metrics.ts';
 import { answerUnknownPaths } from './paths.ts';
 import { savedFileRoutes } from './saved-files.ts';
 import { templateRoutes } from './templates.ts';
+import { snapshotFileRoutes } from './snapshot-files.ts';
 import { snapshotRoutes } from './snapshots.ts';
 import { rateLimiter, type RateLimit } from './rate-limit.ts';
 import { serializerCompiler, validatorCompiler } from './validation.ts';
@@ -34,7 +36,7 @@ export interface ApiOptions {
   readonly rateLimit?: RateLimit | undefined;
 }
 
-/** A whole request, body included, must have come within this, in milliseconds. */
+/** A whole request, body included, must have come within this, in milliseconds; of a file that is uploaded only the headers. */
 const REQUEST_MS = 60_000;
 /** How long an idle connection is kept, in milliseconds; longer than load balancers usually keep theirs. */
 const KEEP_ALIVE_MS = 72_000;
@@ -59,7 +61,9 @@ export async function createApi(
     clientErrorHandler: (error, socket) => answerBrokenHttp(error, socket),
     serverFactory: (handler): Server => {
       const server = tls ? createTlsServer(tls, handler) : createServer(handler);
-      server.requestTimeout = REQUEST_MS;
+      // Bodies have a limit each of their own: an upload may take hours.
+      server.requestTimeout = 0;
+      server.headersTimeout = REQUEST_MS;
       server.keepAliveTimeout = KEEP_ALIVE_MS;
       return server;
     },
@@ -71,6 +75,7 @@ export async function createApi(
   takeJsonOnly(app);
   accompanyRequests(app, { log, clock });
   const streams = closeInTime(app, clock);
+  limitBodies(app, clock);
   guardRoutes(app, hatch, rateLimiter(clock, rateLimit));
   answerUnknownPaths(app);
   await describeRoutes(app, version);
@@ -78,6 +83,7 @@ export async function createApi(
   vmRoutes(app, { hatch });
   snapshotRoutes(app, { hatch });
   savedFileRoutes(app, { hatch, log, streams });
+  await snapshotFileRoutes(app, { hatch, log, streams, clock });
   execRoutes(app, { hatch });
   consoleRoutes(app, { hatch, log, streams });
   metricsRoutes(app, { hatch });
@@ -90,6 +96,21 @@ export async function createApi(
   await docsRoutes(app);
   await app.ready();
   return app;
+}
+
+/** Ends the connection of a body that does not come whole in time, unless it is an upload, which has a rule of its own. */
+function limitBodies(app: App, clock: Clock): void {
+  app.addHook('onRequest', async (request) => {
+    const { headers, socket } = request.raw;
+    const none = headers['transfer-encoding'] === undefined && Number(headers['content-length'] ?? 0) === 0;
+    if (none || request.routeOptions.config.upload !== undefined) return;
+    const whole = new AbortController();
+    for (const event of ['end', 'close']) request.raw.once(event, () => whole.abort());
+    clock.sleep(REQUEST_MS, whole.signal).then(
+      () => answerBrokenHttp(Object.assign(new Error('slow'), { code: 'ERR_HTTP_REQUEST_TIMEOUT' }), socket),
+      () => undefined,
+    );
+  });
 }
 
 /** Answers what is not HTTP at all, in the shape of every other error, and ends the connection. */

@@ -9,6 +9,7 @@ import type { CreateKey, Key, NewKey } from '../contract/key.ts';
 import type { VmMetrics } from '../contract/metrics.ts';
 import type {
   ForkVm,
+  ImportedSnapshot,
   PatchSnapshot,
   RestoreVm,
   Snapshot,
@@ -17,6 +18,7 @@ import type {
 } from '../contract/snapshot.ts';
 import type { CreateTemplate, PatchTemplate, Template } from '../contract/template.ts';
 import type { CreateVm, PatchVm, StopVm, Vm, VmState, WaitQuery } from '../contract/vm.ts';
+import { KEY_HEADER } from '../contract/snapshot.ts';
 import { NoName } from './api-error.ts';
 import { Transport, type CallOptions } from './transport.ts';
 
@@ -78,6 +80,15 @@ function seg(name: string): string {
   if (name === '') throw new NoName('A name or an id is empty.');
   if (name === '.' || name === '..') throw new NoName(`"${name}" is neither a name nor an id.`);
   return encodeURIComponent(name);
+}
+
+interface SnapshotKey {
+  /** 32 random bytes in hexadecimal or base64. */
+  readonly key?: string | undefined;
+}
+
+function keyHeader(key: string | undefined): Record<string, string> {
+  return key === undefined ? {} : { [KEY_HEADER]: key };
 }
 
 function vmCalls(transport: Transport) {
@@ -248,6 +259,37 @@ function snapshotCalls(transport: Transport) {
         method: 'GET',
         path: `/snapshots/${seg(snapshot)}/files/content`,
         query: { path, path_base64 },
+        signal,
+      }),
+    /** The snapshot as one file, as it comes. `key`: what it is encrypted with. */
+    export: (
+      snapshot: string,
+      { plain, key, signal }: CallOptions & SnapshotKey & { readonly plain?: boolean | undefined } = {},
+    ): AsyncIterable<Uint8Array> =>
+      transport.bytes({
+        method: 'GET',
+        path: `/snapshots/${seg(snapshot)}/export`,
+        query: { plain },
+        headers: keyHeader(key),
+        signal,
+      }),
+    /** Makes a snapshot, and a VM that sleeps as it, of such a file; `bytes`: its size, where that is known. */
+    import: (
+      content: AsyncIterable<Uint8Array>,
+      {
+        bytes,
+        name,
+        key,
+        signal,
+      }: CallOptions &
+        SnapshotKey & { readonly bytes?: number | undefined; readonly name?: string | undefined } = {},
+    ): Promise<ImportedSnapshot> =>
+      transport.json({
+        method: 'POST',
+        path: '/snapshots/import',
+        query: { name },
+        upload: { content, bytes },
+        headers: keyHeader(key),
         signal,
       }),
     /** What is another on the disk of `after`, from a path on (`/` when none is given). */

@@ -1,3 +1,4 @@
+import { Readable } from 'node:stream';
 import { Agent, request, type Dispatcher } from 'undici';
 import { ApiError, readApiError, Unreachable } from './api-error.ts';
 
@@ -13,6 +14,9 @@ interface Call extends CallOptions {
   readonly path: string;
   readonly query?: Query | undefined;
   readonly body?: unknown;
+  /** Bytes sent as they are, as they come, in place of `body`; `bytes`: how many, where that is known. */
+  readonly upload?: { readonly content: AsyncIterable<Uint8Array>; readonly bytes?: number | undefined };
+  readonly headers?: Readonly<Record<string, string>> | undefined;
 }
 
 /** Sends requests to one server with one key. Nothing is tried twice but a list that changed under our hands. */
@@ -86,7 +90,15 @@ export class Transport {
     await this.#agent.destroy();
   }
 
-  async #send({ method, path, query = {}, body, signal }: Call): Promise<Dispatcher.ResponseData> {
+  async #send({
+    method,
+    path,
+    query = {},
+    body,
+    upload,
+    headers,
+    signal,
+  }: Call): Promise<Dispatcher.ResponseData> {
     const url = new URL(path.slice(1), this.#url);
     for (const [name, value] of Object.entries(query))
       for (const one of value === undefined ? [] : Array.isArray(value) ? value : [value])
@@ -100,9 +112,12 @@ export class Transport {
         headers: {
           ...this.#headers,
           accept: 'application/json, text/plain',
+          ...headers,
           ...(body === undefined ? {} : { 'content-type': 'application/json' }),
+          ...(upload === undefined ? {} : { 'content-type': 'application/octet-stream' }),
+          ...(upload?.bytes === undefined ? {} : { 'content-length': String(upload.bytes) }),
         },
-        body: body === undefined ? null : JSON.stringify(body),
+        body: upload ? Readable.from(upload.content) : body === undefined ? null : JSON.stringify(body),
       });
     } catch (error) {
       if (signal?.aborted) throw signal.reason;

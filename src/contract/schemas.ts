@@ -8,7 +8,7 @@ import { Health, Ready } from './health.ts';
 import { CreateImage, Image } from './image.ts';
 import { CreateKey, Key, NewKey } from './key.ts';
 import { FileChange, FileEntry, FileFacts, SnapshotDiff } from './saved-file.ts';
-import { ForkVm, PatchSnapshot, RestoreVm, Snapshot, SnapshotVm } from './snapshot.ts';
+import { ForkVm, ImportedSnapshot, PatchSnapshot, RestoreVm, Snapshot, SnapshotVm } from './snapshot.ts';
 import { VmMetrics } from './metrics.ts';
 import { CreateTemplate, PatchTemplate, Template } from './template.ts';
 import { CreateVm, NoFields, PatchVm, StateReason, StopVm, Vm } from './vm.ts';
@@ -34,6 +34,7 @@ export const SCHEMAS: readonly TSchema[] = [
   Idle,
   IdlePatch,
   Image,
+  ImportedSnapshot,
   Key,
   NewKey,
   NoFields,

@@ -142,6 +142,57 @@ export const Snapshot = Type.Object(
 );
 export type Snapshot = Static<typeof Snapshot>;
 
+/** The header the key of a snapshot file comes in. */
+export const KEY_HEADER = 'hatch-snapshot-key';
+export const SnapshotKeyHeaders = Type.Object({
+  [KEY_HEADER]: Type.Optional(
+    Type.String({
+      description:
+        'The key the file is encrypted with: 32 random bytes in hexadecimal or base64. Only over TLS or the loopback: who hears it can read the file.',
+    }),
+  ),
+});
+
+export const ExportQuery = Type.Object(
+  {
+    plain: Type.Optional(
+      Type.Boolean({
+        default: false,
+        description:
+          'Without a key although snapshots are encrypted on this server: whoever has the file can read the guest’s memory and disk.',
+      }),
+    ),
+  },
+  { additionalProperties: false },
+);
+
+export const ImportQuery = Type.Object(
+  {
+    name: Type.Optional(
+      Type.String({
+        ...Name,
+        description: 'A name for the snapshot; else the one it had, if nobody has it.',
+      }),
+    ),
+  },
+  { additionalProperties: false },
+);
+
+export const ImportedSnapshot = Type.Object(
+  {
+    ...Snapshot.properties,
+    differences: Type.Array(Type.String(), {
+      description: 'Why it cannot be woken on this host, in words; empty when it can.',
+    }),
+  },
+  {
+    $id: 'ImportedSnapshot',
+    additionalProperties: false,
+    description: 'A snapshot that came from another installation; `vm_id` is the new VM that sleeps as it.',
+  },
+);
+export type ImportedSnapshot = Static<typeof ImportedSnapshot>;
+
 export const SnapshotParams = Type.Object({ id: SnapshotName }, { additionalProperties: false });
 
 const storedFields = {

@@ -3,7 +3,8 @@ import { VM_STATES, type Verb, type Vm, type VmState } from './vm.ts';
 
 /** Where a VM may go from each state. What is not here does not happen. */
 export const MOVES: Readonly<Record<VmState, readonly VmState[]>> = {
-  starting: ['running', 'error'],
+  // Asleep at once: imported as a snapshot.
+  starting: ['running', 'snapshotted', 'error'],
   // Back to `starting` when the boot's last step is taken back; `stopped` at once when the guest powers itself off.
   running: ['stopping', 'stopped', 'snapshotted', 'starting', 'error'],
   stopping: ['stopped', 'error'],

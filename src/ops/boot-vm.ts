@@ -4,6 +4,7 @@ import type { StateReason, Vm } from '../model/vm.ts';
 import { depsOf, mustGet } from './carry-out.ts';
 import { copySteps } from './copy-steps.ts';
 import { bootSteps, imageOf } from './host-steps.ts';
+import { forgetImport, isImport } from './import-snapshot.ts';
 import { markError } from './mark-error.ts';
 import { Closing, runSteps, Stuck, undoSteps, type Step } from './steps.ts';
 import { translate } from './translate.ts';
@@ -56,6 +57,7 @@ async function stepsOf(
 /** Takes back a create or start that a crash cut off; the VM ends in `error`, saying so. A finished one stays. */
 export async function recoverBoot(world: World, operation: Operation): Promise<void> {
   const { clock } = world;
+  if (isImport(operation)) return forgetImport(world, operation);
   const vm = await mustGet(world, operation);
   if (vm.state === 'running') return;
   const image = await imageOf(world, vm);

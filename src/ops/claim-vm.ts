@@ -34,7 +34,13 @@ export function addressesAsked(
 }
 
 /** Inserts the row; what the caller left to us is chosen anew when somebody was faster. */
-export async function claim(world: World, caller: Caller, wanted: Wanted, id: Vm['id']): Promise<Operation> {
+export async function claim(
+  world: World,
+  caller: Caller,
+  wanted: Wanted,
+  id: Vm['id'],
+  args: Operation['args'] = {},
+): Promise<Operation> {
   const { store, settings } = world;
   const account = await store.accounts.get(caller.accountId);
   if (!account) throw new Failure('unauthorized', 'The account of this key is gone.');
@@ -43,7 +49,7 @@ export async function claim(world: World, caller: Caller, wanted: Wanted, id: Vm
   for (let tries = 0; tries < TRIES; tries++) {
     const network = wanted.network === null ? null : await choose(world, wanted.network, passedOver);
     try {
-      const made = await store.vms.create({ ...wanted, id, network }, { limits, args: {} });
+      const made = await store.vms.create({ ...wanted, id, network }, { limits, args });
       return made.operation;
     } catch (error) {
       if (!(error instanceof Taken)) throw error;

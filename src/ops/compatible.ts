@@ -31,3 +31,13 @@ export function mustFitHere(driver: Pick<Driver, 'name' | 'accel' | 'cpu'>, { id
     details: { snapshot: id, differences: found },
   });
 }
+
+/** Throws `no_guest_agent` for a guest that cannot be told who it is from now on. */
+export function mustHaveAgent({ id, guest }: Snapshot): void {
+  if (guest.agent) return;
+  throw new Failure(
+    'no_guest_agent',
+    `The agent in snapshot ${id} had not answered when it was saved: a copy could not be given an identity of its own. Restore it where it was saved instead, or install qemu-guest-agent in the guest and save it again.`,
+    { details: { snapshot: id } },
+  );
+}

@@ -3,7 +3,7 @@ import { mergeIdle, refuseWithSnapshot } from '../model/create-request.ts';
 import { Failure, invalid, notFound } from '../model/failure.ts';
 import type { Snapshot } from '../model/snapshot.ts';
 import type { Vm } from '../model/vm.ts';
-import { mustFitHere } from './compatible.ts';
+import { mustFitHere, mustHaveAgent } from './compatible.ts';
 import { mustBeWithinReach } from './elsewhere.ts';
 import type { Caller, CreateVm, Wait } from './hatch.ts';
 import { findSnapshot } from './snapshots.ts';
@@ -41,12 +41,7 @@ export async function copySnapshot(
 ): Promise<Vm> {
   mustBeWithinReach(world, snapshot);
   mustFitHere(world.driver, snapshot);
-  if (!snapshot.guest.agent)
-    throw new Failure(
-      'no_guest_agent',
-      `The agent in snapshot ${snapshot.id} had not answered when it was saved: a copy could not be given an identity of its own. Restore it instead, or install qemu-guest-agent in the guest and save it again.`,
-      { details: { snapshot: snapshot.id } },
-    );
+  mustHaveAgent(snapshot);
   await world.archive.bring(snapshot, new AbortController().signal);
   await world.store.snapshots.update(snapshot.id, { usedAt: world.clock.now() });
   const wanted = await wantedCopy(world, caller, snapshot, request);

@@ -1,3 +1,4 @@
+import type { Readable } from 'node:stream';
 import type { AccountId, KeyId, SnapshotId, VmId } from '../base/ids.ts';
 import type { FileContent } from '../guest/saved-disk/content-stream.ts';
 import type { ExecCommand, ExecResult } from '../guest/agent.ts';
@@ -205,6 +206,23 @@ export interface Hatch {
       wanted: { readonly path: string | Uint8Array; readonly limit: number },
       signal: AbortSignal,
     ): Promise<{ readonly changes: readonly FileChange[]; readonly truncated: boolean }>;
+    /**
+     * The snapshot as one file for another installation, as it comes. The content must be read to its end or destroyed, or the signal
+     * aborted; what breaks off is no file.
+     */
+    export(
+      caller: Caller,
+      idOrName: string,
+      request: ExportRequest,
+      signal: AbortSignal,
+    ): Promise<ExportedSnapshot>;
+    /** Makes a snapshot, and a VM that sleeps as it, of such a file. All of it or nothing. */
+    import(
+      caller: Caller,
+      request: ImportRequest,
+      source: AsyncIterable<Uint8Array>,
+      signal: AbortSignal,
+    ): Promise<ImportedSnapshot>;
     /** Not the one its VM sleeps as (`in_use`); copies do not hold it. */
     delete(caller: Caller, idOrName: string): Promise<void>;
   };
@@ -265,6 +283,31 @@ export interface Hatch {
   readiness(): Promise<
     readonly { readonly part: 'store' | 'network' | 'vmm' | 'image' | 'start'; readonly problem: string }[]
   >;
+}
+
+export interface ExportRequest {
+  /** What the file is encrypted with: 32 bytes in hexadecimal or base64. */
+  readonly key: string | undefined;
+  /** Not encrypted although snapshots are here. */
+  readonly plain: boolean;
+}
+
+export interface ExportedSnapshot {
+  readonly snapshot: Snapshot;
+  readonly content: Readable;
+}
+
+export interface ImportRequest {
+  /** undefined: the one it had, where nobody here has it. */
+  readonly name: string | undefined;
+  /** What the file was encrypted with. */
+  readonly key: string | undefined;
+}
+
+export interface ImportedSnapshot {
+  readonly snapshot: Snapshot;
+  /** Why it cannot be woken on this host, in words; empty when it can. */
+  readonly differences: readonly string[];
 }
 
 /**

@@ -4,9 +4,11 @@ import { errorFields } from '../base/logger.ts';
 import { accounts, keys } from './accounts.ts';
 import { createVm } from './create-vm.ts';
 import { deleteVm } from './delete-vm.ts';
+import { exportSnapshot } from './export-snapshot.ts';
 import { forkVm } from './fork-vm.ts';
 import type { Hatch } from './hatch.ts';
 import { images, type ImageRegistry } from './images.ts';
+import { importSnapshot } from './import-snapshot.ts';
 import { patchVm } from './patch-vm.ts';
 import { followReboot, rebootVm } from './reboot-vm.ts';
 import { restoreVm } from './restore-vm.ts';
@@ -49,7 +51,12 @@ export function openHatch(world: World, registry: ImageRegistry, readiness: Hatc
       followConsole: (caller, idOrName, offset, signal) =>
         followConsole(world, caller, idOrName, offset, signal),
     },
-    snapshots: { ...snapshots(world), ...savedFiles(world) },
+    snapshots: {
+      ...snapshots(world),
+      ...savedFiles(world),
+      export: (caller, idOrName, request, signal) => exportSnapshot(world, caller, idOrName, request, signal),
+      import: (caller, request, source, signal) => importSnapshot(world, caller, request, source, signal),
+    },
     images: images(world, registry),
     templates: templates(world),
     accounts: accounts({ store, clock, log, settings }),

@@ -4,14 +4,14 @@ import type { Operation } from '../model/records.ts';
 import type { Snapshot } from '../model/snapshot.ts';
 import { refuse } from '../model/states.ts';
 import type { Vm } from '../model/vm.ts';
-import { mustFitHere } from './compatible.ts';
+import { mustFitHere, mustHaveAgent } from './compatible.ts';
 import { claimHere, mustBeHereOrAsleep, mustBeWithinReach } from './elsewhere.ts';
 import { releaseLayers } from './layers.ts';
 import { Closing, Overtaken, Stuck } from './steps.ts';
 import { translate } from './translate.ts';
 import { findVm, waitFor } from './vms.ts';
 import { afterWake, wakeAlone } from './wake-in-place.ts';
-import { undoWake } from './wake-vm.ts';
+import { isStranger, undoWake } from './wake-vm.ts';
 import type { World } from './world.ts';
 import { ownerOf } from './owner.ts';
 import { mustGet } from './carry-out.ts';
@@ -71,6 +71,7 @@ async function chosen(world: World, vm: Vm, { snapshot: asked, discard }: Restor
   if (found?.vmId !== vm.id) throw notFound('snapshot', id ?? '');
   mustBeWithinReach(world, found);
   mustFitHere(driver, found);
+  if (isStranger(vm, found)) mustHaveAgent(found);
   return found;
 }
 

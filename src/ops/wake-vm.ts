@@ -3,7 +3,7 @@ import { join } from 'node:path';
 import { newId } from '../base/ids.ts';
 import { deadline } from '../base/deadline.ts';
 import { errorFields } from '../base/logger.ts';
-import { refresh, type HookResult } from '../guest/identity.ts';
+import { refresh } from '../guest/identity.ts';
 import { exists, remove } from '../host/files.ts';
 import { Failure } from '../model/failure.ts';
 import type { Image, Layer, Operation } from '../model/records.ts';
@@ -22,6 +22,7 @@ import {
   specOf,
   sshStep,
 } from './host-steps.ts';
+import { identityStep, noteHooks } from './identity-step.ts';
 import { layerFolder, releaseLayers } from './layers.ts';
 import { runSteps, undoSteps, type Step } from './steps.ts';
 import type { World } from './world.ts';
@@ -93,7 +94,7 @@ export async function carryOutWake(
 ): Promise<void> {
   await runSteps(depsOf(world), operation, steps, signal);
   world.fleet.touch(vm.id);
-  if (snapshot.guest.agent) void refreshGuest(world, vm);
+  if (snapshot.guest.agent && !isStranger(vm, snapshot)) void refreshGuest(world, vm);
 }
 
 /** What is not needed for the guest to answer: its random state and its hooks, while it is in use already. */
@@ -108,24 +109,6 @@ async function refreshGuest(world: World, vm: Vm): Promise<void> {
     await noteHooks(world, vm, hooks);
   } catch (error) {
     log.warn({ vm: vm.id, ...errorFields(error) }, 'a woken guest could not be brought up to date');
-  }
-}
-
-/** Makes events of what a guest's hooks could not do. */
-export async function noteHooks(
-  { store }: Pick<World, 'store'>,
-  vm: Vm,
-  hooks: readonly HookResult[],
-): Promise<void> {
-  for (const { name, exitCode, timedOut, said } of hooks) {
-    if (exitCode === 0) continue;
-    await store.events.add({
-      accountId: vm.accountId,
-      vmId: vm.id,
-      kind: 'vm.hook_failed',
-      message: `The guest's hook ${name} ${timedOut ? 'took too long and was ended' : `failed with exit code ${exitCode}`}.`,
-      data: { hook: name, exit_code: exitCode, said },
-    });
   }
 }
 
@@ -155,6 +138,7 @@ export async function placeSteps(
 ): Promise<readonly Step[]> {
   const { net } = world;
   const { network } = vm;
+  const stranger = isStranger(vm, snapshot);
   const image = await imageOf(world, vm);
   const steps: Step[] = [
     folderFromSnapshot(world, vm, snapshot, false),
@@ -164,12 +148,21 @@ export async function placeSteps(
   if (network !== null)
     steps.push({
       name: 'network',
-      run: () => attach(world, vm, network),
+      async run() {
+        await attach(world, vm, network);
+        if (stranger) await net.setJoined(vm.id, false);
+      },
       undo: () => net.detach(vm.id),
     });
   steps.push(load);
+  if (stranger) steps.push(identityStep(world, vm));
   if (network !== null) steps.push(sshStep(world, vm, network));
   return steps;
+}
+
+/** Whether the saved machine takes itself for another than this VM: it was saved in another installation, and is told like a copy. */
+export function isStranger({ network }: Pick<Vm, 'network'>, { guest }: Pick<Snapshot, 'guest'>): boolean {
+  return network !== null && guest.mac !== null && guest.mac !== network.mac;
 }
 
 /** The seed volume the machine was saved with; a VM whose files were brought from elsewhere has none. */

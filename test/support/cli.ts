@@ -17,8 +17,11 @@ export async function hatch(
     readonly cwd?: string;
     readonly home?: string;
     readonly stdin?: string;
+    readonly stdinBytes?: Uint8Array;
     /** What a person at the terminal answers; without it there is no terminal. */
     readonly answer?: string;
+    /** What is said on stderr as it is, to a person who sits there. */
+    readonly watch?: (text: string) => void;
   } = {},
 ): Promise<Ran> {
   const ran = { out: '', err: '' };
@@ -27,14 +30,20 @@ export async function hatch(
   const code = await runCli(words, {
     out: (text) => (ran.out += text),
     outBytes: async (bytes) => void (ran.out += Buffer.from(bytes).toString('latin1')),
-    err: (text) => (ran.err += text),
-    terminal: { stdin: atTerminal, stdout: atTerminal, stderr: false },
+    err: (text) => {
+      ran.err += text;
+      world.watch?.(text);
+    },
+    terminal: { stdin: atTerminal, stdout: atTerminal, stderr: world.watch !== undefined },
     env: world.env ?? {},
     cwd: world.cwd ?? '/nonexistent',
     home: world.home ?? '/nonexistent',
     root: '/nonexistent/hatch',
     now: () => Date.UTC(2026, 2, 6, 11, 30),
     readStdin: async () => world.stdin ?? '',
+    inBytes: async function* () {
+      yield world.stdinBytes ?? Buffer.alloc(0);
+    },
     ask: async (question) => {
       ran.out += question;
       return world.answer ?? '';

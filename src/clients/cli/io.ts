@@ -15,6 +15,8 @@ export interface Io {
   readonly now: () => number;
   /** All of standard input. */
   readonly readStdin: () => Promise<string>;
+  /** Standard input as it comes. */
+  readonly inBytes: () => AsyncIterable<Uint8Array>;
   /** Asks on the terminal; the answer without its line break. */
   readonly ask: (question: string) => Promise<string>;
   /** Becomes another program (execve); comes back only in tests. Throws a UsageError when there is no such program. */

@@ -23,6 +23,7 @@ const io: Io = {
   root: join(import.meta.dirname, '../../..'),
   now: () => Date.now(),
   readStdin: () => text(process.stdin),
+  inBytes: () => process.stdin,
   ask: async (question) => {
     const terminal = createInterface({ input: process.stdin, output: process.stdout });
     try {

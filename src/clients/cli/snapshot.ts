@@ -4,6 +4,7 @@ import type { Snapshot } from '../../contract/snapshot.ts';
 import { print, waiting, type Act, type Context } from './context.ts';
 import { removeAll, type RemoveOptions } from './remove.ts';
 import { showDiff, showFiles, writeContent } from './show-files.ts';
+import { fileCommands } from './snapshot-file.ts';
 import { showSaved, showSnapshot, showSnapshots, transferOf } from './show-snapshot.ts';
 import { showOutcome, showVms } from './show-vm.ts';
 import { readWait, withWait, type WaitFlags } from './vm.ts';
@@ -87,7 +88,7 @@ interface ForkFlags extends WaitFlags {
   readonly sleep?: true;
 }
 
-/** `hatch snapshot ls|get|rename|verify|rm|files|cat|diff`. */
+/** `hatch snapshot ls|get|rename|verify|rm|files|cat|diff|export|import`. */
 export function snapshotCommands(snapshot: Command, act: Act): void {
   snapshot
     .command('ls')
@@ -169,6 +170,7 @@ export function snapshotCommands(snapshot: Command, act: Act): void {
     );
 
   lookCommands(snapshot, act);
+  fileCommands(snapshot, act);
 }
 
 /** `hatch snapshot files|cat|diff`. */

@@ -8,10 +8,11 @@ import { isBlobError } from '../../store/blobs/blob-error.ts';
 import { OtherSave } from '../../store/blobs/spool.ts';
 import { BadBlobs } from '../../store/ledger.ts';
 import { remove } from '../../host/files.ts';
+import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { LOOK_AGAIN_MS } from '../settings.ts';
 import { layerFolder } from '../layers.ts';
-import type { ArchiveDeps } from './deps.ts';
+import { TRAVEL, type ArchiveDeps } from './deps.ts';
 import { checkStored, reread } from './check.ts';
 import { adoptFiles, fetchFiles, type FetchedFiles } from './fetch-snapshot.ts';
 import { KnownChunks } from './known-chunks.ts';
@@ -65,9 +66,11 @@ export class Archive {
     this.#working ??= this.#work().finally(() => (this.#working = undefined));
   }
 
-  /** Takes up what a daemon before us left to be stored on this host. */
+  /** Takes up what a daemon before us left to be stored on this host, and clears what exports and imports left. */
   async resume(): Promise<void> {
-    const { store, settings } = this.#deps;
+    const { store, settings, spoolFolder } = this.#deps;
+    for (const name of await readdir(spoolFolder).catch(() => []))
+      if (TRAVEL.some((prefix) => name.startsWith(prefix))) await remove(join(spoolFolder, name));
     for (const { id, state, kind } of await store.snapshots.ofHost(settings.hostId)) {
       if (kind !== 'fork' && state !== 'durable') this.enqueue(id);
     }
@@ -195,28 +198,45 @@ export class Archive {
    */
   async bring(snapshot: Snapshot, signal: AbortSignal): Promise<Snapshot> {
     if (this.#isHere(snapshot)) return snapshot;
-    return this.#fetching.run(snapshot.id, async () => {
-      const held: LayerId[] = [];
-      try {
-        const files = await fetchFiles(
-          this.#deps,
-          snapshot,
-          AbortSignal.any([signal, this.#closing.signal]),
-          (done, total) => this.#transfers.set(snapshot.id, { what: 'fetch', done, total }),
-          (id) => {
-            held.push(id);
-            this.#held.add(id);
-          },
-        );
-        return await adoptFiles(this.#deps, snapshot, files);
-      } catch (error) {
-        if (isBlobError(error, 'damaged', 'missing')) await this.#check(snapshot.id);
-        throw isBlobError(error) ? unreadable(snapshot, error) : error;
-      } finally {
-        for (const id of held) this.#held.delete(id);
-        this.#transfers.delete(snapshot.id);
-      }
-    });
+    return this.#fetching.run(snapshot.id, () =>
+      this.holding(signal, async (hold, within) => {
+        try {
+          const files = await fetchFiles(
+            this.#deps,
+            snapshot,
+            within,
+            (done, total) => this.#transfers.set(snapshot.id, { what: 'fetch', done, total }),
+            hold,
+          );
+          return await adoptFiles(this.#deps, snapshot, files);
+        } catch (error) {
+          if (isBlobError(error, 'damaged', 'missing')) await this.#check(snapshot.id);
+          throw isBlobError(error) ? unreadable(snapshot, error) : error;
+        } finally {
+          this.#transfers.delete(snapshot.id);
+        }
+      }),
+    );
+  }
+
+  /**
+   * Works with layers that no row names yet: none that `hold` was told of is taken for a leftover as long as `work` goes on. The signal
+   * it is given aborts with `signal`, and when the daemon ends.
+   */
+  async holding<T>(
+    signal: AbortSignal,
+    work: (hold: (id: LayerId) => void, within: AbortSignal) => Promise<T>,
+  ): Promise<T> {
+    const held: LayerId[] = [];
+    const hold = (id: LayerId): void => {
+      held.push(id);
+      this.#held.add(id);
+    };
+    try {
+      return await work(hold, AbortSignal.any([signal, this.#closing.signal]));
+    } finally {
+      for (const id of held) this.#held.delete(id);
+    }
   }
 
   /**
@@ -229,25 +249,28 @@ export class Archive {
     work: (files: FetchedFiles) => Promise<T>,
   ): Promise<T> {
     const held: LayerId[] = [];
-    const within = AbortSignal.any([signal, this.#closing.signal]);
-    const hold = (id: LayerId): void => {
-      held.push(id);
-      this.#held.add(id);
-    };
-    try {
-      const files = await fetchFiles(this.#deps, snapshot, within, () => undefined, hold);
-      // What was damaged may have been put right.
-      if (snapshot.state === 'damaged') await this.#check(snapshot.id);
-      return await work(files);
-    } catch (error) {
-      if (isBlobError(error, 'damaged', 'missing')) await this.#check(snapshot.id);
-      throw isBlobError(error) ? unreadable(snapshot, error) : error;
-    } finally {
-      for (const id of held) {
-        await remove(layerFolder(this.#deps.settings, id));
-        this.#held.delete(id);
+    return this.holding(signal, async (hold, within) => {
+      try {
+        const files = await fetchFiles(
+          this.#deps,
+          snapshot,
+          within,
+          () => undefined,
+          (id) => {
+            held.push(id);
+            hold(id);
+          },
+        );
+        // What was damaged may have been put right.
+        if (snapshot.state === 'damaged') await this.#check(snapshot.id);
+        return await work(files);
+      } catch (error) {
+        if (isBlobError(error, 'damaged', 'missing')) await this.#check(snapshot.id);
+        throw isBlobError(error) ? unreadable(snapshot, error) : error;
+      } finally {
+        for (const id of held) await remove(layerFolder(this.#deps.settings, id));
       }
-    }
+    });
   }
 
   #isHere({ hostId, stateLayerId }: Snapshot): boolean {

@@ -87,3 +87,6 @@ export interface StoredIdentity {
   readonly accountId: AccountId;
   readonly snapshot: Snapshot;
 }
+
+/** How folders in the spool begin that are worthless without the process that made them: those of exports and imports. */
+export const TRAVEL = ['export-', 'import-'] as const;

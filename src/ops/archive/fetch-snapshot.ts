@@ -4,7 +4,9 @@ import { makeFolder, remove } from '../../host/files.ts';
 import { Failure } from '../../model/failure.ts';
 import type { Layer } from '../../model/records.ts';
 import type { Snapshot } from '../../model/snapshot.ts';
+import type { Manifest } from '../../store/blobs/manifest.ts';
 import { layerFile, layerFolder, releaseLayers } from '../layers.ts';
+import type { Settings } from '../settings.ts';
 import { IMAGES, LEASE_MS, readManifest, underLease, type ArchiveDeps } from './deps.ts';
 
 /** The layers of a snapshot that was brought here. */
@@ -32,50 +34,66 @@ export async function fetchFiles(
     throw new Failure('unavailable', `Snapshot ${snapshot.id} is neither on this host nor in the store.`, {
       details: { snapshot: snapshot.id },
     });
-  const folders: string[] = [];
   try {
     return await underLease(deps, lease.id, signal, async (within) => {
       const manifest = await readManifest(deps, snapshot, within);
-      const total = manifest.images.reduce((sum, { bytes }) => sum + bytes, 0);
-      const has = (name: string): boolean => manifest.images.some((image) => image.name === name);
-      let before = 0;
-      const load = async (image: string, to: string): Promise<void> => {
-        let now = 0;
-        await chunks.load({
-          manifest,
-          image,
-          to,
-          signal: within,
-          onProgress: ({ done }) => onProgress(before + (now = done), total),
-        });
-        before += now;
-      };
-      const place = async (): Promise<LayerId> => {
-        const id = newId('layer');
-        hold(id);
-        folders.push(layerFolder(settings, id));
-        await makeFolder(layerFolder(settings, id));
-        return id;
-      };
-      const state = await place();
-      await load(IMAGES.state, layerFile(settings, { id: state, kind: 'state', format: 'raw' }));
-      for (const name of [IMAGES.kernel, IMAGES.vmlinux, IMAGES.initrd]) {
-        if (has(name)) await load(name, join(layerFolder(settings, state), name));
-      }
-      const disk = await place();
-      await load(IMAGES.disk, layerFile(settings, { id: disk, kind: 'disk', format: 'raw' }));
-      let memory: LayerId | null = null;
-      if (has(IMAGES.memory)) {
-        memory = await place();
-        await load(IMAGES.memory, layerFile(settings, { id: memory, kind: 'memory', format: 'raw' }));
-      }
-      return { disk, memory, state };
+      return loadFiles({ settings, chunks }, manifest, within, onProgress, hold);
     });
+  } finally {
+    await store.ledger.release(lease.id);
+  }
+}
+
+/**
+ * Writes a manifest's images into layers of fresh names that nobody knows yet. Throws BlobError or the signal's reason; nothing is left
+ * then.
+ */
+export async function loadFiles(
+  { settings, chunks }: Pick<ArchiveDeps, 'settings' | 'chunks'>,
+  manifest: Manifest,
+  signal: AbortSignal,
+  onProgress: (done: number, total: number) => void,
+  hold: (id: LayerId) => void,
+): Promise<FetchedFiles> {
+  const folders: string[] = [];
+  const total = manifest.images.reduce((sum, { bytes }) => sum + bytes, 0);
+  const has = (name: string): boolean => manifest.images.some((image) => image.name === name);
+  let before = 0;
+  const load = async (image: string, to: string): Promise<void> => {
+    let now = 0;
+    await chunks.load({
+      manifest,
+      image,
+      to,
+      signal,
+      onProgress: ({ done }) => onProgress(before + (now = done), total),
+    });
+    before += now;
+  };
+  const place = async (): Promise<LayerId> => {
+    const id = newId('layer');
+    hold(id);
+    folders.push(layerFolder(settings, id));
+    await makeFolder(layerFolder(settings, id));
+    return id;
+  };
+  try {
+    const state = await place();
+    await load(IMAGES.state, layerFile(settings, { id: state, kind: 'state', format: 'raw' }));
+    for (const name of [IMAGES.kernel, IMAGES.vmlinux, IMAGES.initrd]) {
+      if (has(name)) await load(name, join(layerFolder(settings, state), name));
+    }
+    const disk = await place();
+    await load(IMAGES.disk, layerFile(settings, { id: disk, kind: 'disk', format: 'raw' }));
+    let memory: LayerId | null = null;
+    if (has(IMAGES.memory)) {
+      memory = await place();
+      await load(IMAGES.memory, layerFile(settings, { id: memory, kind: 'memory', format: 'raw' }));
+    }
+    return { disk, memory, state };
   } catch (error) {
     for (const folder of folders) await remove(folder);
     throw error;
-  } finally {
-    await store.ledger.release(lease.id);
   }
 }
 
@@ -85,21 +103,7 @@ export async function adoptFiles(
   snapshot: Snapshot,
   { disk, memory, state }: FetchedFiles,
 ): Promise<Snapshot> {
-  const layer = (id: LayerId, kind: Layer['kind']) =>
-    store.layers.create({
-      id,
-      hostId: settings.hostId,
-      kind,
-      path: layerFile(settings, { id, kind, format: 'raw' }),
-      format: 'raw',
-      parentId: null,
-      imageAccountId: null,
-      imageId: null,
-      frozen: true,
-    });
-  await layer(disk, 'disk');
-  await layer(state, 'state');
-  if (memory !== null) await layer(memory, 'memory');
+  for (const layer of layersOf(settings, { disk, memory, state })) await store.layers.create(layer);
   const now = await store.snapshots.update(snapshot.id, {
     hostId: settings.hostId,
     diskLayerId: disk,
@@ -111,4 +115,23 @@ export async function adoptFiles(
     throw new Failure('not_found', `Snapshot ${snapshot.id} was deleted while its files were brought here.`);
   }
   return now;
+}
+
+/** The rows of fetched files. */
+export function layersOf(
+  settings: Pick<Settings, 'layersFolder' | 'hostId'>,
+  { disk, memory, state }: FetchedFiles,
+): readonly Omit<Layer, 'createdAt'>[] {
+  const layer = (id: LayerId, kind: Layer['kind']) => ({
+    id,
+    hostId: settings.hostId,
+    kind,
+    path: layerFile(settings, { id, kind, format: 'raw' }),
+    format: 'raw' as const,
+    parentId: null,
+    imageAccountId: null,
+    imageId: null,
+    frozen: true,
+  });
+  return [layer(disk, 'disk'), layer(state, 'state'), ...(memory === null ? [] : [layer(memory, 'memory')])];
 }

@@ -1,6 +1,7 @@
 import { join } from 'node:path';
 import type { LayerId, SnapshotId } from '../../base/ids.ts';
 import { exists, makeFolder, remove } from '../../host/files.ts';
+import type { Layer } from '../../model/records.ts';
 import type { Snapshot } from '../../model/snapshot.ts';
 import { isBlobError } from '../../store/blobs/blob-error.ts';
 import type { ImageFile, Saved, SpooledFile } from '../../store/blobs/chunk-store.ts';
@@ -92,36 +93,49 @@ function identityOf(snapshot: Snapshot): StoredIdentity {
 }
 
 /** The files a snapshot is made of. An overlay is laid over what it stands on, so that it is whole. */
-async function imagesOf(
-  { store, settings, files }: ArchiveDeps,
-  snapshot: Snapshot,
+export async function imagesOf(
+  deps: ArchiveDeps,
+  snapshot: Pick<Snapshot, 'diskLayerId' | 'memoryLayerId' | 'stateLayerId'>,
   spool: string,
   signal: AbortSignal,
 ): Promise<readonly ImageFile[]> {
-  const path = async (id: LayerId | null): Promise<string | undefined> =>
-    id === null ? undefined : (await store.layers.get(id))?.path;
-  const found: ImageFile[] = [];
-  const add = (name: string, file: string | undefined): void => {
-    if (file !== undefined) found.push({ name, path: file });
+  const { store, files } = deps;
+  const layer = async (id: LayerId | null): Promise<Layer | null> =>
+    id === null ? null : store.layers.get(id);
+  const disk = await layer(snapshot.diskLayerId);
+  const flat = join(spool, 'disk.raw');
+  if (disk && disk.format !== 'raw' && !(await exists(flat)))
+    await files.flattenDisk({ path: disk.path, format: disk.format, to: flat }, signal);
+  return imageFiles(deps, {
+    memory: (await layer(snapshot.memoryLayerId))?.path,
+    state: (await layer(snapshot.stateLayerId))?.path,
+    disk: disk && disk.format !== 'raw' ? flat : disk?.path,
+    stateId: snapshot.stateLayerId,
+  });
+}
+
+/** The images of a snapshot, by the paths of its files and the layer with the state, which has its kernel. */
+export async function imageFiles(
+  { settings }: Pick<ArchiveDeps, 'settings'>,
+  found: {
+    readonly memory: string | undefined;
+    readonly state: string | undefined;
+    readonly disk: string | undefined;
+    readonly stateId: LayerId | null;
+  },
+): Promise<readonly ImageFile[]> {
+  const images: ImageFile[] = [];
+  const add = (name: string, path: string | undefined): void => {
+    if (path !== undefined) images.push({ name, path });
   };
-  add(IMAGES.memory, await path(snapshot.memoryLayerId));
-  add(IMAGES.state, await path(snapshot.stateLayerId));
-  const disk = snapshot.diskLayerId === null ? null : await store.layers.get(snapshot.diskLayerId);
-  if (disk) {
-    const flat = join(spool, 'disk.raw');
-    if (disk.format === 'raw') add(IMAGES.disk, disk.path);
-    else {
-      if (!(await exists(flat)))
-        await files.flattenDisk({ path: disk.path, format: disk.format, to: flat }, signal);
-      add(IMAGES.disk, flat);
-    }
-  }
+  add(IMAGES.memory, found.memory);
+  add(IMAGES.state, found.state);
+  add(IMAGES.disk, found.disk);
   for (const name of [IMAGES.kernel, IMAGES.vmlinux, IMAGES.initrd]) {
-    const file =
-      snapshot.stateLayerId === null ? undefined : join(layerFolder(settings, snapshot.stateLayerId), name);
+    const file = found.stateId === null ? undefined : join(layerFolder(settings, found.stateId), name);
     if (file !== undefined && (await exists(file))) add(name, file);
   }
-  return found;
+  return images;
 }
 
 async function putAll(

@@ -117,6 +117,11 @@ export function packKeys(keys: KeyRing): (pack: PackRef) => Promise<KeyObject | 
   };
 }
 
+/** How many bytes images have that are not holes. */
+export function dataBytes({ images }: Pick<Layout, 'images'>): number {
+  return images.reduce((sum, image) => sum + dataChunks(image), 0) * CHUNK;
+}
+
 function dataChunks(image: ImageLayout): number {
   let chunks = 0;
   for (let run = 0; run < image.runs; run++) if (image.frame[run] !== HOLE) chunks += at(image.chunks, run);
