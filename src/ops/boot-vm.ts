@@ -6,7 +6,7 @@ import { copySteps } from './copy-steps.ts';
 import { bootSteps, imageOf } from './host-steps.ts';
 import { forgetImport, isImport } from './import-snapshot.ts';
 import { markError } from './mark-error.ts';
-import { Closing, runSteps, Stuck, undoSteps, type Step } from './steps.ts';
+import { Closing, runSteps, Stuck, TryAgain, undoSteps, type Step } from './steps.ts';
 import { translate } from './translate.ts';
 import type { World } from './world.ts';
 import { ownerOf } from './owner.ts';
@@ -32,7 +32,11 @@ export async function carryOutBoot(world: World, operation: Operation, signal: A
   } catch (error) {
     if (error instanceof Closing) throw error;
     const failure = translate(error);
-    await fail(world, vm, operation, { code: failure.code, message: failure.message, at: clock.now() });
+    const reason = { code: failure.code, message: failure.message, at: clock.now() };
+    await fail(world, vm, operation, reason).catch(() => {
+      // It would stay `starting`, with nobody at it: taken back once more, it is tried to be noted again.
+      throw new TryAgain('the end of it could not be noted', { cause: error });
+    });
     if (error instanceof Stuck) throw error;
     throw new Failure(failure.code, failure.message, {
       details: { ...failure.details, id: vm.id },

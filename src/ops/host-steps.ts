@@ -100,7 +100,8 @@ export function bootSteps(deps: Deps, vm: Vm, image: Image): readonly Step[] {
   return steps;
 }
 
-function folderStep({ settings, driver }: Deps, vm: Vm, image: Image, fresh: boolean): Step {
+function folderStep(deps: Deps, vm: Vm, image: Image, fresh: boolean): Step {
+  const { settings, driver } = deps;
   const folder = vmFolder(settings, vm.id);
   return {
     name: 'folder',
@@ -111,8 +112,14 @@ function folderStep({ settings, driver }: Deps, vm: Vm, image: Image, fresh: boo
       await link(kernelOf(driver, image), kernel);
       if (image.initrdPath !== null) await link(image.initrdPath, join(folder, 'initrd'));
     },
-    undo: async () => (fresh ? remove(folder) : undefined),
+    undo: async () => (fresh ? dropFolder(deps, vm) : undefined),
   };
+}
+
+/** Removes a VM's folder. A disk that could not be forgotten before is, or all of it stays: no row may name a file that is gone. */
+export async function dropFolder(deps: Pick<Deps, 'store' | 'settings'>, vm: Vm): Promise<void> {
+  await dropDisk(deps, vm);
+  await remove(vmFolder(deps.settings, vm.id));
 }
 
 /** The links in a VM's folder to what it boots. */

@@ -14,6 +14,7 @@ import { mustFitHere } from './compatible.ts';
 import {
   attach,
   diskOf,
+  dropFolder,
   endVmm,
   imageOf,
   kernelNames,
@@ -178,7 +179,7 @@ function seedIfGone(world: World, vm: Vm, image: Image): Step {
 
 /** The folder of a VM that comes from a snapshot, with the kernel it booted. `fresh`: it had none before. */
 export function folderFromSnapshot(
-  { settings }: Pick<World, 'settings'>,
+  { store, settings }: Pick<World, 'store' | 'settings'>,
   vm: Vm,
   { stateLayerId }: Snapshot,
   fresh: boolean,
@@ -200,7 +201,7 @@ export function folderFromSnapshot(
         else await symlink(target, join(folder, name));
       }
     },
-    undo: async () => (fresh ? remove(folder) : undefined),
+    undo: async () => (fresh ? dropFolder({ store, settings }, vm) : undefined),
   };
 }
 
@@ -248,7 +249,11 @@ export function diskFromSnapshot(
         imageId: image.id,
         frozen: false,
       });
+      const before = (await store.vms.get(vm.id))?.layerId ?? null;
       await store.vms.update(vm.id, ownerOf(vm), { layerId: top.id });
+      // One of its own was left by a wake that could not be taken back; its file was just replaced.
+      if (before !== null && (await store.layers.get(before))?.frozen === false)
+        await releaseLayers({ store, settings }, [before]);
     },
     async undo() {
       const now = await store.vms.get(vm.id);
