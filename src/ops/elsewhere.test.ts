@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { mkdir, readdir, readFile, rm, writeFile } from 'node:fs/promises';
+import { mkdir, readdir, readFile, rm, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterEach, beforeEach, test } from 'node:test';
 import {
@@ -142,6 +142,39 @@ test('a VM that sleeps in the store wakes on another host with its own addresses
   const back = await here.hatch.vms.restore(here.caller, vm.id, {}, READY);
   assert.deepEqual([back.hostId, back.epoch, back.network], ['test-host', vm.epoch + 2, vm.network]);
   assert.equal(await readFile(join(folders[0].vms, vm.id, 'initrd'), 'utf8'), 'initrd of the first host');
+});
+
+test('a snapshot says which kernel its guest booted, here and where it went to, and nothing where no image says', async () => {
+  const images = join(folders[0].root, 'images');
+  const { size } = await stat(join(images, 'vmlinuz'));
+  const kernel = 'ab'.repeat(32);
+  const part = { rootfs: 'cd'.repeat(32), vmlinuz: kernel, vmlinux: '', initrd: '' };
+  const texts = ['name', 'hash', 'built_at', 'suite', 'architecture', 'kernel_version', 'kernel_entry'];
+  const manifest = {
+    ...Object.fromEntries([...texts, 'default_user', 'boot_args'].map((key) => [key, key])),
+    agent: true,
+    sizes: { rootfs: 4, vmlinuz: size, vmlinux: 0, initrd: 0 },
+    sha256: part,
+    packages: {},
+  };
+  const path = join(images, 'manifest.json');
+  const savedOn = async ({ hatch, caller }: FakeWorld, id: string) =>
+    (await hatch.vms.snapshot(caller, id, { keepRunning: true })).savedOn.kernelSha256;
+
+  await writeFile(path, JSON.stringify(manifest));
+  const { vm, snapshot } = await asleep();
+  assert.equal(snapshot.savedOn.kernelSha256, kernel);
+  await rm(images, { recursive: true });
+  await putImage(folders[1], 'another kernel', null);
+  await there.hatch.vms.start(there.caller, vm.id, READY);
+  assert.equal(await savedOn(there, vm.id), kernel);
+
+  const plain = await there.hatch.vms.create(there.caller, { name: 'plain' }, READY);
+  assert.equal(await savedOn(there, plain.id), null);
+  await putImage(folders[0], 'a longer kernel than the manifest knows', null);
+  await writeFile(path, JSON.stringify(manifest));
+  const other = await here.hatch.vms.create(here.caller, { name: 'other' }, READY);
+  assert.equal(await savedOn(here, other.id), null);
 });
 
 test('a VM of another host is seen, and what is asked of it is refused with the name of its host', async () => {

@@ -1,5 +1,7 @@
-import { open } from 'node:fs/promises';
+import { open, realpath, stat } from 'node:fs/promises';
+import { basename, dirname } from 'node:path';
 import { kernelKind, MAGIC_BYTES } from '../guest/image-magic.ts';
+import { IMAGE_FILES, readManifest } from '../guest/image/manifest.ts';
 import { invalid } from '../model/failure.ts';
 import type { Image } from '../model/records.ts';
 import type { Driver } from '../vmm/driver.ts';
@@ -28,6 +30,23 @@ export async function mustBoot(
     `The image "${image.id}" cannot boot here: its kernel is compressed, and ${driver.name} boots only uncompressed ones; ${remedy}`,
     { image_id: image.id },
   );
+}
+
+/**
+ * SHA-256, in hexadecimal, of the kernel a file or link leads to, by the manifest of the image built beside it; null where there is
+ * none, as of an image somebody else has made.
+ */
+export async function kernelSha256(path: string): Promise<string | null> {
+  try {
+    const kernel = await realpath(path);
+    const manifest = await readManifest(dirname(kernel));
+    const part = (['vmlinuz', 'vmlinux'] as const).find((one) => IMAGE_FILES[one] === basename(kernel));
+    if (!manifest || !part || (await stat(kernel)).size !== manifest.sizes[part]) return null;
+    return manifest.sha256[part];
+  } catch {
+    // Nothing depends on it: a snapshot is whole without.
+    return null;
+  }
 }
 
 async function beginning(path: string): Promise<Buffer> {

@@ -9,6 +9,7 @@ import type { NewSnapshot, Snapshot } from '../model/snapshot.ts';
 import type { Vm } from '../model/vm.ts';
 import type { Live } from './fleet.ts';
 import { diskOf, endVmm, imageOf, kernelNames, specOf } from './host-steps.ts';
+import { kernelSha256 } from './image-kernel.ts';
 import { layerFile, layerFolder, releaseLayers } from './layers.ts';
 import { toArgs, type SavedFacts, type SnapshotPlan } from './snapshot-plan.ts';
 import type { Step } from './steps.ts';
@@ -271,6 +272,7 @@ export async function rowsOf(
   const image = await imageOf(world, vm);
   const spec = specOf(world, vm, image, disk);
   const owner = ownerOf(vm);
+  const parent = await parentOf(world, vm);
   const layer = (kind: 'memory' | 'state', id: typeof stateId) =>
     ({
       id,
@@ -303,7 +305,7 @@ export async function rowsOf(
         machineType: saved.machineType,
         accel: saved.accel,
         cpu: driver.cpu,
-        kernelSha256: null,
+        kernelSha256: await kernelOfVm(world, vm, spec.kernel, parent),
         imageSha256: image.sha256,
       },
       guest: {
@@ -315,7 +317,7 @@ export async function rowsOf(
         instanceId: vm.instanceId,
         agent: plan.agent,
       },
-      parentId: await parentOf(world, vm),
+      parentId: parent?.id ?? vm.parentSnapshotId,
       diskLayerId: disk.id,
       memoryLayerId: inFile ? memoryId : null,
       stateLayerId: stateId,
@@ -325,8 +327,21 @@ export async function rowsOf(
   };
 }
 
-async function parentOf({ store }: World, vm: Vm): Promise<Snapshot['id'] | null> {
-  return (await store.snapshots.ofVm(vm.id))[0]?.id ?? vm.parentSnapshotId;
+/** The snapshot a VM comes from: its latest, else the one it is a copy of. */
+async function parentOf({ store }: World, vm: Vm): Promise<Snapshot | null> {
+  const [latest] = await store.snapshots.ofVm(vm.id);
+  return latest ?? (vm.parentSnapshotId && (await store.snapshots.get(vm.parentSnapshotId)));
+}
+
+/** SHA-256 of the kernel a VM boots. One that came from the store is a file on its own, and what is known of it is in its snapshot. */
+async function kernelOfVm(
+  { settings, driver }: World,
+  vm: Vm,
+  kernel: string,
+  parent: Snapshot | null,
+): Promise<string | null> {
+  const known = parent?.savedOn.driver === driver.name ? parent.savedOn.kernelSha256 : null;
+  return (await kernelSha256(join(vmFolder(settings, vm.id), kernel))) ?? known;
 }
 
 /** Removes a snapshot's row, and the files of it that nobody else uses. false: it is being copied at the moment. */

@@ -75,7 +75,8 @@ async function sizeOf(path: string): Promise<number | undefined> {
   }
 }
 
-async function readManifest(dir: string): Promise<Manifest | undefined> {
+/** What the image in a folder says of itself; undefined when there is none. */
+export async function readManifest(dir: string): Promise<Manifest | undefined> {
   try {
     return parseManifest(await readFile(join(dir, 'manifest.json'), 'utf8'));
   } catch (error) {
