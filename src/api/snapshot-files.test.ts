@@ -5,7 +5,9 @@ import { text } from 'node:stream/consumers';
 import { test, type TestContext } from 'node:test';
 import { FakeClock, systemClock } from '../base/clock.ts';
 import { until } from '../base/until.ts';
+import { ApiError, HatchClient } from '../clients/http.ts';
 import { ERRORS } from '../contract/errors.ts';
+import { Failure } from '../model/failure.ts';
 import { field, testApi, type TestApi } from './test-client.ts';
 
 const KEY = 'c2VjcmV0LXNlY3JldC1zZWNyZXQtc2VjcmV0LXNlY3I=';
@@ -152,4 +154,30 @@ test('an upload that stalls, and any other body that does not come whole in time
   const answer = await json.answer;
   assert.equal(answer.statusCode, 400);
   assert.match(await text(answer), /did not come whole within 60 s/);
+});
+
+test('who is refused in the middle of a large upload is told why, and need not send the rest', async (t) => {
+  const api = await testApi(systemClock);
+  const url = await api.app.listen({ host: '127.0.0.1', port: 0 });
+  t.after(() => api.app.close());
+  Object.assign(api.hatch.snapshots, {
+    import: async (_caller, _asked, source) => {
+      for await (const piece of source) throw new Failure('quota_exceeded', `Enough after ${piece.length}.`);
+      return assert.fail('nothing came');
+    },
+  } satisfies Partial<typeof api.hatch.snapshots>);
+  const client = new HatchClient({ url, apiKey: api.key });
+  t.after(() => client.close());
+  const most = 4000;
+  for (let round = 0; round < 3; round++) {
+    let sent = 0;
+    async function* much(): AsyncGenerator<Uint8Array> {
+      for (; sent < most; sent++) yield Buffer.alloc(64 * 1024);
+    }
+    await assert.rejects(
+      client.snapshots.import(much()),
+      (error) => error instanceof ApiError && error.code === 'quota_exceeded',
+    );
+    assert.ok(sent < most, 'it stopped');
+  }
 });

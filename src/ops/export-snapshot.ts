@@ -42,7 +42,7 @@ export async function exportSnapshot(
   if (seal && !master && !plain)
     throw invalid(
       KEY_HEADER,
-      `Snapshots are encrypted here: give a key for the file ("${KEY_HEADER}"), or say "plain": true if anybody who has the file may read the guest's memory and disk.`,
+      `Snapshots are encrypted here: give a key for the file ("${KEY_HEADER}", --key-file), or say "plain" (--plain) if anybody who has the file may read the guest's memory and disk.`,
     );
   const secret = newAccountSecret(FILE_ACCOUNT, master);
   const keys = accountKeys(FILE_ACCOUNT, secret, master);

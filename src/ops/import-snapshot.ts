@@ -1,3 +1,4 @@
+import { raceAbort } from '../base/deadline.ts';
 import { newId, parseImageId, type ImageId } from '../base/ids.ts';
 import { errorFields } from '../base/logger.ts';
 import { makeFolder, remove } from '../host/files.ts';
@@ -49,8 +50,12 @@ export async function importSnapshot(
       try {
         const home = await openFolderHome(folder);
         const room = (bytes: number): Promise<void> => mustHaveRoom(folder, bytes);
-        const { manifest, keys } = await readSnapshotFile({ source, folder, master, room });
-        within.throwIfAborted();
+        const { manifest, keys } = await readSnapshotFile({
+          source: whileWanted(source, within),
+          folder,
+          master,
+          room,
+        });
         const traveller = travellerIn(manifest);
         await makeFolder(settings.layersFolder);
         await mustHaveRoom(settings.layersFolder, dataBytes(manifest));
@@ -68,6 +73,19 @@ export async function importSnapshot(
   );
   archive.enqueue(files.snapshot.id);
   return files;
+}
+
+/** A file as it comes, until the signal aborts: nobody may be there to send the rest. */
+async function* whileWanted(
+  source: AsyncIterable<Uint8Array>,
+  signal: AbortSignal,
+): AsyncGenerator<Uint8Array> {
+  const pieces = source[Symbol.asyncIterator]();
+  for (;;) {
+    const next = await raceAbort(pieces.next(), signal);
+    if (next.done === true) return;
+    yield next.value;
+  }
 }
 
 /** What came along in the manifest, and whether its images go with that. Throws `damaged`. */

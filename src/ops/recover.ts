@@ -6,6 +6,7 @@ import type { Port } from '../net/network.ts';
 import { carryOutDelete } from './delete-vm.ts';
 import { diskOf, endVmm, imageOf, portOf, specOf } from './host-steps.ts';
 import { settleFork } from './fork-vm.ts';
+import { isImport } from './import-snapshot.ts';
 import { markError } from './mark-error.ts';
 import { carryOutReboot } from './reboot-vm.ts';
 import { recoverRestore } from './restore-vm.ts';
@@ -68,8 +69,8 @@ async function unwind(world: World, operation: Operation): Promise<void> {
   try {
     await takeBack(world, operation);
     const vm = await store.vms.get(operation.vmId);
-    if (vm?.state === 'running' && !isSave(operation))
-      return await store.operations.finish(operation.id, 'done');
+    const whole = isImport(operation) ? vm?.state === 'snapshotted' : vm?.state === 'running';
+    if (whole && !isSave(operation)) return await store.operations.finish(operation.id, 'done');
     await store.operations.finish(operation.id, 'failed', {
       code: 'interrupted',
       message: 'The server stopped while it was under way.',

@@ -235,6 +235,16 @@ test('of a file that is refused, breaks off, or finds no room, quota or name, no
   await refused(hungUp, 'timeout', /No part of the file/);
   await nothingThere();
 
+  async function* comesToNoEnd(): AsyncGenerator<Uint8Array> {
+    yield file.subarray(0, 5000);
+    await new Promise(() => undefined);
+  }
+  const stop = new AbortController();
+  const stopped = there.hatch.snapshots.import(there.caller, ANY, comesToNoEnd(), stop.signal);
+  stop.abort(new Failure('unavailable', 'Hatch is stopping.'));
+  await refused(stopped, 'unavailable', /is stopping/);
+  await nothingThere();
+
   await there.close();
   there = await openThere({ limits: { vms: 0, vcpus: null, memMib: null } });
   await refused(imported(file), 'quota_exceeded', /0 of at most 0/);
@@ -251,32 +261,51 @@ test('of a file that is refused, breaks off, or finds no room, quota or name, no
   await nothingThere();
 });
 
-test('a daemon that is killed in the middle of an import leaves nothing of it to the next', async () => {
-  const { snapshot } = await saved();
-  const file = await exported(snapshot);
-  await there.close();
-  const killed = new Promise<never>(() => undefined);
+/** A daemon that stands still for ever where it would write down what came of an import. */
+async function killedAt(
+  part: 'snapshot' | 'end',
+  file: Uint8Array,
+): Promise<{ readonly dead: FakeWorld; readonly vms: readonly Vm[] }> {
   const { promise: between, resolve: reached } = Promise.withResolvers<void>();
+  const hang = (): Promise<never> => {
+    reached();
+    return new Promise(() => undefined);
+  };
+  await there.close();
   there = await openThere({
     wrapStore: (store) =>
       over(store, {
-        snapshots: over(store.snapshots, {
-          create: () => {
-            reached();
-            return killed;
-          },
-        }),
+        snapshots: over(store.snapshots, part === 'snapshot' ? { create: hang } : {}),
+        operations: over(store.operations, part === 'end' ? { finish: hang } : {}),
       }),
   });
   imported(file).catch(() => undefined);
   await between;
   const dead = there;
-  assert.equal((await dead.world.store.vms.list({}, { limit: 10 })).length, 1);
+  const vms = await dead.world.store.vms.list({}, { limit: 10 });
   assert.equal((await travelFolders(folders[1])).length, 1);
   there = await openThere();
   await there.world.archive.resume();
-  assert.deepEqual(await there.world.store.vms.list({}, { limit: 10 }), []);
   assert.deepEqual(await travelFolders(folders[1]), []);
+  return { dead, vms };
+}
+
+test('a daemon that is killed in the middle of an import leaves nothing of it to the next', async () => {
+  const { snapshot } = await saved();
+  const { dead, vms } = await killedAt('snapshot', await exported(snapshot));
+  assert.equal(vms[0]?.state, 'starting');
+  assert.deepEqual(await there.world.store.vms.list({}, { limit: 10 }), []);
+  await dead.world.store.close();
+});
+
+test('a daemon that is killed when all of an import is there leaves it whole', async () => {
+  const { snapshot } = await saved();
+  const { dead, vms } = await killedAt('end', await exported(snapshot));
+  const [vm] = vms;
+  assert.ok(vm);
+  const [operation] = await there.world.store.operations.list(vm.id, { limit: 10 });
+  assert.equal(operation?.outcome, 'done');
+  assert.equal((await there.hatch.vms.start(there.caller, vm.id, READY)).state, 'running');
   await dead.world.store.close();
 });
 
