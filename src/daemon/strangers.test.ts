@@ -106,6 +106,10 @@ test("another account's VM is not there, whatever is asked of it, by id or by na
       ['GET', '/metrics', undefined],
       ['GET', '/events', undefined],
       ['GET', '/user-data', undefined],
+      ['POST', '/snapshot', {}],
+      ['POST', '/restore', {}],
+      ['POST', '/fork', { count: 1 }],
+      ['GET', '/snapshots', undefined],
       ['DELETE', '', undefined],
     ] as const) {
       const { error } = await hatch.refused('not_found', method, `/vms/${id}${path}`, body, as);
@@ -137,6 +141,42 @@ test("another account's VM is not there, whatever is asked of it, by id or by na
   assert.equal(details['field'], 'guest_ip');
   assert.equal((await hatch.call('DELETE', '/vms/web', undefined, as)).status, 200);
   assert.equal(field((await hatch.call('GET', '/vms/web')).body, 'id'), mine['id']);
+  await hatch.call('DELETE', '/vms/web');
+});
+
+test("another account's snapshot is not there: not to be seen, changed, looked into, copied or gone back to", async () => {
+  await hatch.makeVm({ name: 'web' });
+  const saved = await hatch.call('POST', '/vms/web/snapshot', { name: 'golden', keep_running: true });
+  assert.equal(saved.status, 201);
+  const id = String(field(saved.body, 'id'));
+  const as = { key: (await makeAccount('peeper')).key };
+  assert.equal((await hatch.call('POST', '/vms', { name: 'own' }, as)).status, 201);
+  for (const name of [id, 'golden']) {
+    for (const [method, path, body] of [
+      ['GET', '', undefined],
+      ['GET', '?wait=stored&timeout=1', undefined],
+      ['PATCH', '', { name: 'mine' }],
+      ['POST', '/verify', {}],
+      ['GET', '/files?path=/', undefined],
+      ['DELETE', '', undefined],
+    ] as const)
+      await hatch.refused('not_found', method, `/snapshots/${name}${path}`, body, as);
+    const { details } = await hatch.refused('invalid_request', 'POST', '/vms', { snapshot_id: name }, as);
+    assert.equal(details['field'], 'snapshot_id');
+    await hatch.call('POST', '/vms/own/stop', {}, as);
+    await hatch.refused('not_found', 'POST', '/vms/own/restore', { snapshot_id: name, discard: true }, as);
+  }
+  assert.deepEqual((await hatch.call('GET', '/snapshots', undefined, as)).body, []);
+  await hatch.refused('forbidden', 'GET', '/snapshots?all=true', undefined, as);
+  assert.equal(field((await hatch.call('GET', '/vms/own', undefined, as)).body, 'state'), 'stopped');
+  assert.equal(field((await hatch.call('GET', '/snapshots/golden')).body, 'id'), id);
+
+  // Nor does a VM go back to one of another VM of its own account.
+  const other = await hatch.makeVm({ name: 'other' });
+  await hatch.call('POST', '/vms/other/stop', {});
+  await hatch.refused('not_found', 'POST', '/vms/other/restore', { snapshot_id: id, discard: true });
+  await hatch.call('DELETE', `/vms/${String(other['id'])}`);
+  await hatch.call('DELETE', '/vms/own', undefined, as);
   await hatch.call('DELETE', '/vms/web');
 });
 

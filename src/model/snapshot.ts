@@ -17,8 +17,7 @@ export interface SavedOn {
   readonly accel: string;
   /** The guest's processor: its model, and under KVM the host's flags it may have seen. */
   readonly cpu: { readonly model: string; readonly flags: readonly string[] };
-  /** SHA-256 of the kernel it booted; null: not known. */
-  /** Of the kernel it booted, by its image; null where that does not say. Not compared: the kernel goes with the snapshot. */
+  /** SHA-256 of the kernel it booted; null: its image does not say. It goes with the snapshot, and so is not compared. */
   readonly kernelSha256: string | null;
   /** SHA-256 of its image's root file system; null: it had not been counted. */
   readonly imageSha256: string | null;
