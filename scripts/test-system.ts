@@ -20,7 +20,7 @@ process.env['NODE_COMPILE_CACHE'] ??= join(root, 'node_modules/.cache/compiled')
 /** At most two of these at a time: three guests that boot on two processors take twice as long, and more than that. */
 const GUESTS_AT_ONCE = 2;
 /** Begun first, the longest before all, so that none of them is what everything else has to wait for at the end. */
-const WITH_GUESTS = ['seed-replay', 'guest-life', 'guest-agent', 'vmm-qemu', 'hatchd-restart'];
+const WITH_GUESTS = ['snapshots', 'seed-replay', 'guest-life', 'guest-agent', 'vmm-qemu', 'hatchd-restart'];
 const long = process.argv.includes('--long');
 const wanted = process.argv.slice(2).filter((word) => word !== '--long');
 
@@ -119,9 +119,7 @@ async function whatStays(look: () => Promise<readonly string[]>): Promise<readon
 /** The programs of scripts/lib/debian-packages.json that are not to be found. */
 async function missingPrograms(): Promise<readonly string[]> {
   const list: unknown = JSON.parse(await readFile(join(root, 'scripts/lib/debian-packages.json'), 'utf8'));
-  const programs = Object.entries(list ?? {})
-    .filter(([group]) => long || group !== 'long')
-    .map(([, packages]: [string, unknown]) => packages)
+  const programs = Object.values(list ?? {})
     .flat()
     .map((entry: unknown) =>
       typeof entry === 'object' && entry !== null && 'binary' in entry ? entry.binary : undefined,

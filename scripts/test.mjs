@@ -35,7 +35,7 @@ await main(async () => {
   const words = process.argv.slice(2);
   const long = words.includes('--long');
   const soak = words.includes('--soak');
-  await debianPackages(long ? ['run', 'test', 'long'] : ['run', 'test'], { yes: true });
+  await debianPackages(['run', 'test'], { yes: true });
   await npmPackages();
   const node = findNode();
   const script = (name) => [...FLAGS, path.join(ROOT, 'scripts', name)];

@@ -6,6 +6,7 @@ import { after, before, test } from 'node:test';
 import { systemClock } from '../../src/base/clock.ts';
 import { until } from '../../src/base/until.ts';
 import type { Vm } from '../../src/contract/vm.ts';
+import { START_COUNTING } from '../support/counter.ts';
 import { eventsOf, qemus, startHatchd, type Hatchd } from '../support/hatchd.ts';
 
 /** A guest that counts and sleeps, and whose only copy is the one in the store: it is proven there, and wakes from there. */
@@ -15,14 +16,12 @@ let vm: Vm;
 let counted: number;
 let boot: string;
 
-const COUNTER = 'i=0; while :; do i=$((i+1)); echo $i > /root/count; sleep 0.1; done';
-
 before(async () => {
   folder = await mkdtemp(join(tmpdir(), 'kept-'));
   hatchd = await startHatchd(folder);
   vm = await hatchd.client.vms.create({ name: 'counter' }, { wait: 'ready', timeout: 300 });
   await inside('systemctl is-system-running --wait || true');
-  await inside(`systemd-run --unit=counter sh -c '${COUNTER.replaceAll('$', '$$$$')}'`);
+  await inside(START_COUNTING);
   await until({ clock: systemClock, signal: AbortSignal.timeout(60_000) }, async () =>
     (await count()) > 0 ? true : undefined,
   );

@@ -7,16 +7,13 @@ import { after, before, test } from 'node:test';
 import { systemClock } from '../../src/base/clock.ts';
 import { until } from '../../src/base/until.ts';
 import type { Vm } from '../../src/contract/vm.ts';
-import { run } from '../../src/host/run.ts';
-import { eventsOf, qemuOf, startHatchd, untilVm, type Hatchd } from '../support/hatchd.ts';
+import { START_COUNTING } from '../support/counter.ts';
+import { qemuOf, startHatchd, untilVm, type Hatchd } from '../support/hatchd.ts';
 
-/** One booted guest that counts: it sleeps, wakes, is saved while it runs and copied, and never loses a count. */
+/** One booted guest that counts: snapshots of it that are kept, gone back to, looked into, copied from and deleted. */
 let folder: string;
 let hatchd: Hatchd;
 let vm: Vm;
-
-const COUNTER =
-  'i=0; while :; do i=$((i+1)); echo $i > /root/count.new; mv /root/count.new /root/count; sleep 0.1; done';
 
 before(async () => {
   folder = await mkdtemp(join(tmpdir(), 'snap-'));
@@ -26,10 +23,12 @@ before(async () => {
     { wait: 'ready', timeout: 300 },
   );
   await inside(vm.id, 'systemctl is-system-running --wait || true');
-  await inside(vm.id, `systemd-run --unit=counter sh -c '${COUNTER.replaceAll('$', '$$$$')}'`);
+  await inside(vm.id, START_COUNTING);
   await until({ clock: systemClock, signal: AbortSignal.timeout(60_000) }, async () =>
     (await count(vm.id)) > 0 ? true : undefined,
   );
+  await hatchd.client.vms.snapshot(vm.id, { name: 'asleep' });
+  await hatchd.client.vms.start(vm.id, { wait: 'ready', timeout: 60 });
 });
 after(async () => {
   await hatchd.down();
@@ -46,44 +45,6 @@ async function inside(id: string, command: string): Promise<string> {
 async function count(id: string): Promise<number> {
   return Number(await inside(id, 'cat /root/count || echo 0'));
 }
-
-/** Whether a guest's clock is right, however long it takes to ask. */
-async function clockIsRight(id: string): Promise<boolean> {
-  const before = Date.now() / 1000;
-  const there = Number(await inside(id, 'date +%s'));
-  return there > before - 3 && there < Date.now() / 1000 + 3;
-}
-
-test('a VM sleeps with its process counting, and wakes under another hatchd, still counting, at the right time', async () => {
-  const counted = await count(vm.id);
-  const boot = await inside(vm.id, 'cat /proc/sys/kernel/random/boot_id');
-  const snapshot = await hatchd.client.vms.snapshot(vm.id, { name: 'asleep' });
-  assert.deepEqual([snapshot.vm_id, snapshot.kind, snapshot.name], [vm.id, 'manual', 'asleep']);
-  const sleeping = await hatchd.client.vms.get(vm.id);
-  assert.deepEqual([sleeping.state, sleeping.operation, sleeping.ready], ['snapshotted', undefined, false]);
-  assert.deepEqual(
-    [sleeping.guest_ip, sleeping.guest_mac, sleeping.ssh_port],
-    [vm.guest_ip, vm.guest_mac, vm.ssh_port],
-  );
-  assert.equal(await qemuOf(vm.id), undefined, 'its memory is free');
-  assert.doesNotMatch((await run(['ip', 'link'])).stdout, new RegExp(vm.id), 'its tap is gone');
-
-  await hatchd.end('SIGKILL');
-  await new Promise((resolve) => setTimeout(resolve, 3000));
-  await hatchd.start();
-  assert.equal((await hatchd.client.vms.get(vm.id)).state, 'snapshotted');
-  const awake = await hatchd.client.vms.restore(vm.id, {}, { wait: 'ready', timeout: 60 });
-  assert.equal(awake.state, 'running');
-  assert.equal(await inside(vm.id, 'cat /proc/sys/kernel/random/boot_id'), boot, 'it did not boot');
-  const now = await count(vm.id);
-  assert.ok(now >= counted && now < counted + 1000, `it counted ${counted}, then ${now}`);
-  await until({ clock: systemClock, signal: AbortSignal.timeout(10_000) }, async () =>
-    (await count(vm.id)) > now ? true : undefined,
-  );
-  assert.ok(await clockIsRight(vm.id), 'the clock is right');
-  assert.equal(await hatchd.ssh(awake, 'debian', 'echo here'), 'here');
-  assert.equal((await eventsOf(hatchd, vm.id, 'vm.restored')).length, 1);
-});
 
 test('a VM that is saved while it runs goes on counting, and the snapshot stays as it was', async () => {
   const counted = await count(vm.id);
@@ -107,58 +68,6 @@ test('a VM that is saved while it runs goes on counting, and the snapshot stays 
   );
   assert.equal((await hatchd.client.snapshots.get('golden')).id, snapshot.id);
 });
-
-test('five forks of a running guest answer on five addresses as five machines, while it goes on counting', async () => {
-  const counted = await count(vm.id);
-  const forks = await hatchd.client.vms.fork(
-    vm.id,
-    { count: 5, name: 'copy' },
-    { wait: 'ready', timeout: 120 },
-  );
-  assert.deepEqual(
-    forks.map(({ name }) => name),
-    ['copy-1', 'copy-2', 'copy-3', 'copy-4', 'copy-5'],
-  );
-  const all = [await hatchd.client.vms.get(vm.id), ...forks];
-  const seen = await Promise.all(
-    all.map(async (one) => ({
-      ip: one.guest_ip,
-      hostname: await inside(one.id, 'hostname'),
-      machine: await inside(one.id, 'cat /etc/machine-id'),
-      mac: await inside(one.id, 'cat /sys/class/net/e*/address'),
-      key: await hostKey(one),
-      counted: await count(one.id),
-    })),
-  );
-  for (const field of ['ip', 'hostname', 'machine', 'mac', 'key'] as const)
-    assert.equal(new Set(seen.map((one) => one[field])).size, 6, `${field}: ${JSON.stringify(seen)}`);
-  for (const [i, one] of all.entries()) {
-    assert.equal(seen[i]?.mac, one.guest_mac);
-    assert.equal(seen[i]?.hostname, one.name);
-    assert.ok((seen[i]?.counted ?? 0) >= counted, 'each goes on counting from where the first was');
-    assert.ok(await clockIsRight(one.id), `the clock of ${one.name ?? ''}`);
-    assert.equal(await hatchd.ssh(one, 'debian', 'hostname'), one.name);
-    assert.match(await inside(one.id, 'ip -4 addr'), new RegExp(`inet ${one.guest_ip ?? ''}/`));
-  }
-  for (const one of forks) await hatchd.client.vms.delete(one.id);
-  assert.ok((await count(vm.id)) > counted);
-  assert.deepEqual(
-    (await hatchd.client.snapshots.list()).map(({ kind }) => kind),
-    ['manual', 'manual'],
-    'a fork leaves no snapshot',
-  );
-});
-
-/** The SSH host key a VM shows through its port. */
-async function hostKey(one: Vm): Promise<string> {
-  return until({ clock: systemClock, signal: AbortSignal.timeout(60_000) }, async () => {
-    const { stdout } = await run(
-      ['ssh-keyscan', '-T', '10', '-t', 'ed25519', '-p', String(one.ssh_port), '127.0.0.1'],
-      { okExitCodes: [0, 1] },
-    );
-    return stdout.split(' ')[2]?.trim();
-  });
-}
 
 test('a VM that slept for nobody’s sake wakes in its memory, and sleeps again without writing it', async () => {
   const { vms } = hatchd.client;
