@@ -9,6 +9,7 @@ import {
   checkBridgeName,
   guestMtu,
   ourTaps,
+  partCommands,
   tapCommands,
 } from './bridge.ts';
 import { NetError } from './network.ts';
@@ -84,6 +85,15 @@ test('a tap that is to stay apart is left so', () => {
     tapCommands({ bridge: 'hatch0', mtu: 1500 }, { vmId }, link(vmId, { ifalias: apartAlias('hatch0') })),
     [],
   );
+});
+
+test('a tap that is made apart was never on the bridge, and one that is on it is taken off', () => {
+  const apart = { bridge: 'hatch0', mtu: 1500, apart: true };
+  const made = tapCommands(apart, { vmId }, undefined);
+  assert.ok(made.includes(`link set dev ${vmId} alias "${apartAlias('hatch0')}"`));
+  assert.ok(!made.some((line) => / master | up$/.test(line)), made.join('\n'));
+  assert.deepEqual(tapCommands(apart, { vmId }, link(vmId, joined)), partCommands('hatch0', vmId));
+  assert.deepEqual(tapCommands(apart, { vmId }, link(vmId, { ifalias: apartAlias('hatch0') })), []);
 });
 
 test("only taps on our bridge or with our alias are ours, another server's never", () => {

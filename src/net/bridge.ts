@@ -118,29 +118,39 @@ export function ourTaps(bridge: string, links: readonly Link[]): ReadonlyMap<VmI
   return taps;
 }
 
-/** The `ip` commands that make or mend a VM's tap; none when it is as it should be. */
+/** The `ip` commands that make or mend a VM's tap, on the bridge or `apart`; none when it is as it should be. */
 export function tapCommands(
-  { bridge, mtu }: { readonly bridge: string; readonly mtu: number },
+  { bridge, mtu, apart = false }: { readonly bridge: string; readonly mtu: number; readonly apart?: boolean },
   { vmId, tapOwner }: Pick<Port, 'vmId' | 'tapOwner'>,
   there: Link | undefined,
 ): readonly string[] {
   if (there?.ifalias === apartAlias(bridge)) return [];
   // The owner is given when it is made (TUNSETOWNER); none of `ip`'s commands changes it later.
   if (there && tapOwner !== undefined && there.linkinfo?.info_data?.user !== tapOwner)
-    return [`link del dev ${vmId}`, ...tapCommands({ bridge, mtu }, { vmId, tapOwner }, undefined)];
+    return [`link del dev ${vmId}`, ...tapCommands({ bridge, mtu, apart }, { vmId, tapOwner }, undefined)];
+  const sized = there?.mtu === mtu ? [] : [`link set dev ${vmId} mtu ${mtu}`];
+  if (apart)
+    return [
+      ...(there ? [] : makeTap(vmId, tapOwner, apartAlias(bridge))),
+      ...sized,
+      ...(there ? partCommands(bridge, vmId) : []),
+    ];
   const isolated = there?.linkinfo?.info_slave_data?.isolated === true;
   const made = there
     ? there.ifalias === aliasOf(bridge)
       ? []
       : [`link set dev ${vmId} alias "${aliasOf(bridge)}"`]
-    : [
-        `tuntap add dev ${vmId} mode tap${tapOwner === undefined ? '' : ` user ${tapOwner}`}`,
-        `link set dev ${vmId} alias "${aliasOf(bridge)}"`,
-        `link set dev ${vmId} addrgenmode none`,
-      ];
-  const sized = there?.mtu === mtu ? [] : [`link set dev ${vmId} mtu ${mtu}`];
+    : makeTap(vmId, tapOwner, aliasOf(bridge));
   const joined = there?.master === bridge && isolated && there.flags.includes('UP');
   return [...made, ...sized, ...(joined ? [] : joinCommands(bridge, vmId))];
+}
+
+function makeTap(vmId: VmId, owner: number | undefined, alias: string): readonly string[] {
+  return [
+    `tuntap add dev ${vmId} mode tap${owner === undefined ? '' : ` user ${owner}`}`,
+    `link set dev ${vmId} alias "${alias}"`,
+    `link set dev ${vmId} addrgenmode none`,
+  ];
 }
 
 /** The `ip` commands that put a tap on the bridge: down meanwhile, for until it is isolated it would reach other guests. */
@@ -171,11 +181,7 @@ export function apartCommands(
 ): readonly string[] {
   if (there?.ifalias === apartAlias(bridge)) return [];
   if (there) throw new NetError(`${vmId} has a tap that is no spare one`);
-  return [
-    `tuntap add dev ${vmId} mode tap${tapOwner === undefined ? '' : ` user ${tapOwner}`}`,
-    `link set dev ${vmId} alias "${apartAlias(bridge)}"`,
-    `link set dev ${vmId} addrgenmode none`,
-  ];
+  return makeTap(vmId, tapOwner, apartAlias(bridge));
 }
 
 /** What guests' frames may measure: 1500, or less where the host's default route takes less. */

@@ -86,10 +86,12 @@ class FakeNetwork implements Network {
     });
   }
 
-  attach(port: Port): Promise<{ readonly tap: string }> {
+  attach(port: Port, { apart = false } = {}): Promise<{ readonly tap: string }> {
     return this.#change('attach', (host) => {
       if (!host.bridge) throw new NetError('the bridge is not there; the network was not started');
       ensurePort(host, port);
+      const tap = host.taps[port.vmId];
+      if (apart && tap) [tap.apart, tap.joined] = [true, false];
       return { tap: port.vmId };
     });
   }

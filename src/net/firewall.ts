@@ -13,6 +13,14 @@ import {
 } from './rules.ts';
 import { nftApply, nftList } from './tools.ts';
 
+/** How the two tables are at a moment. */
+export interface Tables {
+  readonly print: string | undefined;
+  /** They are there with the rules we made. */
+  readonly intact: boolean;
+  readonly elements: ReadonlySet<string>;
+}
+
 /** The two nftables tables as they are in the kernel. Callers hold the network's lock. */
 export class FirewallTables {
   readonly #run: Run;
@@ -30,9 +38,8 @@ export class FirewallTables {
     await this.#replace(new Set(entries.flatMap(elementsOf)));
   }
 
-  /** Gives VMs exactly these entries; where the tables are not as they were made, they are made anew with `all`. */
-  async put(entries: readonly Entry[], all: readonly Entry[]): Promise<void> {
-    const now = await this.#look();
+  /** Gives VMs exactly these entries, given how the tables are `now`; where they are not as they were made, they are made anew with `all`. */
+  async put(entries: readonly Entry[], all: readonly Entry[], now: Tables): Promise<void> {
     if (!now.intact) return this.replace(all);
     const owners = new Set<string>(entries.map(({ vmId }) => vmId));
     const are = new Set([...now.elements].filter((element) => owners.has(ownerOf(element))));
@@ -42,7 +49,7 @@ export class FirewallTables {
   /** Removes all entries of these VMs. */
   async drop(vmIds: ReadonlySet<VmId>): Promise<void> {
     const names = new Set<string>(vmIds);
-    const { elements } = await this.#look();
+    const { elements } = await this.look();
     const gone = new Set([...elements].filter((element) => names.has(ownerOf(element))));
     await nftApply(this.#run, renderChange(this.#firewall.bridge, gone, new Set()));
   }
@@ -56,7 +63,7 @@ export class FirewallTables {
     left: readonly Entry[],
     leave: ReadonlySet<VmId>,
   ): Promise<readonly string[]> {
-    const now = await this.#look();
+    const now = await this.look();
     const names = new Set<string>(leave);
     const should = new Set(mine.flatMap(elementsOf));
     const kept = [...now.elements].filter((element) => names.has(ownerOf(element)));
@@ -77,12 +84,12 @@ export class FirewallTables {
 
   /** Whether both tables are there with the rules we made. */
   async intact(): Promise<boolean> {
-    return (await this.#look()).intact;
+    return (await this.look()).intact;
   }
 
   /** The names of all that have entries. */
   async owners(): Promise<ReadonlySet<string>> {
-    return new Set([...(await this.#look()).elements].map(ownerOf));
+    return new Set([...(await this.look()).elements].map(ownerOf));
   }
 
   /** Removes both tables. */
@@ -98,19 +105,16 @@ export class FirewallTables {
 
   async #replace(elements: ReadonlySet<string>): Promise<void> {
     await nftApply(this.#run, renderTables(this.#firewall, elements));
-    this.#made = (await this.#look()).print;
+    this.#made = (await this.look()).print;
   }
 
-  async #look(): Promise<{
-    readonly print: string | undefined;
-    readonly intact: boolean;
-    readonly elements: ReadonlySet<string>;
-  }> {
+  /** How the tables are. */
+  async look(): Promise<Tables> {
     const name = tableName(this.#firewall.bridge);
-    const [filter, inet] = [
-      await nftList(this.#run, 'table', 'bridge', name),
-      await nftList(this.#run, 'table', 'inet', name),
-    ];
+    const [filter, inet] = await Promise.all([
+      nftList(this.#run, 'table', 'bridge', name),
+      nftList(this.#run, 'table', 'inet', name),
+    ]);
     const print = filter && inet ? fingerprint(filter) + fingerprint(inet) : undefined;
     return {
       print,

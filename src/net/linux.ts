@@ -101,21 +101,28 @@ class LinuxNetwork implements Network {
     });
   }
 
-  attach(port: Port): Promise<{ readonly tap: string }> {
+  attach(port: Port, { apart = false } = {}): Promise<{ readonly tap: string }> {
     return this.#alone(async () => {
       const { run } = this.#deps;
       const { bridge } = this.#options;
       checkPort(this.#plan, port);
-      const [there] = await listLinks(run, bridge);
+      const [[there], [tap], tables] = await Promise.all([
+        listLinks(run, bridge),
+        listLinks(run, port.vmId),
+        this.#tables.look(),
+      ]);
       if (!there)
         throw new NetError(
           `the bridge ${bridge} is not there; the network was not started, or somebody removed it`,
         );
       const ports = withPorts(await this.#dhcp.reserved(), [port]);
-      await this.#tables.put([port], ports);
-      const [tap] = await listLinks(run, port.vmId);
-      await ipBatch(run, tapCommands({ bridge, mtu: there.mtu }, port, tap));
-      await this.#dhcp.reserve(ports);
+      await bothDone(
+        this.#dhcp.reserve(ports),
+        // The tap last: on the bridge without its filter entries, it would be a guest nobody watches.
+        this.#tables
+          .put([port], ports, tables)
+          .then(() => ipBatch(run, tapCommands({ bridge, mtu: there.mtu, apart }, port, tap))),
+      );
       return { tap: port.vmId };
     });
   }
@@ -320,6 +327,12 @@ class LinuxNetwork implements Network {
       }
     });
   }
+}
+
+/** Resolves when both are done, and rejects only when neither goes on. */
+async function bothDone(...works: readonly [Promise<unknown>, Promise<unknown>]): Promise<void> {
+  await Promise.allSettled(works);
+  await Promise.all(works);
 }
 
 /** Throws NetError for what could not be written into rules and configuration as it is. */

@@ -166,6 +166,25 @@ export function networkSuite(name: string, makeHost: () => Promise<NetworkHost>)
     },
   );
 
+  on('a tap attached apart joins when it is told to', async (host) => {
+    const net = host.open();
+    const port = examplePort(1);
+    await net.start([]);
+    const joined = async (): Promise<boolean | undefined> => (await host.view()).taps[0]?.joined;
+    for (let i = 0; i < 2; i++) {
+      assert.deepEqual(await net.attach(port, { apart: true }), { tap: port.vmId });
+      assert.equal(await joined(), false);
+    }
+    const { reservations, filters } = await host.view();
+    assert.deepEqual([reservations.length, filters.length], [1, 1]);
+    await net.setJoined(port.vmId, true);
+    assert.equal(await joined(), true);
+    await net.attach(port, { apart: true });
+    assert.equal(await joined(), false);
+    await net.detach(port.vmId);
+    await net.release();
+  });
+
   on('a tap that leads nowhere joins nothing, is seen, and goes with its VM or as a stray', async (host) => {
     const net = host.open();
     const mine = examplePort(1);

@@ -12,8 +12,11 @@ export interface Network {
    */
   start(ports: readonly Port[]): Promise<void>;
 
-  /** Makes a VM's tap, its filter entries and its DHCP reservation. Twice is as good as once. Gives the tap's name. */
-  attach(port: Port): Promise<{ readonly tap: string }>;
+  /**
+   * Makes a VM's tap, its filter entries and its DHCP reservation; `apart`: the tap off the bridge until `setJoined`. Twice is as good
+   * as once. Gives the tap's name.
+   */
+  attach(port: Port, how?: { readonly apart?: boolean }): Promise<{ readonly tap: string }>;
 
   /**
    * Makes a tap that leads nowhere: it is not on the bridge, not up, and has neither filter entry nor reservation. Not for a VM that is
