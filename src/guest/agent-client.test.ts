@@ -115,6 +115,7 @@ test('what a client before us left unread is not taken for our answer', async ()
 
 test('an answer that comes after we gave up is not taken for the next one', async () => {
   const { guest, clock, agent } = fake();
+  guest.date = 'none';
   guest.lateAt = 'guest-get-time';
   guest.refused.set('guest-set-time', 'hwclock failed');
   await assert.rejects(hurry(clock, agent.setTime(never)), AgentGone);
@@ -227,8 +228,20 @@ test('the result of a command nobody waits for any more is collected all the sam
   assert.equal(guest.uncollected, 0);
 });
 
-test('the clock is set to the nanosecond, and a guest without hwclock counts as set', async () => {
+test('the clock is set by the date of the guest, which need not know of fractions', async () => {
   const { guest, clock, agent } = fake();
+  for (const date of ['gnu', 'busybox'] as const) {
+    [guest.date, guest.timeNs] = [date, 0n];
+    await hurry(clock, agent.setTime(never));
+    assert.ok(Math.abs(Number(guest.timeNs / 1_000_000n) - clock.now()) < 2000);
+  }
+  assert.ok(!guest.asked.includes('guest-set-time'));
+  assert.equal(guest.uncollected, 0);
+});
+
+test('without a date the clock is set by the agent itself, and a guest without hwclock counts as set', async () => {
+  const { guest, clock, agent } = fake();
+  guest.date = 'none';
   await hurry(clock, agent.setTime(never));
   assert.equal(guest.timeNs % 1_000_000n, 0n);
   assert(Math.abs(Number(guest.timeNs / 1_000_000n) - clock.now()) < 2000);
@@ -236,6 +249,39 @@ test('the clock is set to the nanosecond, and a guest without hwclock counts as 
   guest.timeNs = 0n;
   await hurry(clock, agent.setTime(never));
   assert(guest.timeNs > 0n);
+});
+
+test('a program of our own that does not end in time is no longer waited for', async () => {
+  const { clock, agent } = fake();
+  const { ended } = await hurry(
+    clock,
+    agent.start({ argv: ['sleep', '9'], stdin: null, timeoutMs: 3000 }, never),
+  );
+  const start = clock.now();
+  const { exitCode, timedOut } = await hurry(clock, ended);
+  assert.deepEqual([exitCode, timedOut], [null, true]);
+  assert.ok(clock.now() - start >= 2900);
+  assert.equal(clock.sleepers, 0);
+});
+
+test('a program of our own that is not there is refused, and its channel that ends does not end it', async () => {
+  const { guest, clock, agent } = fake(async () => ({
+    ...{ exitCode: null, signal: 9, out: Buffer.from('é'), err: Buffer.alloc(0) },
+  }));
+  guest.date = 'none';
+  await assert.rejects(
+    hurry(clock, agent.start({ argv: ['date'], stdin: null, timeoutMs: 1000 }, never)),
+    AgentRefused,
+  );
+  guest.dropAt = 'guest-exec-status';
+  const { ended } = await hurry(
+    clock,
+    agent.start({ argv: ['killed'], stdin: null, timeoutMs: 9000 }, never),
+  );
+  await assert.rejects(hurry(clock, ended), AgentRefused);
+  const again = await hurry(clock, agent.start({ argv: ['killed'], stdin: null, timeoutMs: 9000 }, never));
+  const { exitCode, stdout, timedOut } = await hurry(clock, again.ended);
+  assert.deepEqual([exitCode, stdout, timedOut], [137, 'é', false]);
 });
 
 test('a shutdown is asked once, its silence is no failure, a refusal is', async () => {

@@ -3,10 +3,18 @@ import type { Duplex } from 'node:stream';
 import type { Clock } from '../base/clock.ts';
 import { raceAbort } from '../base/deadline.ts';
 import { errorFields, type Logger } from '../base/logger.ts';
-import { AgentGone, AgentRefused, type ExecCommand, type ExecResult, type GuestAgent } from './agent.ts';
+import {
+  AgentGone,
+  AgentRefused,
+  type ExecCommand,
+  type ExecResult,
+  type GuestAgent,
+  type GuestProgram,
+  type StartedProgram,
+} from './agent.ts';
 import { AgentConnection } from './agent-connection.ts';
 import { fieldOf } from './fields.ts';
-import { execArguments, execResult } from './agent-exec.ts';
+import { execArguments, execResult, programArguments, programResult } from './agent-exec.ts';
 
 export interface AgentDeps {
   /** A stream to the agent; asked for one at a time, and again when the last one broke. */
@@ -21,6 +29,11 @@ const ANSWER_MS = 20_000;
 const REFUSAL_MS = 1_000;
 /** A guest's clock this near to ours is set. */
 const CLOCK_SLACK_MS = 2_000;
+/** `date` sets it in one process; a guest that has not done it by then is asked another way. */
+const DATE_MS = 5_000;
+/** How often it is asked whether what was started has ended: after this at first, each time this much later, at most so much later. */
+const ASK = { firstMs: 10, times: 1.4, mostMs: 500 } as const;
+const UNFINISHED: ExecResult = { exitCode: null, stdout: '', stderr: '', truncated: false, timedOut: true };
 
 /** The agent of a guest, connected to when it is first asked for something. Nothing else may use its channel meanwhile. */
 export function openAgent(deps: AgentDeps): GuestAgent {
@@ -43,16 +56,51 @@ class AgentClient implements GuestAgent {
 
   async exec(command: ExecCommand, signal: AbortSignal): Promise<ExecResult> {
     const nonce = randomBytes(12).toString('hex');
-    const started = await this.#ask('guest-exec', execArguments(command, nonce), signal);
-    const pid = fieldOf(started, 'pid');
+    const pid = await this.#exec(execArguments(command, nonce), signal);
+    // The guest itself ends it in time.
+    const heardIn = command.timeoutMs + ANSWER_MS;
+    return raceAbort(
+      this.#collect(pid, heardIn, (status) => execResult(status, nonce)),
+      signal,
+    );
+  }
+
+  async start(program: GuestProgram, signal: AbortSignal): Promise<StartedProgram> {
+    const pid = await this.#exec(programArguments(program), signal);
+    return { ended: this.#collect(pid, program.timeoutMs, programResult, UNFINISHED) };
+  }
+
+  /** Asks for a program and gives its pid in the guest. */
+  async #exec(argumentsJson: string, signal: AbortSignal): Promise<number> {
+    const pid = fieldOf(await this.#ask('guest-exec', argumentsJson, signal), 'pid');
     if (typeof pid !== 'number') throw new AgentGone('The guest agent did not say what it started.');
-    // Whoever waits may give up; the result is collected all the same, or the agent would keep it for ever.
-    const result = this.#collect(pid, nonce, command.timeoutMs);
-    result.catch((error: unknown) => this.#deps.log.debug(errorFields(error), 'guest exec'));
-    return raceAbort(result, signal);
+    return pid;
   }
 
   async setTime(signal: AbortSignal): Promise<void> {
+    if (!(await this.#dateSets(signal))) await this.#setTimeAndHwclock(signal);
+  }
+
+  /**
+   * Not by guest-set-time: that sets the clock and then runs `hwclock --systohc`, which waits for the next whole second, and the agent
+   * does nothing else meanwhile. Gives whether the guest's `date` has set it; busybox's takes whole seconds only.
+   */
+  async #dateSets(signal: AbortSignal): Promise<boolean> {
+    for (const digits of [3, 0]) {
+      const now = `@${(this.#deps.clock.now() / 1000).toFixed(digits)}`;
+      try {
+        const program = { argv: ['date', '-s', now], stdin: null, timeoutMs: DATE_MS } as const;
+        const { ended } = await this.start(program, signal);
+        if ((await raceAbort(ended, signal)).exitCode === 0) return true;
+      } catch (error) {
+        if (!(error instanceof AgentRefused)) throw error;
+        return false;
+      }
+    }
+    return false;
+  }
+
+  async #setTimeAndHwclock(signal: AbortSignal): Promise<void> {
     // Nanoseconds are beyond what a JavaScript number holds exactly.
     const nanoseconds = (ms: number): string => `${BigInt(ms) * 1_000_000n}`;
     try {
@@ -98,21 +146,46 @@ class AgentClient implements GuestAgent {
     this.#connection?.close('The connection to the guest agent was closed');
   }
 
-  async #collect(pid: number, nonce: string, timeoutMs: number): Promise<ExecResult> {
+  /** What came of a program. One that has not ended after so many milliseconds is `late`, or, without that, nobody's any more. */
+  #collect(
+    pid: number,
+    mostMs: number,
+    read: (status: unknown) => ExecResult | undefined,
+    late?: ExecResult,
+  ): Promise<ExecResult> {
+    const result = this.#ended(pid, mostMs, read).then((found) => {
+      const result = found ?? late;
+      if (result) return result;
+      throw new AgentGone('The guest agent did not say in time how the command ended.');
+    });
+    // Whoever waits may give up; the result is collected all the same, or the agent would keep it for ever.
+    result.catch((error: unknown) => this.#deps.log.debug(errorFields(error), 'guest exec'));
+    return result;
+  }
+
+  async #ended(
+    pid: number,
+    mostMs: number,
+    read: (status: unknown) => ExecResult | undefined,
+  ): Promise<ExecResult | undefined> {
     const { clock } = this.#deps;
     const never = this.#closing.signal;
-    const end = clock.now() + timeoutMs + ANSWER_MS;
-    for (let waitMs = 10; clock.now() < end; waitMs = Math.min(waitMs * 2, 500)) {
+    const end = clock.now() + mostMs;
+    for (
+      let waitMs: number = ASK.firstMs;
+      clock.now() < end;
+      waitMs = Math.min(waitMs * ASK.times, ASK.mostMs)
+    ) {
       await clock.sleep(waitMs, never);
       try {
-        const result = execResult(await this.#ask('guest-exec-status', `{"pid":${pid}}`, never), nonce);
+        const result = read(await this.#ask('guest-exec-status', `{"pid":${pid}}`, never));
         if (result) return result;
       } catch (error) {
         // The program runs on whatever becomes of the channel: the next one asks again.
         if (!(error instanceof AgentGone) || never.aborted) throw error;
       }
     }
-    throw new AgentGone('The guest agent did not say in time how the command ended.');
+    return undefined;
   }
 
   #ask(command: string, argumentsJson: string, signal: AbortSignal): Promise<unknown> {

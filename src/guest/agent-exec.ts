@@ -1,5 +1,5 @@
 import { invalid, Failure } from '../model/failure.ts';
-import { AgentRefused, type ExecCommand, type ExecResult } from './agent.ts';
+import { AgentRefused, type ExecCommand, type ExecResult, type GuestProgram } from './agent.ts';
 import { fieldOf } from './fields.ts';
 
 /** What of each output is kept, and what may go in. */
@@ -48,14 +48,34 @@ export function execArguments(command: ExecCommand, nonce: string): string {
   });
 }
 
+/** The arguments of `guest-exec` for a program of our own. */
+export function programArguments({ argv: [path, ...args], stdin }: GuestProgram): string {
+  return JSON.stringify({
+    path,
+    arg: args,
+    'capture-output': true,
+    ...(stdin === null ? {} : { 'input-data': Buffer.from(stdin).toString('base64') }),
+  });
+}
+
+/** What `guest-exec-status` says of a program of our own; undefined while it runs. One that a signal ended has the shell's exit code. */
+export function programResult(status: unknown): ExecResult | undefined {
+  if (fieldOf(status, 'exited') !== true) return undefined;
+  const [out, err] = [kept(bytesOf(status, 'out-data')), kept(bytesOf(status, 'err-data'))];
+  const [exitCode, killedBy] = [fieldOf(status, 'exitcode'), fieldOf(status, 'signal')];
+  return {
+    exitCode: typeof exitCode === 'number' ? exitCode : 128 + Number(killedBy),
+    stdout: out.text,
+    stderr: err.text,
+    truncated: out.cut || err.cut,
+    timedOut: false,
+  };
+}
+
 /** What `guest-exec-status` says of it; undefined while it runs. Throws AgentRefused when the guest lost the result. */
 export function execResult(status: unknown, nonce: string): ExecResult | undefined {
   if (fieldOf(status, 'exited') !== true) return undefined;
-  const bytes = (name: string): Buffer => {
-    const data = fieldOf(status, name);
-    return Buffer.from(typeof data === 'string' ? data : '', 'base64');
-  };
-  const stderr = bytes('err-data');
+  const stderr = bytesOf(status, 'err-data');
   const at = stderr.lastIndexOf(`\n${nonce} `);
   const [, exitCode, timedOut] =
     at === -1
@@ -72,7 +92,7 @@ export function execResult(status: unknown, nonce: string): ExecResult | undefin
       'GenericError',
     );
   }
-  const [out, err] = [kept(bytes('out-data')), kept(stderr.subarray(0, at))];
+  const [out, err] = [kept(bytesOf(status, 'out-data')), kept(stderr.subarray(0, at))];
   return {
     exitCode: timedOut === '1' ? null : Number(exitCode),
     stdout: out.text,
@@ -80,6 +100,11 @@ export function execResult(status: unknown, nonce: string): ExecResult | undefin
     truncated: out.cut || err.cut,
     timedOut: timedOut === '1',
   };
+}
+
+function bytesOf(status: unknown, name: 'out-data' | 'err-data'): Buffer {
+  const data = fieldOf(status, name);
+  return Buffer.from(typeof data === 'string' ? data : '', 'base64');
 }
 
 function checkText(field: string, value: string): void {

@@ -155,6 +155,19 @@ export function agentSuite(
     assert.equal((await exec(`ls -d ${folder} /sys/fs/cgroup${group}`)).stdout, '');
   });
 
+  test(`${name}: a program of our own is run as it is, and what it leaves behind is not waited for`, async () => {
+    const signal = AbortSignal.timeout(2 * mostMs);
+    const script =
+      'read -r line; (exec sleep 600 </dev/null >/dev/null 2>&1) & echo "$line $!"; echo "$0" >&2; exit 3';
+    const argv = ['/bin/sh', '-c', script, 'me'] as const;
+    const { ended } = await agent().start({ argv, stdin: 'é\n', timeoutMs: mostMs }, signal);
+    const { stdout, ...rest } = await ended;
+    assert.deepEqual(rest, { ...fine, exitCode: 3, stderr: 'me\n' });
+    const [, said, pid] = /^(\S+) (\d+)\n$/.exec(stdout) ?? assert.fail(stdout);
+    assert.equal(said, 'é');
+    assert.equal((await exec(`kill ${pid}`)).exitCode, 0, 'it went on');
+  });
+
   test(`${name}: what no program can be given is refused by field`, async () => {
     const refused = async (field: string, code: string, work: Promise<unknown>): Promise<void> =>
       assert.rejects(

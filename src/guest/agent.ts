@@ -7,6 +7,11 @@ export interface GuestAgent {
   ping(signal: AbortSignal): Promise<void>;
   /** Runs a command in the guest and waits for its end. */
   exec(command: ExecCommand, signal: AbortSignal): Promise<ExecResult>;
+  /**
+   * Starts a program of our own, with as few processes as can be: none of what `exec` puts around a command is there. Resolves when
+   * it was started; rejects as `exec` does.
+   */
+  start(program: GuestProgram, signal: AbortSignal): Promise<StartedProgram>;
   /** Sets the guest's clock to the host's. */
   setTime(signal: AbortSignal): Promise<void>;
   /** Asks the guest to power off, halt or reboot; resolves when it has been asked. */
@@ -36,6 +41,22 @@ export interface ExecResult {
   readonly stderr: string;
   readonly truncated: boolean;
   readonly timedOut: boolean;
+}
+
+export interface GuestProgram {
+  /**
+   * The program, found along the agent's PATH, and its arguments. What it leaves running must not hold its outputs, or it has not ended
+   * for the agent.
+   */
+  readonly argv: readonly [string, ...string[]];
+  readonly stdin: string | null;
+  /** It is waited for so long; in the guest it goes on. */
+  readonly timeoutMs: number;
+}
+
+export interface StartedProgram {
+  /** Resolves when it has ended, or was waited for long enough (`timedOut`). Rejects as `exec` does. */
+  readonly ended: Promise<ExecResult>;
 }
 
 /** Nobody answers, or the channel ended. */

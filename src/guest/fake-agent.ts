@@ -33,6 +33,8 @@ export class FakeGuestAgent {
   readonly refused = new Map<string, string>();
   /** The guest's clock, in nanoseconds. */
   timeNs = 0n;
+  /** Its `date`: busybox's takes whole seconds only, and there may be none. */
+  date: 'gnu' | 'busybox' | 'none' = 'gnu';
   readonly shutdowns: string[] = [];
   readonly asked: string[] = [];
   connections = 0;
@@ -133,6 +135,8 @@ export class FakeGuestAgent {
         this.shutdowns.push(String(fieldOf(given, 'mode')));
         return undefined;
       case 'guest-exec':
+        if (this.date === 'none' && fieldOf(given, 'path') === 'date')
+          return error('Failed to execute child process “date” (No such file or directory)');
         return JSON.stringify({ return: { pid: this.#start(given) } });
       case 'guest-exec-status':
         return this.#status(Number(fieldOf(given, 'pid')));
@@ -150,6 +154,11 @@ export class FakeGuestAgent {
     const pid = this.#nextPid++;
     const args = fieldOf(given, 'arg');
     const input = fieldOf(given, 'input-data');
+    if (fieldOf(given, 'path') === 'date') {
+      // Never the one of the machine the tests run on.
+      this.#results.set(pid, this.#date(Array.isArray(args) ? args.map(String) : []));
+      return pid;
+    }
     this.#results.set(pid, undefined);
     void this.#program({
       path: String(fieldOf(given, 'path')),
@@ -157,6 +166,15 @@ export class FakeGuestAgent {
       stdin: typeof input === 'string' ? Buffer.from(input, 'base64') : null,
     }).then((outcome) => this.#results.set(pid, outcome));
     return pid;
+  }
+
+  #date([option, when]: readonly string[]): FakeOutcome {
+    const [, seconds, fraction] = /^@(\d+)(?:\.(\d{1,9}))?$/.exec(when ?? '') ?? [];
+    const understood =
+      option === '-s' && seconds !== undefined && (fraction === undefined || this.date === 'gnu');
+    if (understood) this.timeNs = BigInt(seconds + (fraction ?? '').padEnd(9, '0'));
+    const none = Buffer.alloc(0);
+    return { exitCode: understood ? 0 : 1, signal: null, out: none, err: none };
   }
 
   #status(pid: number): string {

@@ -1,12 +1,16 @@
 /**
- * What runs in a guest that was loaded, in any POSIX sh. Every program started costs an emulated guest some 30 ms, so there
- * are few of them. What it is told comes on stdin, a line each, and never on a command line: reason, the time in hundredths of
- * a second, seed in hex, seconds a hook may take, and for a copy host name, MAC (or nothing) and machine id. It says what it
- * did on stdout, a line each, and `done` at the end; the sentence why not on stderr.
+ * What runs in a guest that was loaded, in any POSIX sh. Every program started costs an emulated guest some 50 ms, so there
+ * are few of them. The agent runs it as it is: what it leaves running must hold neither of its outputs. What it is told comes
+ * on stdin, a line each, and never on a command line: reason, seed in hex, seconds a hook may take, and for a copy the time in
+ * hundredths of a second, host name, MAC (or nothing), machine id, and both halves of an Ed25519 and of an ECDSA host key. It says
+ * what it did on stdout, a line each, and `done` at the end; the sentence why not on stderr.
  */
 const COMMON = `set -u
 umask 022
-export LC_ALL=C
+cd /
+# What the agent's service manager told the agent is nobody else's business.
+unset INVOCATION_ID JOURNAL_STREAM NOTIFY_SOCKET SYSTEMD_EXEC_PID
+export LC_ALL=C HOME="\${HOME:-/root}" PATH="\${PATH:-/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin}"
 fail() {
   echo "$*" >&2
   exit 1
@@ -14,6 +18,12 @@ fail() {
 put() {
   printf '%s\\n' "$2" >"$1" || fail "$1 cannot be written"
 }
+# What goes on afterwards would end with the agent's service if it stayed in its control group.
+leave_service() {
+  [ -f /sys/fs/cgroup/cgroup.controllers ] || return 0
+  [ -d /sys/fs/cgroup/hatch-left ] || mkdir /sys/fs/cgroup/hatch-left
+  echo 0 >/sys/fs/cgroup/hatch-left/cgroup.procs
+} 2>/dev/null
 find_card() {
   card=
   for path in /sys/class/net/*/device; do
@@ -28,13 +38,12 @@ find_card() {
 `;
 
 /**
- * Not by the agent's own guest-set-time: that runs `hwclock --systohc`, which waits for the next whole second. What has
- * passed since the agent started the shell above us is added (field 22 of proc(5)'s stat: hundredths since the boot).
+ * What has passed since the agent started us is added (field 22 of proc(5)'s stat: hundredths since the boot).
  */
 const CLOCK = `
 set_clock() {
   line= up=
-  read -r line <"/proc/$PPID/stat"
+  read -r line <"/proc/$$/stat"
   read -r up rest </proc/uptime
   set -- \${line##*) }
   case \${20-}\${up%.*}\${up#*.} in
@@ -114,7 +123,10 @@ run_hooks() {
     if [ ! "$out" ]; then
       out=$(mktemp -d /run/hatch-hooks.XXXXXX || mktemp -d) || fail 'there is no room for what hooks say'
     fi
-    HATCH_REASON=$reason timeout -k 1 "$hook_seconds" "$hook" >"$out/said" 2>&1
+    (
+      leave_service
+      HATCH_REASON=$reason exec timeout -k 1 "$hook_seconds" "$hook"
+    ) >"$out/said" 2>&1
     code=$?
     echo "hook $code $name"
     if [ $code -ne 0 ]; then
@@ -130,14 +142,38 @@ set_hostname() {
   read -r old </proc/sys/kernel/hostname || old=
   echo "$hostname" >/proc/sys/kernel/hostname || fail 'the host name cannot be set'
   put /etc/hostname "$hostname"
-  # Twice, since two names in a row share the blank between them.
   case $old in
     '' | localhost | localhost.* | *[!A-Za-z0-9.-]*) ;;
-    *)
-      word="s/([[:space:]])$old([.[:space:]]|\\$)/\\1$hostname\\2/g"
-      [ ! -f /etc/hosts ] || sed -E -i "/^#/!{$word;$word}" /etc/hosts || fail '/etc/hosts cannot be written'
-      ;;
+    *) [ ! -f /etc/hosts ] || rename_in_hosts ;;
   esac
+}
+
+# Where a name in /etc/hosts is the old one, or the old one and a domain.
+rename_in_hosts() {
+  text= other=
+  while IFS= read -r line || [ "$line" ]; do
+    case $line in
+      '#'*) ;;
+      *[[:space:]]"$old"*)
+        rest=$line
+        line=
+        while
+          before=\${rest%%"$old"*}
+          [ "$before" != "$rest" ]
+        do
+          rest=\${rest#*"$old"}
+          case "$before|$rest" in
+            *[[:space:]]'|' | *[[:space:]]'|'[[:space:].]*) line=$line$before$hostname other=1 ;;
+            *) line=$line$before$old ;;
+          esac
+        done
+        line=$line$rest
+        ;;
+    esac
+    text=$text$line'
+'
+  done </etc/hosts
+  [ ! "$other" ] || printf %s "$text" >/etc/hosts || fail '/etc/hosts cannot be written'
 }
 
 set_machine_id() {
@@ -148,13 +184,17 @@ set_machine_id() {
   if [ -f /var/lib/dbus/machine-id ] && [ ! -h /var/lib/dbus/machine-id ]; then
     put /var/lib/dbus/machine-id "$machine_id"
   fi
-  # The journal lies in a folder of that name, and journalctl looks nowhere else.
-  restart_journal=
+}
+
+# The journal lies in a folder of that name, and journalctl looks nowhere else. Nobody waits for it.
+move_journal() {
+  moved=
   for top in /run/log/journal /var/log/journal; do
     if [ "$old_id" ] && [ -d "$top/$old_id" ]; then
-      mv "$top/$old_id" "$top/$machine_id" && restart_journal=1
+      mv "$top/$old_id" "$top/$machine_id" && moved=1
     fi
   done
+  [ ! "$moved" ] || ! command -v systemctl || systemctl --no-block restart systemd-journald
 }
 
 # Whether a pid is a program's of this name.
@@ -165,22 +205,39 @@ runs() {
   [ "$comm" = "$2" ]
 }
 
+give_key() {
+  put "$key" "-----BEGIN OPENSSH PRIVATE KEY-----
+$1
+-----END OPENSSH PRIVATE KEY-----"
+  put "$key.pub" "$2"
+  made="$made $kind"
+  echo "key $2"
+}
+
 set_host_keys() {
   made=
   for key in /etc/ssh/ssh_host_*_key; do
     [ -f "$key" ] || continue
     kind=\${key#/etc/ssh/ssh_host_}
     kind=\${kind%_key}
-    case $kind in ed25519 | ecdsa | rsa | dsa) ;; *) continue ;; esac
-    # It is asked whether it may overwrite them, and leaves them their mode and owner.
+    # What is written over keeps its mode and owner.
+    case $kind in
+      ed25519) give_key "$ed25519" "$ed25519_public"; continue ;;
+      ecdsa) give_key "$ecdsa" "$ecdsa_public"; continue ;;
+      rsa | dsa) ;;
+      *) continue ;;
+    esac
+    # It is asked whether it may overwrite them.
     ssh-keygen -q -t "$kind" -N '' -C "root@$hostname" -f "$key" >/dev/null <<END || fail "no $kind host key could be made"
 y
 END
     made="$made $kind"
     read -r public <"$key.pub" && echo "key $public"
   done
-  [ "$made" ] || return
-  # sshd has read its keys when it started; at SIGHUP it starts anew, and sessions go on.
+}
+
+# sshd has read its keys when it started; at SIGHUP it starts anew, and sessions go on.
+reload_sshd() {
   for file in /run/sshd.pid /var/run/sshd.pid; do
     pid=
     { read -r pid <"$file"; } 2>/dev/null
@@ -252,37 +309,40 @@ END
     ip link set "$card" down
     ip link set "$card" address "$mac"
   }
-  read -r now <"/sys/class/net/$card/address"
-  [ "$now" = "$mac" ] || fail 'the network card does not take another address'
+  read -r taken <"/sys/class/net/$card/address"
+  [ "$taken" = "$mac" ] || fail 'the network card does not take another address'
   rename_mac
 }
 `;
 
-const READ_COMMON = `IFS= read -r reason && read -r now && IFS= read -r seed && IFS= read -r hook_seconds || fail 'nothing was said on stdin'
+const READ_COMMON = `IFS= read -r reason && IFS= read -r seed && IFS= read -r hook_seconds || fail 'nothing was said on stdin'
 `;
 
 /** Makes a copy somebody else. */
 export const IDENTITY_SCRIPT = `${COMMON}${CLOCK}${RESEED}${HOOKS}${IDENTITY}
-${READ_COMMON}IFS= read -r hostname && IFS= read -r mac && IFS= read -r machine_id || fail 'too little was said on stdin'
+${READ_COMMON}read -r now && IFS= read -r hostname && IFS= read -r mac && IFS= read -r machine_id || fail 'too little was said on stdin'
+IFS= read -r ed25519 && IFS= read -r ed25519_public && IFS= read -r ecdsa && IFS= read -r ecdsa_public || fail 'too little was said on stdin'
 exec </dev/null
-set_clock
 # Before the rest, since all that is drawn afterwards must be another's.
 reseed_all || fail 'its random state could not be reseeded'
-set_card
 set_hostname
 set_machine_id
 set_host_keys
+# Last, for others in the guest have work to do when these change.
+set_card
+set_clock
 run_hooks
-if [ "$restart_journal" ] && command -v systemctl >/dev/null; then
-  systemctl --no-block restart systemd-journald >/dev/null 2>&1 &
-fi
+[ ! "$made" ] || reload_sshd
 echo done
+(
+  leave_service
+  move_journal
+) >/dev/null 2>&1 &
 `;
 
-/** What is done to a guest that was restored as itself. */
-export const REFRESH_SCRIPT = `${COMMON}${CLOCK}${RESEED}${HOOKS}
+/** What is done to a guest that was restored as itself, once its clock is set (`GuestAgent.setTime`). */
+export const REFRESH_SCRIPT = `${COMMON}${RESEED}${HOOKS}
 ${READ_COMMON}exec </dev/null
-set_clock
 reseed_all || echo 'reseeded no'
 run_hooks
 echo done
@@ -297,6 +357,7 @@ find_card
 [ "$card" ] || fail 'it has no network card'
 # These wait for their lease, or do not come back at all.
 later() {
+  leave_service
   setsid "$@" </dev/null >/dev/null 2>&1 &
   exit 0
 }

@@ -94,13 +94,16 @@ export function identitySuite(name: string, open: () => Promise<IdentityHost>): 
     assert.equal(await readIn(one, `${card}/address`, host.mostMs), first.mac);
     assert.equal(await readIn(two, `${card}/address`, host.mostMs), second.mac);
     assert.equal(await readIn(one, `${card}/operstate`, host.mostMs), 'down');
-    await joinNetwork({ agent: one }, patience());
+    await (
+      await joinNetwork({ agent: one }, patience())
+    ).joined;
     assert.equal(await readIn(one, `${card}/operstate`, host.mostMs), 'up');
   });
 
   test(`${name}: one that is restored is who it was, at the right time`, async () => {
     const agent = await copy();
-    const given = await refresh({ agent, clock: systemClock }, patience());
+    await agent.setTime(patience());
+    const given = await refresh({ agent }, patience());
     assert.deepEqual(given, { reseeded: true, hooks: [] });
     const { randomSeed, ...rest } = await who(agent);
     const { randomSeed: before, ...as } = original;
@@ -113,7 +116,7 @@ export function identitySuite(name: string, open: () => Promise<IdentityHost>): 
     const agent = await copy();
     await host.hook(agent, '20-told', 'echo told $HATCH_REASON > /run/told');
     await host.hook(agent, '10-fails', 'cat /nowhere');
-    const restored = await refresh({ agent, clock: systemClock }, patience());
+    const restored = await refresh({ agent }, patience());
     assert.deepEqual(
       restored.hooks.map(({ name: hook, exitCode, timedOut }) => [hook, exitCode, timedOut]),
       [

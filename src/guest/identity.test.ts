@@ -11,7 +11,7 @@ import { Failure } from '../model/failure.ts';
 import type { MachineSpec } from '../vmm/driver.ts';
 import { openFake } from '../vmm/fake/driver.ts';
 import { AGENT_PORT, newMemory, PretendedGuest, type GuestMemory } from '../vmm/firecracker/testing/guest.ts';
-import type { ExecCommand, ExecResult, GuestAgent } from './agent.ts';
+import type { ExecResult, GuestAgent, GuestProgram } from './agent.ts';
 import { openAgent } from './agent-client.ts';
 import { giveIdentity, identityInput, joinNetwork, newMachineId, parseReport, refresh } from './identity.ts';
 import { IDENTITY_SCRIPT, JOIN_SCRIPT, REFRESH_SCRIPT } from './identity-script.ts';
@@ -21,12 +21,12 @@ const identity = { hostname: 'copy', mac: '02:fc:00:00:00:02', machineId: 'a'.re
 const seed = Buffer.alloc(64, 0xab);
 const soon = (): AbortSignal => AbortSignal.timeout(10_000);
 
-/** An agent whose exec ends so, and what it was told to run. */
+/** An agent whose programs end so, and what it was told to run. */
 function agentThat(result: Partial<ExecResult>): {
   readonly agent: GuestAgent;
-  readonly asked: ExecCommand[];
+  readonly asked: GuestProgram[];
 } {
-  const asked: ExecCommand[] = [];
+  const asked: GuestProgram[] = [];
   const none = (): Promise<never> => Promise.reject(new Error('not asked for'));
   const agent: GuestAgent = {
     ping: none,
@@ -34,9 +34,11 @@ function agentThat(result: Partial<ExecResult>): {
     shutdown: none,
     info: none,
     close: () => undefined,
-    exec: async (command) => {
-      asked.push(command);
-      return { exitCode: 0, stdout: '', stderr: '', truncated: false, timedOut: false, ...result };
+    exec: none,
+    start: async (program) => {
+      asked.push(program);
+      const fine = { exitCode: 0, stdout: '', stderr: '', truncated: false, timedOut: false };
+      return { ended: Promise.resolve({ ...fine, ...result }) };
     },
   };
   return { agent, asked };
@@ -54,23 +56,27 @@ test('the scripts are programs every POSIX shell can read', async () => {
 test('what the guest is told stands a line each on stdin, and nothing of it on the command line', async () => {
   const { agent, asked } = agentThat({ stdout: 'reseeded yes\ndone\n' });
   await giveIdentity({ agent, clock: systemClock }, identity, soon());
-  const [command] = asked;
-  const lines = (command?.stdin ?? '').split('\n');
+  const [program] = asked;
+  const lines = (program?.stdin ?? '').split('\n');
   assert.deepEqual(
-    [lines[0], ...lines.slice(3)],
-    ['fork', '10', 'copy', identity.mac, identity.machineId, ''],
+    [lines[0], lines[2], ...lines.slice(4, 7)],
+    ['fork', '10', 'copy', identity.mac, identity.machineId],
   );
-  assert.ok(Math.abs(Number(lines[1]) * 10 - Date.now()) < 10_000);
-  assert.match(lines[2] ?? '', /^[0-9a-f]{128}$/);
-  assert.deepEqual(command?.command, ['/bin/sh', '-c', IDENTITY_SCRIPT, 'hatch-identity']);
-  assert.deepEqual(command.env, {});
+  assert.deepEqual(
+    lines.slice(7).map((line) => line.split(' ')[0]?.slice(0, 6)),
+    // The private halves by how OpenSSH's begin in base64.
+    ['b3Blbn', 'ssh-ed', 'b3Blbn', 'ecdsa-', ''],
+  );
+  assert.ok(Math.abs(Number(lines[3]) * 10 - Date.now()) < 10_000);
+  assert.match(lines[1] ?? '', /^[0-9a-f]{128}$/);
+  assert.deepEqual(program?.argv, ['/bin/sh', '-c', IDENTITY_SCRIPT, 'hatch-identity']);
 });
 
-test('no two copies are sent the same bytes', async () => {
+test('no two copies are sent the same bytes or keys', async () => {
   const { agent, asked } = agentThat({ stdout: 'done\n' });
   for (let i = 0; i < 2; i++) await giveIdentity({ agent, clock: systemClock }, identity, soon());
-  const seeds = asked.map(({ stdin }) => stdin?.split('\n')[2]);
-  assert.equal(new Set(seeds).size, 2);
+  for (const line of [1, 7, 8, 9, 10])
+    assert.equal(new Set(asked.map(({ stdin }) => stdin?.split('\n')[line])).size, 2);
 });
 
 for (const hostname of [
@@ -88,7 +94,7 @@ for (const hostname of [
 ]) {
   test(`a host name such as ${JSON.stringify(hostname.slice(0, 10))} never comes to the guest`, () => {
     assert.throws(
-      () => identityInput({ ...identity, hostname }, { now: 0, seed }),
+      () => identityInput({ ...identity, hostname }, { now: 0, seed, hostKeys: [] }),
       (error) => error instanceof Failure && error.details['field'] === 'hostname',
     );
   });
@@ -101,9 +107,10 @@ test('what is no MAC or machine id never comes to the guest', () => {
     { machineId: 'x' },
     { machineId: 'A'.repeat(32) },
   ]) {
-    assert.throws(() => identityInput({ ...identity, ...wrong }, { now: 0, seed }), Failure);
+    assert.throws(() => identityInput({ ...identity, ...wrong }, { now: 0, seed, hostKeys: [] }), Failure);
   }
-  assert.match(identityInput({ ...identity, mac: null }, { now: 0, seed }), /\ncopy\n\na{32}\n$/);
+  const withoutCard = identityInput({ ...identity, mac: null }, { now: 0, seed, hostKeys: [] });
+  assert.match(withoutCard, /\ncopy\n\na{32}\n\n\n\n\n$/);
 });
 
 test('a machine id is a random UUID without dashes', () => {
@@ -160,14 +167,15 @@ test('a guest that cannot be made another says why; it must not join', async () 
 
 test('a card that cannot be brought up is told of', async () => {
   const { agent } = agentThat({ exitCode: 1, stderr: 'it has no network card\n' });
-  await assert.rejects(joinNetwork({ agent }, soon()), refusedFor(/it has no network card/));
+  const { joined } = await joinNetwork({ agent }, soon());
+  await assert.rejects(joined, refusedFor(/it has no network card/));
 });
 
 test('a restored guest is not told any name, and one that could not reseed says so', async () => {
   const { agent, asked } = agentThat({ stdout: 'reseeded no\ndone\n' });
-  assert.deepEqual(await refresh({ agent, clock: systemClock }, soon()), { reseeded: false, hooks: [] });
-  assert.deepEqual(asked[0]?.command, ['/bin/sh', '-c', REFRESH_SCRIPT, 'hatch-refresh']);
-  assert.match(asked[0].stdin ?? '', /^restore\n\d+\n[0-9a-f]{128}\n10\n$/);
+  assert.deepEqual(await refresh({ agent }, soon()), { reseeded: false, hooks: [] });
+  assert.deepEqual(asked[0]?.argv, ['/bin/sh', '-c', REFRESH_SCRIPT, 'hatch-refresh']);
+  assert.match(asked[0].stdin ?? '', /^restore\n[0-9a-f]{128}\n10\n$/);
 });
 
 const hook = async (agent: GuestAgent, name: string, command: string): Promise<void> => {

@@ -1,8 +1,10 @@
 import { randomBytes } from 'node:crypto';
 import type { Clock } from '../base/clock.ts';
+import { raceAbort } from '../base/deadline.ts';
 import { Failure, invalid } from '../model/failure.ts';
+import { newHostKeys, type HostKey } from './host-keys.ts';
 import { IDENTITY_SCRIPT, JOIN_SCRIPT, REFRESH_SCRIPT } from './identity-script.ts';
-import type { ExecResult, GuestAgent } from './agent.ts';
+import type { ExecResult, GuestAgent, StartedProgram } from './agent.ts';
 
 export interface GuestDeps {
   readonly agent: GuestAgent;
@@ -42,6 +44,12 @@ export interface Identified extends Refreshed {
 interface Fresh {
   readonly now: number;
   readonly seed: Buffer;
+  readonly hostKeys: readonly HostKey[];
+}
+
+export interface Joining {
+  /** Resolves when the card is up. Throws Failure `no_guest_agent` when it cannot be brought up. */
+  readonly joined: Promise<void>;
 }
 
 /** How long all of it may take: host keys are made, and hooks run. The caller's signal may end the waiting before. */
@@ -72,20 +80,31 @@ export async function giveIdentity(
   identity: Identity,
   signal: AbortSignal,
 ): Promise<Identified> {
-  const said = identityInput(identity, { now: clock.now(), seed: randomBytes(SEED_BYTES) });
-  const report = await runIn(agent, { script: IDENTITY_SCRIPT, name: 'hatch-identity', said }, signal);
+  const hostKeys = await newHostKeys(`root@${identity.hostname}`);
+  const said = identityInput(identity, { now: clock.now(), seed: randomBytes(SEED_BYTES), hostKeys });
+  const it = { script: IDENTITY_SCRIPT, name: 'hatch-identity', said, timeoutMs: MOST_MS };
+  const report = await endOf(it, await startIn(agent, it, signal), signal);
   return parseReport(report);
 }
 
-/** Brings the card of a guest up, and has it ask for its address, once its tap has joined the bridge. Throws as `giveIdentity`. */
-export async function joinNetwork({ agent }: Pick<GuestDeps, 'agent'>, signal: AbortSignal): Promise<void> {
-  await runIn(agent, { script: JOIN_SCRIPT, name: 'hatch-join', said: null, timeoutMs: JOIN_MS }, signal);
+/**
+ * Has a guest bring its card up and ask for its address, once its tap has joined the bridge. Resolves when it does so, whether we are
+ * there to see it or not. Throws AgentGone, AgentRefused or the signal's reason.
+ */
+export async function joinNetwork({ agent }: { agent: GuestAgent }, signal: AbortSignal): Promise<Joining> {
+  const it = { script: JOIN_SCRIPT, name: 'hatch-join', said: null, timeoutMs: JOIN_MS };
+  const started = await startIn(agent, it, signal);
+  const joined = endOf(it, started).then(() => undefined);
+  // Nobody need wait for it.
+  joined.catch(() => undefined);
+  return { joined };
 }
 
-/** Brings a guest that was restored as itself up to date: clock, random state, hooks. Throws as `giveIdentity`. */
-export async function refresh({ agent, clock }: GuestDeps, signal: AbortSignal): Promise<Refreshed> {
-  const said = lines(common('restore', { now: clock.now(), seed: randomBytes(SEED_BYTES) }));
-  const report = await runIn(agent, { script: REFRESH_SCRIPT, name: 'hatch-refresh', said }, signal);
+/** Gives a guest that was restored as itself random state of its own and runs its hooks. Throws as `giveIdentity`. */
+export async function refresh({ agent }: { agent: GuestAgent }, signal: AbortSignal): Promise<Refreshed> {
+  const said = lines(common('restore', randomBytes(SEED_BYTES)));
+  const it = { script: REFRESH_SCRIPT, name: 'hatch-refresh', said, timeoutMs: MOST_MS };
+  const report = await endOf(it, await startIn(agent, it, signal), signal);
   const { reseeded, hooks } = parseReport(report);
   return { reseeded, hooks };
 }
@@ -101,11 +120,16 @@ export function identityInput({ hostname, mac, machineId }: Identity, fresh: Fre
     throw invalid('guest_mac', 'A MAC is six pairs of lower-case hexadecimal digits with colons between.');
   if (!/^[0-9a-f]{32}$/.test(machineId))
     throw invalid('machine_id', 'A machine id is 32 hexadecimal digits.');
-  return lines([...common('fork', fresh), hostname, mac ?? '', machineId]);
+  const hundredths = String(Math.floor(fresh.now / 10));
+  const keys = (['ed25519', 'ecdsa'] as const).flatMap((kind) => {
+    const key = fresh.hostKeys.find((one) => one.kind === kind);
+    return [key?.privateBody ?? '', key?.publicLine ?? ''];
+  });
+  return lines([...common('fork', fresh.seed), hundredths, hostname, mac ?? '', machineId, ...keys]);
 }
 
-function common(reason: 'fork' | 'restore', { now, seed }: Fresh): readonly string[] {
-  return [reason, String(Math.floor(now / 10)), seed.toString('hex'), String(HOOK_SECONDS)];
+function common(reason: 'fork' | 'restore', seed: Buffer): readonly string[] {
+  return [reason, seed.toString('hex'), String(HOOK_SECONDS)];
 }
 
 /** Reads what the guest's script said. Throws Failure `no_guest_agent` when it did not come to its end. */
@@ -130,27 +154,22 @@ export function parseReport(stdout: string): Identified {
   return { reseeded, hooks, hostKeys };
 }
 
-async function runIn(
-  agent: GuestAgent,
-  it: {
-    readonly script: string;
-    readonly name: string;
-    readonly said: string | null;
-    readonly timeoutMs?: number;
-  },
-  signal: AbortSignal,
-): Promise<string> {
-  const result = await agent.exec(
-    {
-      command: ['/bin/sh', '-c', it.script, it.name],
-      cwd: null,
-      env: {},
-      stdin: it.said,
-      timeoutMs: it.timeoutMs ?? MOST_MS,
-    },
-    signal,
-  );
-  if (result.timedOut) throw refused(`it took longer than ${(it.timeoutMs ?? MOST_MS) / 1000} s`);
+interface GuestScript {
+  readonly script: string;
+  readonly name: string;
+  readonly said: string | null;
+  readonly timeoutMs: number;
+}
+
+function startIn(agent: GuestAgent, it: GuestScript, signal: AbortSignal): Promise<StartedProgram> {
+  const argv = ['/bin/sh', '-c', it.script, it.name] as const;
+  return agent.start({ argv, stdin: it.said, timeoutMs: it.timeoutMs }, signal);
+}
+
+/** What the script said. Throws Failure `no_guest_agent` when it did not come to its end. */
+async function endOf(it: GuestScript, { ended }: StartedProgram, signal?: AbortSignal): Promise<string> {
+  const result = await (signal ? raceAbort(ended, signal) : ended);
+  if (result.timedOut) throw refused(`it took longer than ${it.timeoutMs / 1000} s`);
   if (result.exitCode !== 0) throw refused(lastWords(result));
   return result.stdout;
 }

@@ -10,7 +10,7 @@ const never = new AbortController().signal;
 
 function agentThat(ping: (signal: AbortSignal) => Promise<void>): GuestAgent {
   const no = async (): Promise<never> => assert.fail('only ping is to be called');
-  return { ping, exec: no, setTime: no, shutdown: no, info: no, close: () => undefined };
+  return { ping, exec: no, start: no, setTime: no, shutdown: no, info: no, close: () => undefined };
 }
 
 const silent = agentThat(

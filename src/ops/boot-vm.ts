@@ -6,7 +6,7 @@ import { copySteps } from './copy-steps.ts';
 import { bootSteps, imageOf } from './host-steps.ts';
 import { forgetImport, isImport } from './import-snapshot.ts';
 import { markError } from './mark-error.ts';
-import { Closing, runSteps, Stuck, TryAgain, undoSteps, type Step } from './steps.ts';
+import { Closing, runSteps, Stuck, TryAgain, undoSteps, type Stage, type Step } from './steps.ts';
 import { translate } from './translate.ts';
 import type { World } from './world.ts';
 import { ownerOf } from './owner.ts';
@@ -52,7 +52,7 @@ async function stepsOf(
   vm: Vm,
   image: Image,
   signal: AbortSignal,
-): Promise<readonly Step[]> {
+): Promise<readonly Stage[]> {
   return operation.verb === 'create' && vm.parentSnapshotId !== null
     ? copySteps(world, vm, image, vm.parentSnapshotId, signal)
     : bootSteps(world, vm, image);

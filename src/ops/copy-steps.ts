@@ -2,9 +2,9 @@ import type { SnapshotId } from '../base/ids.ts';
 import { notFound } from '../model/failure.ts';
 import type { Image } from '../model/records.ts';
 import type { Vm } from '../model/vm.ts';
-import { attach, endVmm, seedStep, sshStep } from './host-steps.ts';
+import { endVmm, networkStep, seedStep, sshStep } from './host-steps.ts';
 import { identityStep } from './identity-step.ts';
-import type { Step } from './steps.ts';
+import type { Stage, Step } from './steps.ts';
 import { diskFromSnapshot, folderFromSnapshot, loadMachine } from './wake-vm.ts';
 import type { World } from './world.ts';
 
@@ -18,35 +18,22 @@ export async function copySteps(
   image: Image,
   parent: SnapshotId,
   signal: AbortSignal,
-): Promise<readonly Step[]> {
-  const { store, net } = world;
+): Promise<readonly Stage[]> {
+  const { store } = world;
   const found = await store.snapshots.get(parent);
   if (!found) throw notFound('snapshot', parent);
   // Its files were here when the copy was asked for; from the copy's row on they stay.
   const snapshot = await world.archive.bring(found, signal);
   const { network } = vm;
-  const steps: Step[] = [
-    folderFromSnapshot(world, vm, snapshot, true),
-    diskFromSnapshot(world, vm, image, snapshot),
-    seedStep(world, vm, image),
-  ];
-  if (network !== null)
-    steps.push({
-      name: 'network',
-      async run() {
-        await attach(world, vm, network);
-        await net.setJoined(vm.id, false);
-      },
-      undo: () => net.detach(vm.id),
-    });
-  steps.push(
-    {
-      name: 'vmm',
-      run: async (within) => void (await loadMachine(world, vm, image, snapshot, within)),
-      undo: () => endVmm(world, vm),
-    },
-    identityStep(world, vm),
-  );
-  if (network !== null) steps.push(sshStep(world, vm, network));
-  return steps;
+  const folder = folderFromSnapshot(world, vm, snapshot, true);
+  const files = [diskFromSnapshot(world, vm, image, snapshot), seedStep(world, vm, image)];
+  const load: Step = {
+    name: 'vmm',
+    run: async (within) => void (await loadMachine(world, vm, image, snapshot, within)),
+    undo: () => endVmm(world, vm),
+  };
+  const identity = identityStep(world, vm);
+  if (network === null) return [folder, files, load, identity];
+  const apart = networkStep(world, vm, network, { apart: true });
+  return [folder, [...files, apart], load, identity, sshStep(world, vm, network)];
 }

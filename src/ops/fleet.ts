@@ -12,9 +12,12 @@ export interface Live {
   readonly agent: GuestAgent;
   /** Set once the machine has ended. */
   readonly exit: MachineExit | undefined;
+  /** Resolves when commands may be run in it. */
+  readonly commandable: Promise<unknown>;
 }
 
 interface Held extends Live {
+  commandable: Promise<unknown>;
   agent: GuestAgent;
   exit: MachineExit | undefined;
   readonly watch: AbortController;
@@ -56,6 +59,7 @@ export class Fleet {
       machine,
       agent: this.#deps.openAgent(machine),
       exit: undefined,
+      commandable: Promise.resolve(),
       watch: new AbortController(),
     };
     this.#live.set(vm.id, held);
@@ -88,6 +92,12 @@ export class Fleet {
       if (!held.watch.signal.aborted)
         this.#deps.log.warn({ vm: vm.id, ...errorFields(error) }, 'readiness watch failed');
     }
+  }
+
+  /** Has commands for a guest wait until something else has settled that is being done to it. */
+  holdCommands(vmId: VmId, until: Promise<unknown>): void {
+    const held = this.#live.get(vmId);
+    if (held) held.commandable = until.catch(() => undefined);
   }
 
   /** Ends what is said to a guest's agent; whoever asks it something next is connected anew. */

@@ -9,7 +9,7 @@ import type { Port } from '../net/network.ts';
 import type { Driver, MachineSpec } from '../vmm/driver.ts';
 import { releaseLayers } from './layers.ts';
 import { kernelOf, mustBoot } from './image-kernel.ts';
-import type { Step } from './steps.ts';
+import type { Stage, Step } from './steps.ts';
 import type { World } from './world.ts';
 import { visibleAccounts, vmFolder } from './settings.ts';
 import { ownerOf } from './owner.ts';
@@ -84,20 +84,16 @@ export async function diskOf({ store }: Pick<Deps, 'store'>, vm: Vm): Promise<La
 }
 
 /**
- * The steps that put a VM on its host: files first, then the network, then the hypervisor, last the ways in. Creating and
+ * The steps that put a VM on its host: its files and its place in the network, then the hypervisor, last the ways in. Creating and
  * starting are the same steps; what a start finds made, it keeps, and what it found it does not undo.
  */
-export function bootSteps(deps: Deps, vm: Vm, image: Image): readonly Step[] {
+export function bootSteps(deps: Deps, vm: Vm, image: Image): readonly Stage[] {
   const fresh = vm.layerId === null;
-  const steps = [
-    folderStep(deps, vm, image, fresh),
-    diskStep(deps, vm, image, fresh),
-    seedStep(deps, vm, image),
-  ];
-  if (vm.network !== null) steps.push(networkStep(deps, vm, vm.network));
-  steps.push(vmmStep(deps, vm, image));
-  if (vm.network !== null) steps.push(sshStep(deps, vm, vm.network));
-  return steps;
+  const folder = folderStep(deps, vm, image, fresh);
+  const files = [diskStep(deps, vm, image, fresh), seedStep(deps, vm, image)];
+  const vmm = vmmStep(deps, vm, image);
+  if (vm.network === null) return [folder, files, vmm];
+  return [folder, [...files, networkStep(deps, vm, vm.network)], vmm, sshStep(deps, vm, vm.network)];
 }
 
 function folderStep(deps: Deps, vm: Vm, image: Image, fresh: boolean): Step {
@@ -216,22 +212,29 @@ export function seedStep(
   };
 }
 
-function networkStep({ net, driver, settings }: Deps, vm: Vm, network: VmNetwork): Step {
+/** The VM's place in the network; `apart`: its tap off the bridge until it joins. */
+export function networkStep(
+  { net, driver, settings }: Pick<Deps, 'net' | 'driver' | 'settings'>,
+  vm: Vm,
+  network: VmNetwork,
+  how: { readonly apart?: boolean } = {},
+): Step {
   return {
     name: 'network',
-    run: () => attach({ net, driver, settings }, vm, network),
+    run: () => attach({ net, driver, settings }, vm, network, how),
     undo: () => net.detach(vm.id),
   };
 }
 
-/** Gives a VM its place in the network, with a tap its hypervisor can open. */
+/** Gives a VM its place in the network, with a tap its hypervisor can open; `apart`: off the bridge until it joins. */
 export async function attach(
   { net, driver, settings }: Pick<Deps, 'net' | 'driver' | 'settings'>,
   vm: Vm,
   network: VmNetwork,
+  how: { readonly apart?: boolean } = {},
 ): Promise<void> {
   const tapOwner = await driver.tapOwner({ vmId: vm.id, folder: vmFolder(settings, vm.id) });
-  await net.attach({ ...portOf(vm, network), ...(tapOwner === null ? {} : { tapOwner }) });
+  await net.attach({ ...portOf(vm, network), ...(tapOwner === null ? {} : { tapOwner }) }, how);
 }
 
 function vmmStep(deps: Deps, vm: Vm, image: Image): Step {

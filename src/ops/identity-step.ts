@@ -30,19 +30,23 @@ export function identityStep(world: World, vm: Vm): Step {
       await noteHooks(world, vm, given.hooks);
       if (vm.network === null) return;
       await net.setJoined(vm.id, true);
+      const unjoined = (error: unknown): void =>
+        log.warn(
+          { vm: vm.id, ...errorFields(error) },
+          'the guest could not be told that it is on the network',
+        );
       try {
-        await deadline(
+        const { joined } = await deadline(
           'joining the network',
           patience.identityMs,
           (within) => joinNetwork({ agent }, within),
           signal,
         );
+        // It brings its card up by itself from here on; one that is taken down meanwhile need not.
+        joined.catch((error: unknown) => (fleet.get(vm.id) === live ? unjoined(error) : undefined));
       } catch (error) {
         signal.throwIfAborted();
-        log.warn(
-          { vm: vm.id, ...errorFields(error) },
-          'the guest could not be told that it is on the network',
-        );
+        unjoined(error);
       }
     },
     // The guest that was told goes with its hypervisor.

@@ -35,6 +35,7 @@ async function guest(instead: { agent: Partial<GuestAgent>; machine: Partial<Mac
     live: {
       agent: over(real.agent, instead.agent),
       machine: over(real.machine, { exited, ...instead.machine }),
+      commandable: Promise.resolve(),
       get exit() {
         return exit;
       },

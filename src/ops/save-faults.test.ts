@@ -20,7 +20,7 @@ import {
 /** The hypervisor or the guest fail in the middle of a save, a wake or a copy: what is left is whole, and the error says what to do. */
 
 const READY = { until: 'ready', timeoutMs: 10_000 } as const;
-const SHORT = { agentMs: 100, clockMs: 100, identityMs: 200 };
+const SHORT = { agentMs: 100, wordMs: 100, identityMs: 200 };
 
 /** How machines fare that a driver makes; changed while it is in use. */
 interface Fate {

@@ -1,4 +1,4 @@
-import { deadline } from '../base/deadline.ts';
+import { deadline, raceAbort } from '../base/deadline.ts';
 import type { ExecCommand, ExecResult } from '../guest/agent.ts';
 import { readFrom, tailFrom } from '../host/follow.ts';
 import { Failure } from '../model/failure.ts';
@@ -34,9 +34,10 @@ export async function execIn(
   mustBeHere(world, vm);
   const live = liveOf(world, vm, 'a command runs only in a running one');
   try {
-    return await deadline('the guest agent', command.timeoutMs + AGENT_SLACK_MS, (signal) =>
-      live.agent.exec(command, signal),
-    );
+    return await deadline('the guest agent', command.timeoutMs + AGENT_SLACK_MS, async (signal) => {
+      await raceAbort(live.commandable, signal);
+      return live.agent.exec(command, signal);
+    });
   } catch (error) {
     throw translate(error);
   }

@@ -14,6 +14,9 @@ export interface Step {
   undo(): Promise<void>;
 }
 
+/** Steps of which none needs another run side by side; they are undone one by one. */
+export type Stage = Step | readonly Step[];
+
 interface Deps {
   readonly operations: Pick<Operations, 'record'>;
   readonly clock: Clock;
@@ -42,39 +45,55 @@ export class Stuck extends AggregateError {
 }
 
 /**
- * Runs the steps in order, each journalled before it runs. When one fails, it and those before it are undone in reverse,
- * and its error is thrown; a Stuck when the undoing failed too. On Closing nothing is undone.
+ * Runs the steps in order, each journalled before it runs. When one fails, those beside it are ended, and all of them and those
+ * before are undone in reverse; its error is thrown, a Stuck when the undoing failed too. On Closing nothing is undone.
  */
 export async function runSteps(
   deps: Deps,
   operation: Operation,
-  steps: readonly Step[],
+  stages: readonly Stage[],
   signal: AbortSignal,
 ): Promise<void> {
   let begun = 0;
   try {
-    for (const step of steps) {
+    for (const stage of stages) {
       signal.throwIfAborted();
       begun++;
-      await journalled(deps, operation, step, 'begun', () => step.run(signal));
+      await sideBySide([stage].flat(), signal, (step, until) =>
+        journalled(deps, operation, step, 'begun', () => step.run(until)),
+      );
     }
     signal.throwIfAborted();
   } catch (cause) {
     if (cause instanceof Closing || signal.reason instanceof Closing) throw new Closing();
-    await undoSteps(deps, operation, steps.slice(0, begun), cause);
+    await undoSteps(deps, operation, stages.slice(0, begun), cause);
     throw cause;
   }
+}
+
+/** Resolves when all are done. Once one fails the others are told to end; when all have ended, its error is thrown. */
+async function sideBySide(
+  steps: readonly Step[],
+  signal: AbortSignal,
+  run: (step: Step, signal: AbortSignal) => Promise<void>,
+): Promise<void> {
+  const first = new AbortController();
+  const until = AbortSignal.any([signal, first.signal]);
+  await Promise.allSettled(
+    steps.map((step) => run(step, until).catch((error: unknown) => first.abort(error))),
+  );
+  first.signal.throwIfAborted();
 }
 
 /** Undoes the steps in reverse, all of them whatever fails; throws Stuck with every failure, `cause` first. */
 export async function undoSteps(
   deps: Deps,
   operation: Operation,
-  steps: readonly Step[],
+  stages: readonly Stage[],
   cause?: unknown,
 ): Promise<void> {
   const failures: unknown[] = [];
-  for (const step of steps.toReversed()) {
+  for (const step of stages.flat().toReversed()) {
     try {
       await journalled(deps, operation, step, 'undoing', () => step.undo());
     } catch (error) {

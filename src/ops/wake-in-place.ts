@@ -9,9 +9,9 @@ import { releaseLayers } from './layers.ts';
 import { markError } from './mark-error.ts';
 import { ownerOf } from './owner.ts';
 import { dropSnapshot } from './save-vm.ts';
-import type { Step } from './steps.ts';
+import type { Stage, Step } from './steps.ts';
 import { translate } from './translate.ts';
-import { AWAKE, carryOutWake, loadMachine, noteAwake, placeSteps, setClock, wake } from './wake-vm.ts';
+import { AWAKE, carryOutWake, firstWord, loadMachine, noteAwake, placeSteps, wake } from './wake-vm.ts';
 import type { World } from './world.ts';
 
 /** Somebody began to stand on the memory a VM was to go on in. */
@@ -59,7 +59,7 @@ async function mayGoOnIn(
  * As those of `wake`, but the machine is loaded and stands still until the snapshot is given up: loading changes nothing in its memory
  * that it needs, so till then all is taken back. From then on there is nothing to go back to.
  */
-async function steps(world: World, vm: Vm, snapshot: Snapshot): Promise<readonly Step[]> {
+async function steps(world: World, vm: Vm, snapshot: Snapshot): Promise<readonly Stage[]> {
   const { fleet, store } = world;
   const image = await imageOf(world, vm);
   const load: Step = {
@@ -72,10 +72,13 @@ async function steps(world: World, vm: Vm, snapshot: Snapshot): Promise<readonly
     const now = await store.vms.get(vm.id);
     return now !== null && now.state !== 'snapshotted';
   };
-  const place = (await placeSteps(world, vm, snapshot, load)).map((step): Step => ({
+  const unlessGivenUp = (step: Step): Step => ({
     ...step,
     undo: async () => ((await givenUp()) ? undefined : step.undo()),
-  }));
+  });
+  const place = (await placeSteps(world, vm, snapshot, load)).map((stage) =>
+    [stage].flat().map(unlessGivenUp),
+  );
   const running: Step = {
     name: 'running',
     async run(signal) {
@@ -85,7 +88,7 @@ async function steps(world: World, vm: Vm, snapshot: Snapshot): Promise<readonly
         throw new NotAlone();
       await goOn(world, vm, snapshot);
       await noteAwake(world, vm, snapshot);
-      await setClock(world, vm, live.machine, snapshot, signal);
+      await firstWord(world, vm, live.machine, snapshot, signal);
     },
     async undo() {
       if (!(await givenUp())) return;

@@ -12,12 +12,12 @@ import type { Vm } from '../model/vm.ts';
 import type { LoadOptions, Machine, MachineSpec, SavedMachine } from '../vmm/driver.ts';
 import { mustFitHere } from './compatible.ts';
 import {
-  attach,
   diskOf,
   dropFolder,
   endVmm,
   imageOf,
   kernelNames,
+  networkStep,
   SEED_FILE,
   seedStep,
   specOf,
@@ -25,7 +25,7 @@ import {
 } from './host-steps.ts';
 import { identityStep, noteHooks } from './identity-step.ts';
 import { layerFolder, releaseLayers } from './layers.ts';
-import { runSteps, undoSteps, type Step } from './steps.ts';
+import { runSteps, undoSteps, type Stage, type Step } from './steps.ts';
 import type { World } from './world.ts';
 import { ownerOf } from './owner.ts';
 import { depsOf } from './carry-out.ts';
@@ -34,6 +34,7 @@ import { vmFolder } from './settings.ts';
 const MIB = 1024 * 1024;
 /** Disks over more than this many frozen ones are made to stand on their image alone. */
 export const LONGEST_CHAIN = 8;
+const CLOCK_MS = 10_000;
 const REFRESH_MS = 120_000;
 
 /** The files of a snapshot on this host. */
@@ -90,7 +91,7 @@ export async function carryOutWake(
   operation: Operation,
   vm: Vm,
   snapshot: Snapshot,
-  steps: readonly Step[],
+  steps: readonly Stage[],
   signal: AbortSignal,
 ): Promise<void> {
   await runSteps(depsOf(world), operation, steps, signal);
@@ -98,14 +99,24 @@ export async function carryOutWake(
   if (snapshot.guest.agent && !isStranger(vm, snapshot)) void refreshGuest(world, vm);
 }
 
-/** What is not needed for the guest to answer: its random state and its hooks, while it is in use already. */
+/**
+ * What is not needed for the guest to answer: its clock, its random state and its hooks, while it is in use already. Each is tried
+ * whatever became of the one before. Commands for it wait for its clock.
+ */
 async function refreshGuest(world: World, vm: Vm): Promise<void> {
-  const { fleet, clock, log } = world;
+  const { fleet, log } = world;
   const agent = fleet.get(vm.id)?.agent;
   if (!agent) return;
+  const clockSet = deadline("setting a woken guest's clock", CLOCK_MS, (signal) =>
+    agent.setTime(signal),
+  ).catch((error: unknown) =>
+    log.warn({ vm: vm.id, ...errorFields(error) }, "a woken guest's clock could not be set"),
+  );
+  fleet.holdCommands(vm.id, clockSet);
+  await clockSet;
   try {
     const { hooks } = await deadline('refreshing the guest', REFRESH_MS, (signal) =>
-      refresh({ agent, clock }, signal),
+      refresh({ agent }, signal),
     );
     await noteHooks(world, vm, hooks);
   } catch (error) {
@@ -123,7 +134,7 @@ export async function undoWake(
   await undoSteps(depsOf(world), operation, await wakeSteps(world, vm, snapshot));
 }
 
-async function wakeSteps(world: World, vm: Vm, snapshot: Snapshot): Promise<readonly Step[]> {
+async function wakeSteps(world: World, vm: Vm, snapshot: Snapshot): Promise<readonly Stage[]> {
   return [
     ...(await placeSteps(world, vm, snapshot, loadStep(world, vm, await imageOf(world, vm), snapshot))),
     awakeStep(world, vm, snapshot),
@@ -136,29 +147,16 @@ export async function placeSteps(
   vm: Vm,
   snapshot: Snapshot,
   load: Step,
-): Promise<readonly Step[]> {
-  const { net } = world;
+): Promise<readonly Stage[]> {
   const { network } = vm;
   const stranger = isStranger(vm, snapshot);
   const image = await imageOf(world, vm);
-  const steps: Step[] = [
-    folderFromSnapshot(world, vm, snapshot, false),
-    diskFromSnapshot(world, vm, image, snapshot),
-    seedIfGone(world, vm, image),
-  ];
-  if (network !== null)
-    steps.push({
-      name: 'network',
-      async run() {
-        await attach(world, vm, network);
-        if (stranger) await net.setJoined(vm.id, false);
-      },
-      undo: () => net.detach(vm.id),
-    });
-  steps.push(load);
-  if (stranger) steps.push(identityStep(world, vm));
-  if (network !== null) steps.push(sshStep(world, vm, network));
-  return steps;
+  const files = [diskFromSnapshot(world, vm, image, snapshot), seedIfGone(world, vm, image)];
+  const folder = folderFromSnapshot(world, vm, snapshot, false);
+  const rename = stranger ? [identityStep(world, vm)] : [];
+  if (network === null) return [folder, files, load, ...rename];
+  const place = networkStep(world, vm, network, { apart: stranger });
+  return [folder, [...files, place], load, ...rename, sshStep(world, vm, network)];
 }
 
 /** Whether the saved machine takes itself for another than this VM: it was saved in another installation, and is told like a copy. */
@@ -321,14 +319,14 @@ function loadStep(world: World, vm: Vm, image: Image, snapshot: Snapshot): Step 
     name: 'vmm',
     async run(signal) {
       const machine = await loadMachine(world, vm, image, snapshot, signal);
-      await setClock(world, vm, machine, snapshot, signal);
+      await firstWord(world, vm, machine, snapshot, signal);
     },
     undo: () => endVmm(world, vm),
   };
 }
 
-/** Tells a guest that goes on what time it is, if it has an agent to be told. Throws `vmm_failed` when it ended instead. */
-export async function setClock(
+/** Waits until a guest that goes on answers, if it has an agent. Throws `vmm_failed` when it ended instead; one that is silent goes on. */
+export async function firstWord(
   { fleet, log, patience }: World,
   vm: Vm,
   machine: Machine,
@@ -339,14 +337,14 @@ export async function setClock(
   try {
     const agent = fleet.get(vm.id)?.agent;
     await deadline(
-      'setting the clock',
-      patience.clockMs,
-      (within) => Promise.race([agent?.setTime(within), machine.exited]),
+      "the guest's first word",
+      patience.wordMs,
+      (within) => Promise.race([agent?.ping(within), machine.exited]),
       signal,
     );
   } catch (error) {
     signal.throwIfAborted();
-    log.warn({ vm: vm.id, ...errorFields(error) }, "a woken guest's clock could not be set");
+    log.warn({ vm: vm.id, ...errorFields(error) }, 'a woken guest does not answer yet');
   }
   if (fleet.get(vm.id)?.exit) throw new Failure('vmm_failed', 'The guest ended right after it was woken.');
 }

@@ -35,10 +35,10 @@ export interface World {
 export interface Patience {
   /** For the agent of a guest that is to be forked: one that hears nothing cannot be told who it is. */
   readonly agentMs: number;
-  /** For the clock of a guest that was just woken to be set. */
-  readonly clockMs: number;
+  /** For the first word of a guest that was just woken. */
+  readonly wordMs: number;
   /** For a copy to take its own identity, hooks included. */
   readonly identityMs: number;
 }
 
-export const PATIENCE: Patience = { agentMs: 10_000, clockMs: 10_000, identityMs: 60_000 };
+export const PATIENCE: Patience = { agentMs: 10_000, wordMs: 10_000, identityMs: 60_000 };

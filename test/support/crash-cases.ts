@@ -61,12 +61,12 @@ function tripwire(): {
   let how: 'crash' | 'fail' = 'crash';
   let rows = 0;
   let crashed = false;
-  const busy = new Set<string>();
+  /** The steps each operation is in the middle of. */
+  const busy = new Map<string, Set<string>>();
   const { promise: dead, resolve: die } = Promise.withResolvers<void>();
-  const stopHere = async (id: string): Promise<void> => {
-    busy.delete(id);
+  const stopHere = async (): Promise<void> => {
     if (!crashed) return;
-    if (busy.size === 0) die();
+    if ([...busy.values()].every((steps) => steps.size === 0)) die();
     await new Promise(() => undefined);
   };
   return {
@@ -81,17 +81,23 @@ function tripwire(): {
       over(store, {
         operations: over(store.operations, {
           record: async (id, step, phase) => {
-            await stopHere(id);
+            const steps = busy.get(id) ?? new Set();
+            busy.set(id, steps);
+            steps.delete(step);
+            // Nothing is undone before all has come to its end.
+            if (phase === 'undoing') steps.clear();
+            await stopHere();
             const row = await store.operations.record(id, step, phase);
             const tripped = at !== null && ++rows === at;
             if (tripped && how === 'fail') throw new Error(`failed at journal row ${rows}`);
             if (tripped) crashed = true;
-            await stopHere(id);
-            if (phase === 'begun' || phase === 'undoing') busy.add(id);
+            await stopHere();
+            if (phase === 'begun' || phase === 'undoing') steps.add(step);
             return row;
           },
           finish: async (id, ...how) => {
-            await stopHere(id);
+            busy.delete(id);
+            await stopHere();
             return store.operations.finish(id, ...how);
           },
         }),

@@ -30,7 +30,7 @@ const SUPPORTED = [
 /**
  * The agent of a pretended guest: the qemu-guest-agent protocol (one JSON object a line,
  * https://qemu-project.gitlab.io/qemu/interop/qemu-ga-ref.html) over a stream in memory. Its shell knows `echo` (also into
- * a file, with `>` at the end), `cat`, `true`, `false`, `exit N` and `sleep`; any other program is not found (127). It lets
+ * a file, with `>` at the end), `cat`, `date -s @SECONDS`, `true`, `false`, `exit N` and `sleep`; any other program is not found (127). It lets
  * itself be made another machine, as guest/identity.ts does it. While the guest stands still the agent is silent, and answers
  * later what it was asked meanwhile.
  */
@@ -197,6 +197,13 @@ async function interpret(inside: FakeInside, program: readonly string[], stdin: 
       return { ...did, exitCode: 1 };
     case 'exit':
       return { ...did, exitCode: Number(args[0] ?? 0) };
+    case 'date': {
+      const [option, when = ''] = args;
+      if (option !== '-s' || !/^@\d+(\.\d+)?$/.test(when))
+        return { ...did, exitCode: 1, err: 'date: invalid date\n' };
+      await inside.write(CLOCK_PATH, `${Math.floor(Number(when.slice(1)))}\n`);
+      return did;
+    }
     case 'sleep':
       return { ...did, forMs: Number(args[0] ?? 0) * 1000 };
     default:

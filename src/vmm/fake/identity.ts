@@ -30,7 +30,7 @@ export function bornAs(mac: string | null): Readonly<Record<string, string>> {
   return {
     [PATHS.hostname]: 'pretended\n',
     [PATHS.machineId]: `${randomBytes(16).toString('hex')}\n`,
-    [PATHS.hostKey]: `${hostKey(randomBytes(32), 'pretended')}\n`,
+    [PATHS.hostKey]: `${bornKey(randomBytes(32))}\n`,
     ...(mac === null ? {} : { [PATHS.mac]: `${mac}\n`, [PATHS.card]: 'up\n' }),
   };
 }
@@ -51,18 +51,19 @@ export async function runIdentityProgram(
     await files.write(PATHS.card, 'up\n');
     return '';
   }
-  const [reason = '', now = '', seed = '', , hostname = '', mac = '', machineId = ''] = it.stdin.split('\n');
-  await files.write(CLOCK_PATH, `${Math.floor(Number(now) / 100)}\n`);
+  const [reason = '', seed = '', , now = '', hostname = '', mac = '', machineId = '', , hostKey = ''] =
+    it.stdin.split('\n');
   const drawn = createHash('sha256').update(seed).digest();
   await files.write(PATHS.randomSeed, drawn.toString('hex'));
   const said = ['reseeded yes'];
   if (it.name === 'hatch-identity') {
+    await files.write(CLOCK_PATH, `${Math.floor(Number(now) / 100)}\n`);
     await files.write(PATHS.hostname, `${hostname}\n`);
     await files.write(PATHS.machineId, `${machineId}\n`);
-    await files.write(PATHS.hostKey, `${hostKey(drawn, hostname)}\n`);
+    await files.write(PATHS.hostKey, `${hostKey}\n`);
     if (mac !== '') await files.write(PATHS.mac, `${mac}\n`);
     if (mac !== '') await files.write(PATHS.card, 'down\n');
-    said.push(`key ${hostKey(drawn, hostname)}`);
+    said.push(`key ${hostKey}`);
   }
   for (const path of (await files.list(HOOKS)).toSorted()) {
     const text = ((await files.read(path)) ?? '').replaceAll('$HATCH_REASON', reason);
@@ -80,12 +81,12 @@ export async function runIdentityProgram(
 }
 
 /** The public half of an Ed25519 key, in the form of OpenSSH (RFC 8709). */
-function hostKey(bytes: Buffer, hostname: string): string {
+function bornKey(bytes: Buffer): string {
   const field = (value: Buffer): Buffer => {
     const length = Buffer.alloc(4);
     length.writeUInt32BE(value.length);
     return Buffer.concat([length, value]);
   };
   const blob = Buffer.concat([field(Buffer.from('ssh-ed25519')), field(bytes)]);
-  return `ssh-ed25519 ${blob.toString('base64')} root@${hostname}`;
+  return `ssh-ed25519 ${blob.toString('base64')} root@pretended`;
 }
