@@ -32,11 +32,11 @@ async function busy(body: (one: Busy) => Promise<void>): Promise<void> {
   let atSave: (() => Promise<void>) | undefined;
   const held = (one: Machine): Machine =>
     over(one, {
-      saveRunning: async (to) => {
+      saveRunning: async (to, still) => {
         const wait = atSave;
         atSave = undefined;
         await wait?.();
-        return one.saveRunning(to);
+        return one.saveRunning(to, still);
       },
     });
   const wrapDriver = (driver: Driver): Driver =>

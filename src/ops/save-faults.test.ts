@@ -67,13 +67,14 @@ function fated(
         await fate.afterSave?.(one, host);
         return saved;
       },
-      saveRunning: async (to) => {
+      saveRunning: async (to, still) => {
         if (fate.pause) await one.pause();
         await fate.pause?.(one, host);
         if (fate.save) return fate.save(one, host, to);
-        const saved = await one.saveRunning(to);
-        await fate.afterSave?.(one, host);
-        return saved;
+        return one.saveRunning(to, async () => {
+          await fate.afterSave?.(one, host);
+          await still();
+        });
       },
       switchDisk: async (overlay) => {
         await fate.switchDisk?.(one, host);

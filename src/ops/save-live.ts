@@ -145,31 +145,33 @@ async function saveAndGoOn(
     statePath: layerFile(settings, { id: stateId, kind: 'state', format: 'raw' }),
     memoryPath: layerFile(settings, { id: memoryId, kind: 'memory', format: 'raw' }),
   };
-  const { version, machineType, accel, memoryPath } = await saveMachine(world, machine, to);
-  if (driver.capabilities.qcow2) await machine.switchDisk(overlayName(diskId));
-  else await files.copyDisk({ path: disk.path, to: keptDisk(world, disk, diskId).path }, signal);
-  await machine.resume();
+  const { version, machineType, accel, memoryPath } = await saveMachine(world, machine, to, async () => {
+    if (driver.capabilities.qcow2) await machine.switchDisk(overlayName(diskId));
+    else await files.copyDisk({ path: disk.path, to: keptDisk(world, disk, diskId).path }, signal);
+    await machine.resume();
+  });
   return { version, machineType, accel, memoryPath };
 }
 
 /**
- * Saves a machine that goes on, and leaves it paused. Its memory file is cloned while it stands still, where the file system shares
+ * Saves a machine that goes on; `still` is done while it stands still, and lets it. Its memory file is cloned while it stands still, where the file system shares
  * blocks; else its memory is written while it runs, where the hypervisor can.
  */
 async function saveMachine(
   { driver }: World,
   machine: Machine,
   to: { readonly statePath: string; readonly memoryPath: string },
+  still: () => Promise<void>,
 ): Promise<SavedMachine> {
   const { ramFile } = machine;
   const clones = ramFile !== null && (await reflink(ramFile, to.memoryPath));
   await remove(to.memoryPath);
-  if (driver.capabilities.savesRunning && !clones) return machine.saveRunning(to);
+  if (driver.capabilities.savesRunning && !clones) return machine.saveRunning(to, still);
   await machine.pause();
   const saved = await machine.save(to);
-  if (ramFile === null) return saved;
-  await copyFile(ramFile, to.memoryPath, constants.COPYFILE_FICLONE);
-  return { ...saved, memoryPath: to.memoryPath };
+  if (ramFile !== null) await copyFile(ramFile, to.memoryPath, constants.COPYFILE_FICLONE);
+  await still();
+  return ramFile === null ? saved : { ...saved, memoryPath: to.memoryPath };
 }
 
 async function letGoOn({ fleet }: World, vm: Vm): Promise<void> {

@@ -137,10 +137,15 @@ export interface Machine {
   save(to: { readonly statePath: string; readonly memoryPath: string }): Promise<SavedMachine>;
 
   /**
-   * Saves a guest that runs on until little of its memory is left to write, and leaves it paused. Its memory is a copy of its own: in
-   * the state (`memoryPath` null) or in `memoryPath`, never in `ramFile`. Only with `capabilities.savesRunning`. Else as `save`.
+   * Saves a guest that runs on until little of its memory is left to write, and calls `still` while it stands still: it goes on when
+   * that lets it, and it does not wait for what is saved to be all in its file, as this does. Its memory is a copy of its own: in
+   * the state (`memoryPath` null) or in `memoryPath`, never in `ramFile`. Only with `capabilities.savesRunning`. Else as `save`;
+   * what `still` throws fails it.
    */
-  saveRunning(to: { readonly statePath: string; readonly memoryPath: string }): Promise<SavedMachine>;
+  saveRunning(
+    to: { readonly statePath: string; readonly memoryPath: string },
+    still: () => Promise<void>,
+  ): Promise<SavedMachine>;
 
   /**
    * The first disk of a paused guest stays as it is, and the guest writes from now on to an overlay (relative to the folder) that stands

@@ -125,11 +125,15 @@ export class FakeMachine implements Machine {
     return { ...FAKE, driver: 'fake', vcpuCount, memMib, statePath, memoryPath: ramFile ?? memoryPath };
   }
 
-  async saveRunning(to: { readonly statePath: string; readonly memoryPath: string }): Promise<SavedMachine> {
+  async saveRunning(
+    to: { readonly statePath: string; readonly memoryPath: string },
+    still: () => Promise<void>,
+  ): Promise<SavedMachine> {
     await this.pause();
     const saved = await this.save(to);
     if (saved.memoryPath !== null && saved.memoryPath !== to.memoryPath)
       await copyFile(saved.memoryPath, to.memoryPath);
+    await still();
     return { ...saved, memoryPath: to.memoryPath };
   }
 

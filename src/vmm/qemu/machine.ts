@@ -51,6 +51,7 @@ export class QemuMachine implements Machine {
   readonly #child: Detached['exited'] | undefined;
   #shutdown: string | null = null;
   #killed = false;
+  #hearMigration: (status: string) => void = () => undefined;
 
   constructor(facts: MachineFacts, monitors: Monitors, child?: Detached['exited']) {
     this.#facts = facts;
@@ -69,6 +70,7 @@ export class QemuMachine implements Machine {
   #hear(event: QmpEvent): void {
     if (event.event === 'SHUTDOWN' && typeof event.data['reason'] === 'string')
       this.#shutdown = event.data['reason'];
+    if (event.event === 'MIGRATION') this.#hearMigration(String(event.data['status']));
     if (event.event === 'GUEST_PANICKED') this.#shutdown = 'guest-panic';
   }
 
@@ -111,18 +113,21 @@ export class QemuMachine implements Machine {
     if ((await this.status()) === 'running') throw new VmmError('only a paused guest can be saved');
     const { folder, ramFile } = this.#facts;
     // A shared memory file holds the memory already; a private map's is nowhere else, and goes into the state.
-    await sendMachine(this.#monitors, { folder, statePath, withMemory: ramFile === null });
+    await this.#send({ folder, statePath, withMemory: ramFile === null });
     return this.#savedIn(statePath, ramFile);
   }
 
-  async saveRunning({
-    statePath,
-  }: {
-    readonly statePath: string;
-    readonly memoryPath: string;
-  }): Promise<SavedMachine> {
-    await sendMachine(this.#monitors, { folder: this.#facts.folder, statePath, withMemory: true });
+  async saveRunning(
+    { statePath }: { readonly statePath: string; readonly memoryPath: string },
+    still: () => Promise<void>,
+  ): Promise<SavedMachine> {
+    await this.#send({ folder: this.#facts.folder, statePath, withMemory: true, still });
     return this.#savedIn(statePath, null);
+  }
+
+  async #send(wanted: Parameters<typeof sendMachine>[1]): Promise<void> {
+    const listen = (hear: (status: string) => void): void => void (this.#hearMigration = hear);
+    await sendMachine({ execute: (command, args) => this.#execute(command, args), listen }, wanted);
   }
 
   #savedIn(statePath: string, memoryPath: string | null): SavedMachine {

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
 import { mkdtemp, readFile, rm } from 'node:fs/promises';
-import { connect } from 'node:net';
+import { connect, type Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { test } from 'node:test';
@@ -32,11 +32,15 @@ async function sent(
       await once(socket, 'connect');
       socket.end('the machine');
     }
+    if (command === 'query-status') return { status: 'postmigrate' };
     if (command !== 'query-migrate') return {};
     return stopped ? { status: 'completed' } : answers[Math.min(next++, answers.length - 1)];
   };
   try {
-    const error: unknown = await sendMachine({ execute }, { folder, statePath, withMemory }).then(
+    const error: unknown = await sendMachine(
+      { execute, listen: () => undefined },
+      { folder, statePath, withMemory },
+    ).then(
       () => undefined,
       (thrown: unknown) => thrown,
     );
@@ -47,6 +51,13 @@ async function sent(
   }
 }
 
+function ignoresShared([first]: readonly Said[]): boolean | undefined {
+  const { capabilities } = first?.args as {
+    readonly capabilities: readonly { readonly capability: string; readonly state: boolean }[];
+  };
+  return capabilities.find(({ capability }) => capability === 'x-ignore-shared')?.state;
+}
+
 const round = (count: number): object => ({ status: 'active', ram: { 'dirty-sync-count': count } });
 
 test('a guest whose memory is soon sent is not told to stand still: QEMU does that when little is left', async () => {
@@ -54,7 +65,7 @@ test('a guest whose memory is soon sent is not told to stand still: QEMU does th
   assert.equal(error, undefined);
   assert.equal(state, 'the machine');
   assert.ok(!said.some(({ command }) => command === 'stop'));
-  assert.deepEqual(said[0]?.args, { capabilities: [{ capability: 'x-ignore-shared', state: false }] });
+  assert.deepEqual(ignoresShared(said), false);
 });
 
 test('a guest that writes its memory faster than it is sent stands still for the rest, once', async () => {
@@ -66,7 +77,7 @@ test('a guest that writes its memory faster than it is sent stands still for the
 
 test('memory that lies in a shared file is not sent', async () => {
   const { said } = await sent([{ status: 'completed' }], false);
-  assert.deepEqual(said[0]?.args, { capabilities: [{ capability: 'x-ignore-shared', state: true }] });
+  assert.deepEqual(ignoresShared(said), true);
 });
 
 test('what QEMU could not send is told in its words, and leaves no state', async () => {
@@ -74,4 +85,68 @@ test('what QEMU could not send is told in its words, and leaves no state', async
   assert.ok(error instanceof VmmError);
   assert.match(error.message, /could not be saved: no luck/);
   assert.equal(state, undefined);
+});
+
+test('a guest goes on as soon as QEMU has left its migration, before all is in the file, and what was saved is whole all the same', async () => {
+  const folder = await mkdtemp(join(tmpdir(), 'hatch-send-'));
+  const statePath = join(folder, 'state');
+  let hear: (status: string) => void = () => undefined;
+  let socket: Socket | undefined;
+  const status = ['finish-migrate', 'finish-migrate', 'postmigrate'];
+  const execute = async (command: string, args: Said['args'] = {}): Promise<unknown> => {
+    if (command === 'query-status') return { status: status.shift() };
+    if (command === 'query-migrate') {
+      // It says so itself in the meantime.
+      hear('completed');
+      return round(1);
+    }
+    if (command !== 'migrate') return {};
+    socket = connect(join(folder, String(args['uri']).slice('unix:'.length)));
+    await once(socket, 'connect');
+    socket.write('the mach');
+    return {};
+  };
+  try {
+    let stood = 0;
+    await sendMachine(
+      { execute, listen: (how) => void (hear = how) },
+      {
+        folder,
+        statePath,
+        withMemory: true,
+        still: async () => {
+          assert.deepEqual(status, [], 'not while QEMU still finishes');
+          stood++;
+          socket?.end('ine');
+        },
+      },
+    );
+    assert.equal(stood, 1);
+    assert.equal(await readFile(statePath, 'utf8'), 'the machine');
+  } finally {
+    await rm(folder, { recursive: true });
+  }
+});
+
+test('a guest that does not go on is no save: what it threw is thrown, and there is no state', async () => {
+  const folder = await mkdtemp(join(tmpdir(), 'hatch-send-'));
+  const statePath = join(folder, 'state');
+  const execute = async (command: string, args: Said['args'] = {}): Promise<unknown> => {
+    if (command === 'migrate') {
+      const socket = connect(join(folder, String(args['uri']).slice('unix:'.length)));
+      // It is hung up on.
+      socket.on('error', () => undefined);
+      await once(socket, 'connect');
+      socket.end('the machine');
+    }
+    return { status: command === 'query-migrate' ? 'completed' : 'postmigrate' };
+  };
+  try {
+    const still = (): Promise<void> => Promise.reject(new VmmError('its disk stays'));
+    const wanted = { folder, statePath, withMemory: true, still };
+    await assert.rejects(sendMachine({ execute, listen: () => undefined }, wanted), /its disk stays/);
+    assert.equal(await exists(statePath), false);
+  } finally {
+    await rm(folder, { recursive: true });
+  }
 });

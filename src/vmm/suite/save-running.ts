@@ -16,19 +16,19 @@ export function saveRunningCases(declare: Declare): void {
         await bench.remember(subject, 'word', 'kept');
         const { spec, machine } = subject;
         const saveNow = (name: string): Promise<SavedMachine> =>
-          machine.saveRunning({
-            statePath: `${spec.folder}/${name}.state`,
-            memoryPath: `${spec.folder}/${name}.memory`,
-          });
+          machine.saveRunning(
+            { statePath: `${spec.folder}/${name}.state`, memoryPath: `${spec.folder}/${name}.memory` },
+            async () => {
+              assert.equal(await machine.status(), 'paused');
+              await machine.resume();
+            },
+          );
         await saveNow('live');
-        assert.equal(await machine.status(), 'paused');
-        await machine.resume();
         assert.equal(await machine.status(), 'running');
         await bench.remember(subject, 'word', 'later');
         const saved = await saveNow('again');
         if (machine.ramFile !== null)
           assert.notEqual(saved.memoryPath, machine.ramFile, 'what goes on does not change it');
-        await machine.resume();
         await bench.remember(subject, 'word', 'last');
         // Its disk is not frozen here: nobody else may stand on it while it is written to.
         await bench.end(subject);
@@ -46,7 +46,9 @@ export function saveRunningCases(declare: Declare): void {
     const { spec, machine, agent } = await bench.guest();
     const statePath = `${spec.folder}/no-such-folder/state`;
     await assert.rejects(
-      machine.saveRunning({ statePath, memoryPath: `${spec.folder}/some.memory` }),
+      machine.saveRunning({ statePath, memoryPath: `${spec.folder}/some.memory` }, () =>
+        assert.fail('it stood still'),
+      ),
       VmmError,
     );
     assert.equal(await exists(statePath), false);
@@ -58,7 +60,10 @@ export function saveRunningCases(declare: Declare): void {
 async function refusesRunning(bench: Bench): Promise<void> {
   const { spec, machine, agent } = await bench.guest();
   const to = { statePath: `${spec.folder}/a.state`, memoryPath: `${spec.folder}/a.memory` };
-  await assert.rejects(machine.saveRunning(to), VmmError);
+  await assert.rejects(
+    machine.saveRunning(to, () => assert.fail('it stood still')),
+    VmmError,
+  );
   await agent.ping(bench.patience());
 }
 
