@@ -15,7 +15,7 @@ import {
 
 /** The hypervisor fails, and while that is taken back the database does too, at any one of what is asked of it. */
 
-const READY = { until: 'ready', timeoutMs: 10_000 } as const;
+const READY = { until: 'ready', timeoutMs: 60_000 } as const;
 
 class Faults {
   /** Whether the hypervisor starts nothing. */
