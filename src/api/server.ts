@@ -100,14 +100,23 @@ export async function createApi(
 
 /** Ends the connection of a body that does not come whole in time, unless it is an upload, which has a rule of its own. */
 function limitBodies(app: App, clock: Clock): void {
-  app.addHook('onRequest', async (request) => {
+  app.addHook('onRequest', async (request, reply) => {
     const { headers, socket } = request.raw;
     const none = headers['transfer-encoding'] === undefined && Number(headers['content-length'] ?? 0) === 0;
     if (none || request.routeOptions.config.upload !== undefined) return;
     const whole = new AbortController();
-    for (const event of ['end', 'close']) request.raw.once(event, () => whole.abort());
+    // Whose body nobody reads to its end, because it was refused, hears of the connection's end alone.
+    const over = (): void => {
+      whole.abort();
+      socket.off('close', over);
+    };
+    for (const event of ['end', 'close']) request.raw.once(event, over);
+    socket.once('close', over);
     clock.sleep(REQUEST_MS, whole.signal).then(
-      () => answerBrokenHttp(Object.assign(new Error('slow'), { code: 'ERR_HTTP_REQUEST_TIMEOUT' }), socket),
+      () => {
+        if (reply.raw.headersSent) socket.destroy();
+        else answerBrokenHttp(Object.assign(new Error('slow'), { code: 'ERR_HTTP_REQUEST_TIMEOUT' }), socket);
+      },
       () => undefined,
     );
   });

@@ -156,6 +156,19 @@ test('an upload that stalls, and any other body that does not come whole in time
   assert.match(await text(answer), /did not come whole within 60 s/);
 });
 
+test('nobody waits for the body of who was refused before it came, once the connection has ended', async (t) => {
+  const api = await withSnapshot();
+  const before = api.time.sleepers;
+  const { sent, answer } = await slowly(t, api, '/vms', {
+    'content-type': 'application/json',
+    'content-length': '100000000',
+  });
+  sent.write('{');
+  assert.equal((await answer).statusCode, ERRORS.too_large.status);
+  const patience = { clock: systemClock, signal: AbortSignal.timeout(20_000) };
+  await until(patience, () => (api.time.sleepers === before ? true : undefined));
+});
+
 test('who is refused in the middle of a large upload is told why, and need not send the rest', async (t) => {
   const api = await testApi(systemClock);
   const url = await api.app.listen({ host: '127.0.0.1', port: 0 });
