@@ -202,15 +202,6 @@ test('it sleeps on one host and wakes on another, still counting, and the first 
   assert.ok((await count(second, vm.id)) > now, 'it goes on counting');
 });
 
-test('where it came to it is as at home: it stops, and boots its own kernel', async () => {
-  const counted = await count(second, vm.id);
-  await second.client.vms.stop(vm.id, { grace_seconds: 60 });
-  const booted = await second.client.vms.start(vm.id, { wait: 'ready', timeout: 300 });
-  assert.equal(booted.guest_ip, vm.guest_ip);
-  assert.equal(await inside(second, vm.id, 'hostname'), 'counter');
-  assert.ok((await count(second, vm.id)) >= counted, 'its disk came along');
-});
-
 /** Where a VM is reached: its address, its MAC and its SSH port. */
 function placeOf({ guest_ip, guest_mac, ssh_port }: Vm): readonly unknown[] {
   return [guest_ip, guest_mac, ssh_port];

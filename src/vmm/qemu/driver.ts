@@ -176,7 +176,7 @@ class QemuDriver implements Driver {
         'loading the machine',
         LOAD_MS,
         (within) =>
-          until({ clock: systemClock, signal: within }, () => loaded(monitors), { firstMs: 1, mostMs: 50 }),
+          until({ clock: systemClock, signal: within }, () => loaded(monitors), { firstMs: 1, mostMs: 5 }),
         signal,
       );
       await remove(join(spec.folder, STATE_SOCKET));

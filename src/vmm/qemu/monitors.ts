@@ -74,6 +74,6 @@ function connectWhenThere(
         return undefined;
       }
     },
-    { firstMs: 2, mostMs: 50 },
+    { firstMs: 2, mostMs: 5 },
   );
 }
