@@ -23,6 +23,7 @@ import type { Caller, ImportedSnapshot, ImportRequest } from './hatch.ts';
 import { layerFile, layerFolder } from './layers.ts';
 import { ownerOf } from './owner.ts';
 import { mustHaveRoom } from './save-vm.ts';
+import { snapshotNameTaken } from './snapshots.ts';
 import { visibleAccounts } from './settings.ts';
 import { explainFile, inTravelFolder, readFileKey } from './travel.ts';
 import type { World } from './world.ts';
@@ -44,7 +45,8 @@ export async function importSnapshot(
 ): Promise<ImportedSnapshot> {
   const { store, archive, settings } = world;
   const master = readFileKey(key);
-  if (name !== undefined && (await store.snapshots.find(caller.accountId, name))) throw nameTaken(name);
+  if (name !== undefined && (await store.snapshots.find(caller.accountId, name)))
+    throw snapshotNameTaken(name);
   const files = await archive.holding(signal, (hold, within) =>
     inTravelFolder(world, 'import-', async (folder) => {
       try {
@@ -205,7 +207,7 @@ async function fallAsleep(
     await forgetImport(world, operation).catch((left: unknown) =>
       log.error({ vm: vm.id, ...errorFields(left) }, 'an import that failed is left to the next start'),
     );
-    throw error instanceof Taken && name !== null ? nameTaken(name) : error;
+    throw error instanceof Taken && name !== null ? snapshotNameTaken(name) : error;
   }
   await store.events.add({
     accountId: vm.accountId,
@@ -242,13 +244,5 @@ async function imageHere(
     'wrong_state',
     `There is neither an image "${id}" here, which the machine was made of, nor a default one: register it, or run \`hatchd image build\`. Any will do; disk and kernel came along.`,
     { details: { image_id: id } },
-  );
-}
-
-function nameTaken(name: string): Failure {
-  return new Failure(
-    'already_exists',
-    `"name" cannot be "${name}": another snapshot of this account has it.`,
-    { details: { field: 'name', value: name } },
   );
 }

@@ -10,7 +10,7 @@ import { layerFolder } from './layers.ts';
 import { canSaveLive, liveSteps, settleDisk } from './save-live.ts';
 import { saveSteps, sealSteps, type PlanKeeper } from './save-vm.ts';
 import { newPlan, planOf, toArgs, type SnapshotPlan } from './snapshot-plan.ts';
-import { waitStored } from './snapshots.ts';
+import { snapshotNameTaken, waitStored } from './snapshots.ts';
 import { Closing, Overtaken, runForward, runSteps, Stuck } from './steps.ts';
 import { translate } from './translate.ts';
 import { findVm } from './vms.ts';
@@ -85,13 +85,8 @@ export async function beginSave(
   if (refused) throw refused;
   if (!driver.capabilities.snapshot)
     throw new Failure('unavailable', `${driver.name} cannot save machines on this host.`);
-  if (asked.name !== null && (await store.snapshots.find(now.accountId, asked.name))) {
-    throw new Failure(
-      'already_exists',
-      `"name" cannot be "${asked.name}": another snapshot of this account has it.`,
-      { details: { field: 'name', value: asked.name } },
-    );
-  }
+  if (asked.name !== null && (await store.snapshots.find(now.accountId, asked.name)))
+    throw snapshotNameTaken(asked.name);
   if (asked.kind === 'manual') await checkCount(world, now, settings.maxSnapshotsPerVm);
   const live = asked.keepRunning && (await canSaveLive(world, now));
   const plan = newPlan({ ...asked, live, agent: now.readyAt !== null });

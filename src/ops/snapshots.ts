@@ -70,11 +70,7 @@ export function snapshots(
         return changed;
       } catch (error) {
         if (!(error instanceof Taken)) throw error;
-        throw new Failure(
-          'already_exists',
-          `"name" cannot be "${name ?? ''}": another snapshot of this account has it.`,
-          { details: { field: 'name', value: name ?? null }, cause: error },
-        );
+        throw snapshotNameTaken(name ?? '', error);
       }
     },
     async delete(caller, idOrName) {
@@ -108,4 +104,13 @@ export function snapshots(
       });
     },
   };
+}
+
+/** A 409 for a name that another snapshot of the account has. */
+export function snapshotNameTaken(name: string, cause?: unknown): Failure {
+  return new Failure(
+    'already_exists',
+    `"name" cannot be "${name}": another snapshot of this account has it.`,
+    { details: { field: 'name', value: name }, cause },
+  );
 }
