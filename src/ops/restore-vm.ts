@@ -11,7 +11,7 @@ import { Closing, Overtaken, Stuck } from './steps.ts';
 import { translate } from './translate.ts';
 import { findVm, waitFor } from './vms.ts';
 import { afterWake, wakeAlone } from './wake-in-place.ts';
-import { isStranger, undoWake } from './wake-vm.ts';
+import { wasSavedElsewhere, undoWake } from './wake-vm.ts';
 import type { World } from './world.ts';
 import { ownerOf } from './owner.ts';
 import { mustGet } from './carry-out.ts';
@@ -71,7 +71,7 @@ async function chosen(world: World, vm: Vm, { snapshot: asked, discard }: Restor
   if (found?.vmId !== vm.id) throw notFound('snapshot', id ?? '');
   mustBeWithinReach(world, found);
   mustFitHere(driver, found);
-  if (isStranger(vm, found)) mustHaveAgent(found);
+  if (wasSavedElsewhere(vm, found)) mustHaveAgent(found);
   return found;
 }
 

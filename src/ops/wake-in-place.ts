@@ -11,7 +11,7 @@ import { ownerOf } from './owner.ts';
 import { dropSnapshot } from './save-vm.ts';
 import type { Stage, Step } from './steps.ts';
 import { translate } from './translate.ts';
-import { AWAKE, carryOutWake, firstWord, loadMachine, noteAwake, placeSteps, wake } from './wake-vm.ts';
+import { AWAKE, carryOutWake, waitForAgent, loadMachine, noteAwake, placeSteps, wake } from './wake-vm.ts';
 import type { World } from './world.ts';
 
 /** Somebody began to stand on the memory a VM was to go on in. */
@@ -88,7 +88,7 @@ async function steps(world: World, vm: Vm, snapshot: Snapshot): Promise<readonly
         throw new NotAlone();
       await goOn(world, vm, snapshot);
       await noteAwake(world, vm, snapshot);
-      await firstWord(world, vm, live.machine, snapshot, signal);
+      await waitForAgent(world, vm, live.machine, snapshot, signal);
     },
     async undo() {
       if (!(await givenUp())) return;

@@ -96,7 +96,7 @@ export async function carryOutWake(
 ): Promise<void> {
   await runSteps(depsOf(world), operation, steps, signal);
   world.fleet.touch(vm.id);
-  if (snapshot.guest.agent && !isStranger(vm, snapshot)) void refreshGuest(world, vm);
+  if (snapshot.guest.agent && !wasSavedElsewhere(vm, snapshot)) void refreshGuest(world, vm);
 }
 
 /**
@@ -149,7 +149,7 @@ export async function placeSteps(
   load: Step,
 ): Promise<readonly Stage[]> {
   const { network } = vm;
-  const stranger = isStranger(vm, snapshot);
+  const stranger = wasSavedElsewhere(vm, snapshot);
   const image = await imageOf(world, vm);
   const files = [diskFromSnapshot(world, vm, image, snapshot), seedIfGone(world, vm, image)];
   const folder = folderFromSnapshot(world, vm, snapshot, false);
@@ -160,7 +160,10 @@ export async function placeSteps(
 }
 
 /** Whether the saved machine takes itself for another than this VM: it was saved in another installation, and is told like a copy. */
-export function isStranger({ network }: Pick<Vm, 'network'>, { guest }: Pick<Snapshot, 'guest'>): boolean {
+export function wasSavedElsewhere(
+  { network }: Pick<Vm, 'network'>,
+  { guest }: Pick<Snapshot, 'guest'>,
+): boolean {
   return network !== null && guest.mac !== null && guest.mac !== network.mac;
 }
 
@@ -319,14 +322,14 @@ function loadStep(world: World, vm: Vm, image: Image, snapshot: Snapshot): Step 
     name: 'vmm',
     async run(signal) {
       const machine = await loadMachine(world, vm, image, snapshot, signal);
-      await firstWord(world, vm, machine, snapshot, signal);
+      await waitForAgent(world, vm, machine, snapshot, signal);
     },
     undo: () => endVmm(world, vm),
   };
 }
 
 /** Waits until a guest that goes on answers, if it has an agent. Throws `vmm_failed` when it ended instead; one that is silent goes on. */
-export async function firstWord(
+export async function waitForAgent(
   { fleet, log, patience }: World,
   vm: Vm,
   machine: Machine,

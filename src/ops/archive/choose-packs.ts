@@ -19,7 +19,7 @@ export const TOGETHER = 4;
 export const SMALL_LEFT = (TOGETHER - 1) * CLASSES.length;
 
 /** Of one account, as many packs as a round may have, beginning with the first. */
-export function together<P extends NeededPack>(found: readonly P[]): readonly P[] {
+export function packsOfRound<P extends NeededPack>(found: readonly P[]): readonly P[] {
   const packs: P[] = [];
   let snapshots = new Set<SnapshotId>();
   for (const pack of found) {
@@ -38,7 +38,7 @@ export function mergeable(found: readonly NeededPack[]): readonly NeededPack[] {
   const alike = Map.groupBy(small, ({ accountId, bytes }) => `${accountId} ${classOf(bytes)}`);
   for (const packs of alike.values())
     for (let first = 0; first + TOGETHER <= packs.length; first++) {
-      const chosen = together(packs.slice(first));
+      const chosen = packsOfRound(packs.slice(first));
       if (chosen.length >= TOGETHER) return chosen;
     }
   return [];

@@ -11,7 +11,7 @@ import { encodeManifest } from '../../store/blobs/manifest.ts';
 import { openPack, type OpenPack } from '../../store/blobs/pack.ts';
 import type { Lease, LeaseId, NeededPack, NewBlob } from '../../store/ledger.ts';
 import { checkStored, nameOf } from './check.ts';
-import { CLASSES, mergeable, SNAPSHOTS, TOGETHER, together } from './choose-packs.ts';
+import { CLASSES, mergeable, SNAPSHOTS, TOGETHER, packsOfRound } from './choose-packs.ts';
 import { LEASE_MS, readManifest, underLease, type ArchiveDeps } from './deps.ts';
 import { usesOf } from './store-snapshot.ts';
 
@@ -45,7 +45,7 @@ export async function rewriteSparse(
   signal: AbortSignal,
 ): Promise<number> {
   const found = await deps.store.ledger.sparse({ ageMs, limit: LOOKED_AT });
-  const sparse = together(found.filter(({ id, snapshots }) => leftAlone.get(id) !== snapshots.length));
+  const sparse = packsOfRound(found.filter(({ id, snapshots }) => leftAlone.get(id) !== snapshots.length));
   return rewriteThese(deps, sparse, signal, (opened, live) => {
     const worth = opened.filter(({ pack }) => live.share(pack.index) < 0.5);
     for (const { blob } of opened.filter((one) => !worth.includes(one)))
