@@ -6,6 +6,7 @@ import { tail } from '../../src/host/files.ts';
 import { connectUnix } from '../../src/host/json-lines.ts';
 import { isAlive, signalProcess, spawnDetached, type Detached } from '../../src/host/process.ts';
 import { run, type Argv } from '../../src/host/run.ts';
+import { tellsWhatIsWritten } from '../../src/vmm/qemu/send-machine.ts';
 import { Qmp, type QmpEvent } from '../../src/vmm/qemu/qmp.ts';
 
 /** The files of a guest that was saved: absolute paths. `folder` has what it booted with (kernel, initrd, seed). */
@@ -70,10 +71,21 @@ export class BareQemu {
   readonly #child: Detached;
   readonly #qmp: Qmp;
   readonly #events: QmpEvent[];
+  readonly #tellsWhatIsWritten: boolean;
   /** The file its disk is written to. */
   #disk = DISK;
 
-  private constructor(folder: string, child: Detached, qmp: Qmp, events: QmpEvent[]) {
+  private constructor(
+    { folder, argv }: LaidOut,
+    {
+      child,
+      qmp,
+      events,
+      version,
+    }: { readonly child: Detached; readonly qmp: Qmp; readonly events: QmpEvent[]; readonly version: string },
+  ) {
+    const accel = argv.some((word) => word.startsWith('kvm')) ? 'kvm' : 'tcg';
+    this.#tellsWhatIsWritten = tellsWhatIsWritten({ accel, version });
     this.#folder = folder;
     this.#child = child;
     this.#qmp = qmp;
@@ -88,7 +100,10 @@ export class BareQemu {
     try {
       const connected = connectQmp(join(folder, 'qmp.sock'), (event) => events.push(event));
       qmp = await Promise.race([connected, child.exited.then(() => Promise.reject(new Error('it ended')))]);
-      const bare = new BareQemu(folder, child, qmp, events);
+      const bare = new BareQemu(
+        { folder, state, argv },
+        { child, qmp, events, version: await versionOf(qmp) },
+      );
       await bare.#capabilities(true);
       await qmp.execute('migrate-incoming', { uri: `exec:cat ${state}` });
       await bare.#migrated(0);
@@ -105,8 +120,8 @@ export class BareQemu {
   }
 
   /**
-   * Saves it while it runs, all of its memory in the state, lets its disk be frozen under an overlay, and lets it go on. Gives how
-   * long it stood still, in milliseconds, and what it said then.
+   * Saves it while it runs (or, where that loses what it writes, stands still), all of its memory in the state, lets its disk be frozen
+   * under an overlay, and lets it go on. Gives how long it stood still, in milliseconds, and what it said then.
    */
   async saveAndGoOn(name: string): Promise<{ readonly still: number; readonly said: string }> {
     const over = `${name}.qcow2`;
@@ -114,6 +129,7 @@ export class BareQemu {
     await this.#capabilities(false);
     await this.#qmp.execute('migrate-set-parameters', PARAMETERS);
     const from = this.#events.length;
+    if (!this.#tellsWhatIsWritten) await this.#qmp.execute('stop');
     await this.#qmp.execute('migrate', { uri: `exec:cat > ${name}.bin` });
     await this.#migrated(from);
     await Promise.all([
@@ -158,6 +174,11 @@ export class BareQemu {
       { firstMs: 1, mostMs: 1 },
     );
   }
+}
+
+async function versionOf(qmp: Qmp): Promise<string> {
+  const { qemu } = (await qmp.execute('query-version')) as { readonly qemu: { readonly major: number } };
+  return String(qemu.major);
 }
 
 /** Makes a tap anew that no bridge has; `address`: that of the guest behind it, to which the bridge's owner speaks by it. */

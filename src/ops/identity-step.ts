@@ -4,6 +4,7 @@ import { giveIdentity, joinNetwork, newMachineId, type HookResult } from '../gue
 import { Failure } from '../model/failure.ts';
 import type { Vm } from '../model/vm.ts';
 import { hostnameOf } from './host-steps.ts';
+import { whyItEnded } from './stop-vm.ts';
 import type { Step } from './steps.ts';
 import type { World } from './world.ts';
 
@@ -18,7 +19,9 @@ export function identityStep(world: World, vm: Vm): Step {
       const live = fleet.get(vm.id);
       if (!live) throw new Failure('vmm_failed', ENDED);
       const { agent } = live;
-      const ended = live.machine.exited.then(() => Promise.reject(new Failure('vmm_failed', ENDED)));
+      const ended = live.machine.exited.then((exit) =>
+        Promise.reject(new Failure('vmm_failed', `${ENDED} ${whyItEnded(exit)}`)),
+      );
       ended.catch(() => undefined);
       const identity = { hostname: hostnameOf(vm), mac: vm.network?.mac ?? null, machineId: newMachineId() };
       const given = await deadline(

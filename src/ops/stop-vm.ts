@@ -88,6 +88,11 @@ export function exitReason(exit: Exclude<MachineExit, { kind: 'poweroff' }>, at:
   }
 }
 
+/** A sentence that says why a machine ended, for whoever had something to do with it. */
+export function whyItEnded(exit: MachineExit): string {
+  return exit.kind === 'poweroff' ? 'It was powered off from inside.' : exitReason(exit, 0).message;
+}
+
 /** The kernel's own word for it, and what it wrote last. */
 function lastLines(text: string): string {
   const lines = text.split(/\r?\n/).filter((line) => line.trim() !== '');

@@ -25,6 +25,7 @@ import {
 } from './host-steps.ts';
 import { identityStep, noteHooks } from './identity-step.ts';
 import { layerFolder, releaseLayers } from './layers.ts';
+import { whyItEnded } from './stop-vm.ts';
 import { runSteps, undoSteps, type Stage, type Step } from './steps.ts';
 import type { World } from './world.ts';
 import { ownerOf } from './owner.ts';
@@ -349,7 +350,8 @@ export async function waitForAgent(
     signal.throwIfAborted();
     log.warn({ vm: vm.id, ...errorFields(error) }, 'a woken guest does not answer yet');
   }
-  if (fleet.get(vm.id)?.exit) throw new Failure('vmm_failed', 'The guest ended right after it was woken.');
+  const exit = fleet.get(vm.id)?.exit;
+  if (exit) throw new Failure('vmm_failed', `The guest ended right after it was woken. ${whyItEnded(exit)}`);
 }
 
 /** How the row of a VM changes when it wakes. */

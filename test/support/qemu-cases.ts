@@ -1,13 +1,17 @@
 import assert from 'node:assert/strict';
+import { createHash } from 'node:crypto';
+import { createReadStream } from 'node:fs';
 import { cp, mkdtemp, rm, stat, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { systemClock } from '../../src/base/clock.ts';
 import { until } from '../../src/base/until.ts';
 import { exists } from '../../src/host/files.ts';
+import { privateMapOf } from '../../src/host/private-pages.ts';
 import { signalProcess } from '../../src/host/process.ts';
 import { run } from '../../src/host/run.ts';
-import { VmmError, type MachineSpec } from '../../src/vmm/driver.ts';
+import { VmmError, type Machine, type MachineSpec } from '../../src/vmm/driver.ts';
+import { onItsOwn } from '../../src/vmm/suite/save-running.ts';
 import type { Declare } from '../../src/vmm/suite/bench.ts';
 
 /** What QEMU does besides what every driver does: what it makes of signals, full disks and network cards. */
@@ -34,6 +38,35 @@ export function qemuCases(declare: Declare): void {
       await signalProcess(machine.process, 'SIGCONT');
       const adopted = await bench.adopt(subject);
       await adopted.agent.ping(bench.patience());
+    },
+  );
+
+  declare(
+    'a busy guest is saved with every byte it had when it stood still, on a private map and in a file of its own',
+    async (bench) => {
+      for (const subject of [await bench.guest(), await onItsOwn(bench)]) {
+        const { spec, machine } = subject;
+        // Writes all over its memory, until it is ended.
+        await bench.exec(
+          subject,
+          '(while :; do head -c 2000000 /dev/zero | tr "\\0" x > /run/busy; rm /run/busy; done) > /dev/null 2>&1 &',
+        );
+        for (let i = 0; i < 3; i++) {
+          const memoryPath = join(spec.folder, `save-${i}.memory`);
+          let had: string | undefined;
+          const saved = await machine.saveRunning(
+            { statePath: join(spec.folder, `save-${i}.state`), memoryPath },
+            async () => {
+              had = await memoryOf(machine, spec.memMib);
+              await machine.resume();
+            },
+          );
+          assert.equal(saved.memoryPath, memoryPath);
+          assert.equal(await hashOf(memoryPath), had, `save ${i}`);
+          await rm(memoryPath);
+        }
+        await bench.end(subject);
+      }
     },
   );
 
@@ -240,4 +273,19 @@ async function onSmallDisk({ folder }: MachineSpec, mib: number, work: () => Pro
     await run(['umount', '--lazy', folder]);
     await rm(aside, { recursive: true });
   }
+}
+
+/** SHA-256 of a paused guest's memory, as QEMU sees it. */
+async function memoryOf({ process, ramFile }: Machine, memMib: number): Promise<string> {
+  if (ramFile !== null) return hashOf(ramFile);
+  const map = await privateMapOf(process.pid, memMib * 2 ** 20);
+  assert(map);
+  return hashOf(`/proc/${process.pid}/mem`, { start: map.address, end: map.address + map.length - 1 });
+}
+
+async function hashOf(path: string, range = {}): Promise<string> {
+  const hash = createHash('sha256');
+  for await (const piece of createReadStream(path, { ...range, highWaterMark: 2 ** 20 }))
+    hash.update(piece as Buffer);
+  return hash.digest('hex');
 }

@@ -19,10 +19,13 @@ import { topFile } from './block-name.ts';
 import { exitReason } from './exit-reason.ts';
 import type { Monitors } from './monitors.ts';
 import type { QmpEvent } from './qmp.ts';
-import { sendMachine } from './send-machine.ts';
+import { mappedMemory, saveMapped, saveShared, type Mapped, type SavePaths } from './save-mapped.ts';
+import { sendMachine, tellsWhatIsWritten } from './send-machine.ts';
 
 /** QEMU's own output, in the VM's folder. */
 export const LOG_FILE = 'vmm.log';
+
+const MIB = 1024 * 1024;
 
 /** What a machine is besides its process. */
 export interface MachineFacts {
@@ -104,30 +107,53 @@ export class QemuMachine implements Machine {
     return running ? 'running' : 'paused';
   }
 
-  async save({
-    statePath,
-  }: {
-    readonly statePath: string;
-    readonly memoryPath: string;
-  }): Promise<SavedMachine> {
+  async save(to: SavePaths): Promise<SavedMachine> {
     if ((await this.status()) === 'running') throw new VmmError('only a paused guest can be saved');
-    const { folder, ramFile } = this.#facts;
-    // A shared memory file holds the memory already; a private map's is nowhere else, and goes into the state.
-    await this.#send({ folder, statePath, withMemory: ramFile === null });
-    return this.#savedIn(statePath, ramFile);
+    const { ramFile } = this.#facts;
+    const mapped = await this.#mapped();
+    if (mapped) return this.#saveMapped(mapped, to, async () => undefined);
+    // A shared memory file holds the memory already; what is on a private map that we may not see goes into the state.
+    await this.#send({ statePath: to.statePath, withMemory: ramFile === null });
+    return this.#savedIn(to.statePath, ramFile);
   }
 
-  async saveRunning(
-    { statePath }: { readonly statePath: string; readonly memoryPath: string },
-    still: () => Promise<void>,
-  ): Promise<SavedMachine> {
-    await this.#send({ folder: this.#facts.folder, statePath, withMemory: true, still });
-    return this.#savedIn(statePath, null);
+  async saveRunning(to: SavePaths, still: () => Promise<void>): Promise<SavedMachine> {
+    const { ramFile } = this.#facts;
+    const mapped = await this.#mapped();
+    if (mapped) return this.#saveMapped(mapped, to, still);
+    const tells = tellsWhatIsWritten(this.#facts);
+    // What would not be told as written would be missing in what is saved: then it stands still for all of it.
+    if (!tells) await this.pause();
+    if (tells || ramFile === null) {
+      await this.#send({ statePath: to.statePath, withMemory: true, still });
+      return this.#savedIn(to.statePath, null);
+    }
+    const state = (): Promise<void> => this.#send({ statePath: to.statePath, withMemory: false });
+    await saveShared(ramFile, to, state, still);
+    return this.#savedIn(to.statePath, to.memoryPath);
   }
 
-  async #send(wanted: Parameters<typeof sendMachine>[1]): Promise<void> {
+  async #mapped(): Promise<Mapped | undefined> {
+    const { folder, machineType, memMib, ramFile } = this.#facts;
+    if (ramFile !== null) return undefined;
+    const { pid } = this.process;
+    const map = await mappedMemory((command) => this.#execute(command), pid, memMib * MIB);
+    return map && { folder, machineType, pid, map };
+  }
+
+  async #saveMapped(mapped: Mapped, to: SavePaths, still: () => Promise<void>): Promise<SavedMachine> {
+    const execute: Monitors['execute'] = (command, args) => this.#execute(command, args);
+    await saveMapped(execute, mapped, to, () => this.pause(), still);
+    return this.#savedIn(to.statePath, to.memoryPath);
+  }
+
+  async #send(wanted: Omit<Parameters<typeof sendMachine>[1], 'folder'>): Promise<void> {
+    const { folder } = this.#facts;
     const listen = (hear: (status: string) => void): void => void (this.#hearMigration = hear);
-    await sendMachine({ execute: (command, args) => this.#execute(command, args), listen }, wanted);
+    await sendMachine(
+      { execute: (command, args) => this.#execute(command, args), listen },
+      { folder, ...wanted },
+    );
   }
 
   #savedIn(statePath: string, memoryPath: string | null): SavedMachine {

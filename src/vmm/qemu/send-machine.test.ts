@@ -7,7 +7,7 @@ import { join } from 'node:path';
 import { test } from 'node:test';
 import { exists } from '../../host/files.ts';
 import { VmmError } from '../driver.ts';
-import { sendMachine } from './send-machine.ts';
+import { sendMachine, tellsWhatIsWritten } from './send-machine.ts';
 
 interface Said {
   readonly command: string;
@@ -149,4 +149,12 @@ test('a guest that does not go on is no save: what it threw is thrown, and there
   } finally {
     await rm(folder, { recursive: true });
   }
+});
+
+test('an emulated guest is not sent while it runs by a QEMU that would lose what it writes', () => {
+  assert.equal(tellsWhatIsWritten({ accel: 'tcg', version: '7.2.22' }), false);
+  assert.equal(tellsWhatIsWritten({ accel: 'tcg', version: '8.2.7' }), false);
+  assert.equal(tellsWhatIsWritten({ accel: 'tcg', version: '9.0.0' }), true);
+  assert.equal(tellsWhatIsWritten({ accel: 'tcg', version: '10.1.2' }), true);
+  assert.equal(tellsWhatIsWritten({ accel: 'kvm', version: '7.2.22' }), true);
 });

@@ -27,6 +27,20 @@ export interface Sender extends Pick<Monitors, 'execute'> {
 }
 
 /**
+ * Whether a QEMU sends all that its guest writes while it is saved. Before 9.0 an emulated processor goes on writing to pages whose mark
+ * was just taken (cpu_physical_memory_sync_dirty_bitmap() did not tell its TLB), and what it writes there is missing in what was saved.
+ */
+export function tellsWhatIsWritten({
+  accel,
+  version,
+}: {
+  readonly accel: 'kvm' | 'tcg';
+  readonly version: string;
+}): boolean {
+  return accel === 'kvm' || Number.parseInt(version, 10) >= 9;
+}
+
+/**
  * Has QEMU write its machine to `statePath`, `withMemory` or without the memory that lies in a shared file. One that runs, runs until
  * little of its memory is left to send; it stands still then, and `still` is called as soon as QEMU has nothing left to say: all that
  * comes after that is between us and the file. Throws VmmError, also for what `still` throws; then no state is left, and a guest

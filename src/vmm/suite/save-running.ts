@@ -68,7 +68,7 @@ async function refusesRunning(bench: Bench): Promise<void> {
 }
 
 /** A guest whose memory lies in a file of its own. */
-async function onItsOwn(bench: Bench): Promise<Subject> {
+export async function onItsOwn(bench: Bench): Promise<Subject> {
   const { spec, saved } = await bench.host.saved();
   const copy = await bench.host.copyOf(spec);
   assert(saved.memoryPath !== null);
