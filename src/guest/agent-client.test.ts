@@ -340,3 +340,33 @@ test('closing ends what is under way, and leaves no timer', async () => {
   await settle();
   assert.equal(clock.sleepers, 0);
 });
+
+test('a file of the guest is read and written without a program, and no handle stays open', async () => {
+  const { guest, agent } = fake();
+  guest.inside.files.set('/run/a', 'what is there\n');
+  assert.equal(await agent.read('/run/a', never), 'what is there\n');
+  assert.equal(await agent.write('/run/a', 'something else', never), true);
+  assert.equal(await agent.read('/run/a', never), 'something else');
+  await agent.ping(never);
+  assert.equal(guest.inside.openFiles, 0);
+  assert.ok(!guest.asked.includes('guest-exec'));
+});
+
+test('a file that is not there, or that the agent may not open, is no error', async () => {
+  const { guest, agent } = fake();
+  assert.equal(await agent.read('/run/a', never), undefined);
+  assert.equal(await agent.write('/run/a', 'x', never), false);
+  guest.inside.files.set('/run/a', '');
+  guest.refused.set('guest-file-open', 'The command guest-file-open has been disabled');
+  assert.equal(await agent.read('/run/a', never), undefined);
+  assert.equal(await agent.write('/run/a', 'x', never), false);
+});
+
+test('a pipe without room is not written to', async () => {
+  const { guest, agent } = fake();
+  guest.inside.files.set('/run/pipe', '');
+  guest.refused.set('guest-file-write', 'failed to write to file: Resource temporarily unavailable');
+  assert.equal(await agent.write('/run/pipe', 'x', never), false);
+  await agent.ping(never);
+  assert.equal(guest.inside.openFiles, 0);
+});

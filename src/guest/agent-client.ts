@@ -33,6 +33,8 @@ const CLOCK_SLACK_MS = 2_000;
 const DATE_MS = 5_000;
 /** How often it is asked whether what was started has ended: after this at first, each time this much later, at most so much later. */
 const ASK = { firstMs: 10, times: 1.4, mostMs: 500 } as const;
+/** How much of a file is asked for at a time. */
+const PIECE_BYTES = 65_536;
 const UNFINISHED: ExecResult = { exitCode: null, stdout: '', stderr: '', truncated: false, timedOut: true };
 
 /** The agent of a guest, connected to when it is first asked for something. Nothing else may use its channel meanwhile. */
@@ -75,6 +77,62 @@ class AgentClient implements GuestAgent {
     const pid = fieldOf(await this.#ask('guest-exec', argumentsJson, signal), 'pid');
     if (typeof pid !== 'number') throw new AgentGone('The guest agent did not say what it started.');
     return pid;
+  }
+
+  async read(path: string, signal: AbortSignal): Promise<string | undefined> {
+    const handle = await this.#open(path, 'r', signal);
+    if (handle === undefined) return undefined;
+    try {
+      const pieces: Buffer[] = [];
+      for (let ended = false; !ended;) {
+        const piece = await this.#ask(
+          'guest-file-read',
+          `{"handle":${handle},"count":${PIECE_BYTES}}`,
+          signal,
+        );
+        const data = fieldOf(piece, 'buf-b64');
+        pieces.push(Buffer.from(typeof data === 'string' ? data : '', 'base64'));
+        ended = fieldOf(piece, 'eof') !== false;
+      }
+      return Buffer.concat(pieces).toString('utf8');
+    } finally {
+      this.#closeFile(handle);
+    }
+  }
+
+  async write(path: string, text: string, signal: AbortSignal): Promise<boolean> {
+    // For reading too: a pipe that nobody reads would keep the agent waiting at its opening.
+    const handle = await this.#open(path, 'r+', signal);
+    if (handle === undefined) return false;
+    try {
+      const data = Buffer.from(text).toString('base64');
+      await this.#ask('guest-file-write', `{"handle":${handle},"buf-b64":"${data}"}`, signal);
+      return true;
+    } catch (error) {
+      if (error instanceof AgentRefused) return false;
+      throw error;
+    } finally {
+      // Until then it lies in the agent.
+      this.#closeFile(handle);
+    }
+  }
+
+  async #open(path: string, mode: 'r' | 'r+', signal: AbortSignal): Promise<number | undefined> {
+    try {
+      const handle = await this.#ask('guest-file-open', JSON.stringify({ path, mode }), signal);
+      return typeof handle === 'number' ? handle : undefined;
+    } catch (error) {
+      // There is none, or the agent is not allowed to.
+      if (error instanceof AgentRefused) return undefined;
+      throw error;
+    }
+  }
+
+  /** Nobody waits for it. */
+  #closeFile(handle: number): void {
+    this.#ask('guest-file-close', `{"handle":${handle}}`, this.#closing.signal).catch((error: unknown) =>
+      this.#deps.log.debug(errorFields(error), 'guest file close'),
+    );
   }
 
   async setTime(signal: AbortSignal): Promise<void> {

@@ -12,6 +12,13 @@ export interface GuestAgent {
    * it was started; rejects as `exec` does.
    */
   start(program: GuestProgram, signal: AbortSignal): Promise<StartedProgram>;
+  /** The text of a small file, without starting a process; undefined when it cannot be opened. Rejects as `exec` does. */
+  read(path: string, signal: AbortSignal): Promise<string | undefined>;
+  /**
+   * Writes into a file or pipe that is there, in one piece and without starting a process; a pipe must have room for it. Gives whether
+   * that could be done. Rejects with the signal's reason or AgentGone.
+   */
+  write(path: string, text: string, signal: AbortSignal): Promise<boolean>;
   /** Sets the guest's clock to the host's. */
   setTime(signal: AbortSignal): Promise<void>;
   /** Asks the guest to power off, halt or reboot; resolves when it has been asked. */

@@ -1,5 +1,6 @@
 import { duplexPair, type Duplex } from 'node:stream';
 import { AgentLines, MARK } from './agent-lines.ts';
+import { FakeAgentFiles } from './fake-agent-files.ts';
 import { fieldOf } from './fields.ts';
 
 /** What a program the fake agent was told to run did: it is reported when nobody holds its outputs any more. */
@@ -35,6 +36,8 @@ export class FakeGuestAgent {
   timeNs = 0n;
   /** Its `date`: busybox's takes whole seconds only, and there may be none. */
   date: 'gnu' | 'busybox' | 'none' = 'gnu';
+  /** Files of the guest. */
+  readonly inside = new FakeAgentFiles();
   readonly shutdowns: string[] = [];
   readonly asked: string[] = [];
   connections = 0;
@@ -140,6 +143,13 @@ export class FakeGuestAgent {
         return JSON.stringify({ return: { pid: this.#start(given) } });
       case 'guest-exec-status':
         return this.#status(Number(fieldOf(given, 'pid')));
+      case 'guest-file-open':
+      case 'guest-file-read':
+      case 'guest-file-write':
+      case 'guest-file-close': {
+        const answer = this.inside.answer(command, given);
+        return typeof answer === 'string' ? error(answer) : JSON.stringify({ return: answer.value });
+      }
       default:
         return error(`The command ${command} has not been found`, 'CommandNotFound');
     }

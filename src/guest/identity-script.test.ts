@@ -4,14 +4,58 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { test } from 'node:test';
 import { run } from '../host/run.ts';
-import { newHostKeys } from './host-keys.ts';
+import { newHostKeys, type HostKey } from './host-keys.ts';
+import { IDENTITY_HELPER } from './identity-helper.ts';
 import { IDENTITY_SCRIPT } from './identity-script.ts';
 
-/** The script's functions, with a folder for the guest's files. */
-function functionsIn(folder: string): string {
-  const begin = IDENTITY_SCRIPT.indexOf('IFS= read -r reason');
+/** A program's functions, with a folder for the guest's files. */
+function functionsIn(folder: string, program: string, end: string): string {
+  const begin = program.indexOf(end);
   assert.ok(begin > 0);
-  return IDENTITY_SCRIPT.slice(0, begin).replaceAll(/(?<![\w/])\/(etc|run|var|proc)\//g, `${folder}/$1/`);
+  return program.slice(0, begin).replaceAll(/(?<![\w/])\/(etc|run|var|proc)\//g, `${folder}/$1/`);
+}
+
+interface Told {
+  readonly hosts: { readonly old: string; readonly hostname: string };
+  readonly keys: { readonly ed25519: HostKey; readonly hostname: string };
+}
+
+/** The same functions of the script any guest is sent, and of the helper our image has. Each gives what it says. */
+const WAYS: Readonly<
+  Record<string, { [K in keyof Told]: (folder: string, told: Told[K]) => Promise<string> }>
+> = {
+  'the script': {
+    hosts: (folder, { old, hostname }) => shell(folder, `old=${old} hostname=${hostname}; rename_in_hosts`),
+    keys: (folder, { ed25519: { privateBody, publicLine }, hostname }) =>
+      shell(
+        folder,
+        `ed25519='${privateBody}' ed25519_public='${publicLine}' ecdsa=x ecdsa_public=y hostname=${hostname}; set_host_keys`,
+      ),
+  },
+  'the helper': {
+    hosts: (folder, { old, hostname }) => perl(folder, `rename_in_hosts('${old}', '${hostname}');`),
+    keys: (folder, { ed25519: { privateBody, publicLine }, hostname }) =>
+      perl(
+        folder,
+        `set_host_keys('${hostname}', ed25519 => ['${privateBody}', '${publicLine}'], ecdsa => ['x', 'y']); print @report;`,
+      ),
+  },
+};
+
+async function shell(folder: string, call: string): Promise<string> {
+  const functions = functionsIn(folder, IDENTITY_SCRIPT, 'IFS= read -r reason');
+  return (await run(['sh', '-c', `${functions}${call}`])).stdout;
+}
+
+async function perl(folder: string, call: string): Promise<string> {
+  const functions = functionsIn(folder, IDENTITY_HELPER, 'mkdir $home');
+  return (await run(['perl', '-e', `${functions}${call}`])).stdout;
+}
+
+/** Declares a test of both. */
+function bothWays(name: string, body: (folder: string, way: (typeof WAYS)[string]) => Promise<void>): void {
+  for (const [who, way] of Object.entries(WAYS))
+    test(`${who}: ${name}`, () => inFolder((folder) => body(folder, way)));
 }
 
 async function inFolder(body: (folder: string) => Promise<void>): Promise<void> {
@@ -24,8 +68,9 @@ async function inFolder(body: (folder: string) => Promise<void>): Promise<void> 
   }
 }
 
-test('a name in the hosts file follows, also with a domain and twice in a row, and what only looks like it stays', () =>
-  inFolder(async (folder) => {
+bothWays(
+  'a name in the hosts file follows, also with a domain and twice in a row, and what only looks like it stays',
+  async (folder, way) => {
     const hosts = join(folder, 'etc/hosts');
     await writeFile(
       hosts,
@@ -39,7 +84,7 @@ test('a name in the hosts file follows, also with a domain and twice in a row, a
         '10.0.0.3 booted.',
       ].join('\n'),
     );
-    await run(['sh', '-c', `${functionsIn(folder)}old=booted hostname=copy-1; rename_in_hosts`]);
+    await way.hosts(folder, { old: 'booted', hostname: 'copy-1' });
     assert.deepEqual((await readFile(hosts, 'utf8')).split('\n'), [
       '127.0.0.1 localhost',
       '# 127.0.1.1 booted',
@@ -50,19 +95,20 @@ test('a name in the hosts file follows, also with a domain and twice in a row, a
       '10.0.0.3 copy-1.',
       '',
     ]);
-  }));
+  },
+);
 
-test('a hosts file that does not name the machine is not written', () =>
-  inFolder(async (folder) => {
-    const hosts = join(folder, 'etc/hosts');
-    await writeFile(hosts, '127.0.0.1 localhost', { mode: 0o444 });
-    const before = await stat(hosts, { bigint: true });
-    await run(['sh', '-c', `${functionsIn(folder)}old=booted hostname=copy; rename_in_hosts`]);
-    assert.equal((await stat(hosts, { bigint: true })).mtimeNs, before.mtimeNs);
-  }));
+bothWays('a hosts file that does not name the machine is not written', async (folder, way) => {
+  const hosts = join(folder, 'etc/hosts');
+  await writeFile(hosts, '127.0.0.1 localhost', { mode: 0o444 });
+  const before = await stat(hosts, { bigint: true });
+  await way.hosts(folder, { old: 'booted', hostname: 'copy' });
+  assert.equal((await stat(hosts, { bigint: true })).mtimeNs, before.mtimeNs);
+});
 
-test('the host keys that were sent are written over those that are there, which keep their mode', () =>
-  inFolder(async (folder) => {
+bothWays(
+  'the host keys that were sent are written over those that are there, which keep their mode',
+  async (folder, way) => {
     const [ed25519, ecdsa] = await newHostKeys('root@copy');
     assert.ok(ed25519 && ecdsa);
     const at = (name: string): string => join(folder, 'etc/ssh', name);
@@ -70,8 +116,7 @@ test('the host keys that were sent are written over those that are there, which 
     await writeFile(at('ssh_host_ed25519_key.pub'), 'old', { mode: 0o644 });
     await writeFile(at('ssh_host_rsa_key'), 'old', { mode: 0o600 });
     await writeFile(at('ssh_host_other_key'), 'old');
-    const told = `ed25519='${ed25519.privateBody}' ed25519_public='${ed25519.publicLine}' ecdsa=x ecdsa_public=y hostname=copy`;
-    const { stdout } = await run(['sh', '-c', `${functionsIn(folder)}${told}; set_host_keys`]);
+    const stdout = await way.keys(folder, { ed25519, hostname: 'copy' });
     const said = stdout.trim().split('\n').toSorted();
     assert.equal(said.length, 2);
     assert.equal(said[0], `key ${ed25519.publicLine}`);
@@ -83,4 +128,5 @@ test('the host keys that were sent are written over those that are there, which 
     assert.equal((await stat(at('ssh_host_ed25519_key'))).mode & 0o777, 0o640);
     assert.equal((await readFile(at('ssh_host_ed25519_key.pub'), 'utf8')).trim(), ed25519.publicLine);
     assert.equal(await readFile(at('ssh_host_other_key'), 'utf8'), 'old');
-  }));
+  },
+);

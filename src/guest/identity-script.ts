@@ -340,6 +340,13 @@ echo done
 ) >/dev/null 2>&1 &
 `;
 
+/** The hooks alone, told as the rest is but on the command line: reason and seconds are no secrets. */
+export const HOOKS_SCRIPT = `${COMMON}${HOOKS}
+reason=$1 hook_seconds=$2
+run_hooks
+exit 0
+`;
+
 /** What is done to a guest that was restored as itself, once its clock is set (`GuestAgent.setTime`). */
 export const REFRESH_SCRIPT = `${COMMON}${RESEED}${HOOKS}
 ${READ_COMMON}exec </dev/null

@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { after, before, test } from 'node:test';
 import { systemClock } from '../base/clock.ts';
 import type { GuestAgent } from './agent.ts';
-import { giveIdentity, joinNetwork, newMachineId, refresh, type Identity } from './identity.ts';
+import { giveIdentity, joinNetwork, newMachineId, refresh, setClock, type Identity } from './identity.ts';
 
 /** Copies of one guest, as the suite needs them. */
 export interface IdentityHost {
@@ -95,15 +95,15 @@ export function identitySuite(name: string, open: () => Promise<IdentityHost>): 
     assert.equal(await readIn(two, `${card}/address`, host.mostMs), second.mac);
     assert.equal(await readIn(one, `${card}/operstate`, host.mostMs), 'down');
     await (
-      await joinNetwork({ agent: one }, patience())
+      await joinNetwork({ agent: one, clock: systemClock }, patience())
     ).joined;
     assert.equal(await readIn(one, `${card}/operstate`, host.mostMs), 'up');
   });
 
   test(`${name}: one that is restored is who it was, at the right time`, async () => {
     const agent = await copy();
-    await agent.setTime(patience());
-    const given = await refresh({ agent }, patience());
+    await setClock({ agent, clock: systemClock }, patience());
+    const given = await refresh({ agent, clock: systemClock }, patience());
     assert.deepEqual(given, { reseeded: true, hooks: [] });
     const { randomSeed, ...rest } = await who(agent);
     const { randomSeed: before, ...as } = original;
@@ -116,7 +116,7 @@ export function identitySuite(name: string, open: () => Promise<IdentityHost>): 
     const agent = await copy();
     await host.hook(agent, '20-told', 'echo told $HATCH_REASON > /run/told');
     await host.hook(agent, '10-fails', 'cat /nowhere');
-    const restored = await refresh({ agent }, patience());
+    const restored = await refresh({ agent, clock: systemClock }, patience());
     assert.deepEqual(
       restored.hooks.map(({ name: hook, exitCode, timedOut }) => [hook, exitCode, timedOut]),
       [

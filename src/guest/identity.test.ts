@@ -35,6 +35,9 @@ function agentThat(result: Partial<ExecResult>): {
     info: none,
     close: () => undefined,
     exec: none,
+    read: none,
+    // It has no helper.
+    write: async () => false,
     start: async (program) => {
       asked.push(program);
       const fine = { exitCode: 0, stdout: '', stderr: '', truncated: false, timedOut: false };
@@ -167,13 +170,13 @@ test('a guest that cannot be made another says why; it must not join', async () 
 
 test('a card that cannot be brought up is told of', async () => {
   const { agent } = agentThat({ exitCode: 1, stderr: 'it has no network card\n' });
-  const { joined } = await joinNetwork({ agent }, soon());
+  const { joined } = await joinNetwork({ agent, clock: systemClock }, soon());
   await assert.rejects(joined, refusedFor(/it has no network card/));
 });
 
 test('a restored guest is not told any name, and one that could not reseed says so', async () => {
   const { agent, asked } = agentThat({ stdout: 'reseeded no\ndone\n' });
-  assert.deepEqual(await refresh({ agent }, soon()), { reseeded: false, hooks: [] });
+  assert.deepEqual(await refresh({ agent, clock: systemClock }, soon()), { reseeded: false, hooks: [] });
   assert.deepEqual(asked[0]?.argv, ['/bin/sh', '-c', REFRESH_SCRIPT, 'hatch-refresh']);
   assert.match(asked[0].stdin ?? '', /^restore\n[0-9a-f]{128}\n10\n$/);
 });

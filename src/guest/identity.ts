@@ -5,6 +5,7 @@ import { Failure, invalid } from '../model/failure.ts';
 import { newHostKeys, type HostKey } from './host-keys.ts';
 import { IDENTITY_SCRIPT, JOIN_SCRIPT, REFRESH_SCRIPT } from './identity-script.ts';
 import type { ExecResult, GuestAgent, StartedProgram } from './agent.ts';
+import { askHelper, type HelperKind } from './resident.ts';
 
 export interface GuestDeps {
   readonly agent: GuestAgent;
@@ -56,6 +57,7 @@ export interface Joining {
 const MOST_MS = 120_000;
 const HOOK_SECONDS = 10;
 const JOIN_MS = 20_000;
+const CLOCK_MS = 5_000;
 /** As much as the kernel's generator holds, twice. */
 const SEED_BYTES = 64;
 /** GNU and busybox `timeout` say so; 137 where it took SIGKILL. */
@@ -76,24 +78,29 @@ export function newMachineId(): string {
  * is then half the one and half the other, and must not join. A hook that fails is in the result and no more.
  */
 export async function giveIdentity(
-  { agent, clock }: GuestDeps,
+  deps: GuestDeps,
   identity: Identity,
   signal: AbortSignal,
 ): Promise<Identified> {
   const hostKeys = await newHostKeys(`root@${identity.hostname}`);
-  const said = identityInput(identity, { now: clock.now(), seed: randomBytes(SEED_BYTES), hostKeys });
-  const it = { script: IDENTITY_SCRIPT, name: 'hatch-identity', said, timeoutMs: MOST_MS };
-  const report = await endOf(it, await startIn(agent, it, signal), signal);
-  return parseReport(report);
+  const seed = randomBytes(SEED_BYTES);
+  const it: GuestTask = {
+    kind: 'identity',
+    script: IDENTITY_SCRIPT,
+    // Said anew each time, for the time is in it.
+    said: () => identityInput(identity, { now: deps.clock.now(), seed, hostKeys }),
+    timeoutMs: MOST_MS,
+  };
+  return parseReport(await endOf(it, await startIn(deps, it, signal), signal));
 }
 
 /**
  * Has a guest bring its card up and ask for its address, once its tap has joined the bridge. Resolves when it does so, whether we are
  * there to see it or not. Throws AgentGone, AgentRefused or the signal's reason.
  */
-export async function joinNetwork({ agent }: { agent: GuestAgent }, signal: AbortSignal): Promise<Joining> {
-  const it = { script: JOIN_SCRIPT, name: 'hatch-join', said: null, timeoutMs: JOIN_MS };
-  const started = await startIn(agent, it, signal);
+export async function joinNetwork(deps: GuestDeps, signal: AbortSignal): Promise<Joining> {
+  const it: GuestTask = { kind: 'join', script: JOIN_SCRIPT, said: () => null, timeoutMs: JOIN_MS };
+  const started = await startIn(deps, it, signal, new AbortController().signal);
   const joined = endOf(it, started).then(() => undefined);
   // Nobody need wait for it.
   joined.catch(() => undefined);
@@ -101,12 +108,20 @@ export async function joinNetwork({ agent }: { agent: GuestAgent }, signal: Abor
 }
 
 /** Gives a guest that was restored as itself random state of its own and runs its hooks. Throws as `giveIdentity`. */
-export async function refresh({ agent }: { agent: GuestAgent }, signal: AbortSignal): Promise<Refreshed> {
+export async function refresh(deps: GuestDeps, signal: AbortSignal): Promise<Refreshed> {
   const said = lines(common('restore', randomBytes(SEED_BYTES)));
-  const it = { script: REFRESH_SCRIPT, name: 'hatch-refresh', said, timeoutMs: MOST_MS };
-  const report = await endOf(it, await startIn(agent, it, signal), signal);
-  const { reseeded, hooks } = parseReport(report);
+  const it: GuestTask = { kind: 'refresh', script: REFRESH_SCRIPT, said: () => said, timeoutMs: MOST_MS };
+  const { reseeded, hooks } = parseReport(await endOf(it, await startIn(deps, it, signal), signal));
   return { reseeded, hooks };
+}
+
+/** Sets the clock of a guest that was woken to ours. Throws as `GuestAgent.setTime`. */
+export async function setClock(deps: GuestDeps, signal: AbortSignal): Promise<void> {
+  const said = lines([hundredths(deps.clock.now())]);
+  const request = { kind: 'clock', said, timeoutMs: CLOCK_MS } as const;
+  const asked = await askHelper(deps, request, { signal, patience: signal });
+  const result = await asked?.ended;
+  if (result?.exitCode !== 0) await deps.agent.setTime(signal);
 }
 
 /**
@@ -120,12 +135,18 @@ export function identityInput({ hostname, mac, machineId }: Identity, fresh: Fre
     throw invalid('guest_mac', 'A MAC is six pairs of lower-case hexadecimal digits with colons between.');
   if (!/^[0-9a-f]{32}$/.test(machineId))
     throw invalid('machine_id', 'A machine id is 32 hexadecimal digits.');
-  const hundredths = String(Math.floor(fresh.now / 10));
   const keys = (['ed25519', 'ecdsa'] as const).flatMap((kind) => {
     const key = fresh.hostKeys.find((one) => one.kind === kind);
     return [key?.privateBody ?? '', key?.publicLine ?? ''];
   });
-  return lines([...common('fork', fresh.seed), hundredths, hostname, mac ?? '', machineId, ...keys]);
+  return lines([
+    ...common('fork', fresh.seed),
+    hundredths(fresh.now),
+    hostname,
+    mac ?? '',
+    machineId,
+    ...keys,
+  ]);
 }
 
 function common(reason: 'fork' | 'restore', seed: Buffer): readonly string[] {
@@ -154,20 +175,34 @@ export function parseReport(stdout: string): Identified {
   return { reseeded, hooks, hostKeys };
 }
 
-interface GuestScript {
+interface GuestTask {
+  readonly kind: Exclude<HelperKind, 'clock'>;
+  /** What does it in a guest that has no helper of ours. */
   readonly script: string;
-  readonly name: string;
-  readonly said: string | null;
+  readonly said: () => string | null;
   readonly timeoutMs: number;
 }
 
-function startIn(agent: GuestAgent, it: GuestScript, signal: AbortSignal): Promise<StartedProgram> {
-  const argv = ['/bin/sh', '-c', it.script, it.name] as const;
-  return agent.start({ argv, stdin: it.said, timeoutMs: it.timeoutMs }, signal);
+/** `patience` ends the waiting for its end. */
+async function startIn(
+  deps: GuestDeps,
+  it: GuestTask,
+  signal: AbortSignal,
+  patience = signal,
+): Promise<StartedProgram> {
+  const byScript = (): Promise<StartedProgram> => {
+    const argv = ['/bin/sh', '-c', it.script, `hatch-${it.kind}`] as const;
+    return deps.agent.start({ argv, stdin: it.said(), timeoutMs: it.timeoutMs }, signal);
+  };
+  const { kind, timeoutMs } = it;
+  const asked = await askHelper(deps, { kind, timeoutMs, said: it.said() }, { signal, patience });
+  if (!asked) return byScript();
+  // Whatever of it was done is done again.
+  return { ended: asked.ended.then(async (result) => result ?? (await byScript()).ended) };
 }
 
 /** What the script said. Throws Failure `no_guest_agent` when it did not come to its end. */
-async function endOf(it: GuestScript, { ended }: StartedProgram, signal?: AbortSignal): Promise<string> {
+async function endOf(it: GuestTask, { ended }: StartedProgram, signal?: AbortSignal): Promise<string> {
   const result = await (signal ? raceAbort(ended, signal) : ended);
   if (result.timedOut) throw refused(`it took longer than ${it.timeoutMs / 1000} s`);
   if (result.exitCode !== 0) throw refused(lastWords(result));
@@ -188,6 +223,10 @@ function lastWords({ stderr, exitCode }: ExecResult): string {
 
 function refused(why: string): Failure {
   return new Failure('no_guest_agent', `The guest could not be made ready after it was loaded: ${why}.`);
+}
+
+function hundredths(ms: number): string {
+  return String(Math.floor(ms / 10));
 }
 
 function lines(values: readonly string[]): string {

@@ -10,7 +10,8 @@ const never = new AbortController().signal;
 
 function agentThat(ping: (signal: AbortSignal) => Promise<void>): GuestAgent {
   const no = async (): Promise<never> => assert.fail('only ping is to be called');
-  return { ping, exec: no, start: no, setTime: no, shutdown: no, info: no, close: () => undefined };
+  const rest = { read: no, write: no, setTime: no, shutdown: no, info: no };
+  return { ping, exec: no, start: no, ...rest, close: () => undefined };
 }
 
 const silent = agentThat(

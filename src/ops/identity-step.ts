@@ -42,7 +42,7 @@ export function identityStep(world: World, vm: Vm): Step {
         const { joined } = await deadline(
           'joining the network',
           patience.identityMs,
-          (within) => joinNetwork({ agent }, within),
+          (within) => joinNetwork({ agent, clock }, within),
           signal,
         );
         // It brings its card up by itself from here on; one that is taken down meanwhile need not.

@@ -3,7 +3,7 @@ import { join } from 'node:path';
 import { newId } from '../base/ids.ts';
 import { deadline } from '../base/deadline.ts';
 import { errorFields } from '../base/logger.ts';
-import { refresh } from '../guest/identity.ts';
+import { refresh, setClock } from '../guest/identity.ts';
 import { exists, remove } from '../host/files.ts';
 import { Failure } from '../model/failure.ts';
 import type { Image, Layer, Operation } from '../model/records.ts';
@@ -105,11 +105,11 @@ export async function carryOutWake(
  * whatever became of the one before. Commands for it wait for its clock.
  */
 async function refreshGuest(world: World, vm: Vm): Promise<void> {
-  const { fleet, log } = world;
+  const { fleet, clock, log } = world;
   const agent = fleet.get(vm.id)?.agent;
   if (!agent) return;
   const clockSet = deadline("setting a woken guest's clock", CLOCK_MS, (signal) =>
-    agent.setTime(signal),
+    setClock({ agent, clock }, signal),
   ).catch((error: unknown) =>
     log.warn({ vm: vm.id, ...errorFields(error) }, "a woken guest's clock could not be set"),
   );
@@ -117,7 +117,7 @@ async function refreshGuest(world: World, vm: Vm): Promise<void> {
   await clockSet;
   try {
     const { hooks } = await deadline('refreshing the guest', REFRESH_MS, (signal) =>
-      refresh({ agent }, signal),
+      refresh({ agent, clock }, signal),
     );
     await noteHooks(world, vm, hooks);
   } catch (error) {

@@ -7,7 +7,7 @@ import { systemClock } from '../../src/base/clock.ts';
 import { silent } from '../../src/base/logger.ts';
 import { until } from '../../src/base/until.ts';
 import type { GuestAgent } from '../../src/guest/agent.ts';
-import { giveIdentity, joinNetwork, newMachineId, refresh } from '../../src/guest/identity.ts';
+import { giveIdentity, joinNetwork, newMachineId, refresh, setClock } from '../../src/guest/identity.ts';
 import { identitySuite } from '../../src/guest/identity-suite.ts';
 import { waitReady } from '../../src/guest/readiness.ts';
 import { makeSeed } from '../../src/guest/seed.ts';
@@ -28,6 +28,9 @@ users: [default, {name: alice}]
 runcmd:
   - echo ran >> /root/ran
 `;
+
+/** As a guest of another image, or of an older one. */
+const NO_HELPER = 'systemctl stop hatch-identity;';
 
 const root = await mkdtemp(join(tmpdir(), 'identity-'));
 const running: { readonly machine: Machine; readonly agent: GuestAgent }[] = [];
@@ -57,7 +60,7 @@ async function leased(): Promise<{ readonly spec: MachineSpec; readonly saved: S
   const first = await copyFrom(booted, SOURCE, true);
   // It was booted where nobody answered.
   await (
-    await joinNetwork({ agent: first.agent }, patience())
+    await joinNetwork({ agent: first.agent, clock: systemClock }, patience())
   ).joined;
   await answers(SOURCE.ip);
   await first.machine.pause();
@@ -118,7 +121,7 @@ async function hook(agent: GuestAgent, name: string, command: string): Promise<v
   await sh(agent, `cat >${path}; chmod +x ${path}`, `#!/bin/sh\n${command}\n`);
 }
 
-const ports = Array.from({ length: 40 }, (_, i) => ({ ip: `192.168.241.${i + 20}`, mac: macOf(i + 20) }));
+const ports = Array.from({ length: 60 }, (_, i) => ({ ip: `192.168.241.${i + 20}`, mac: macOf(i + 20) }));
 function macOf(last: number): string {
   return `02:fc:00:00:01:${last.toString(16).padStart(2, '0')}`;
 }
@@ -126,19 +129,77 @@ function nextPort(): { readonly ip: string; readonly mac: string } {
   return ports.shift() ?? assert.fail('there are no more addresses');
 }
 
-identitySuite('on a real guest', async () => ({
-  hasCard: true,
-  mostMs: MOST_MS,
-  hook,
-  clock: async (agent) => Number(await sh(agent, 'date +%s')),
-  copy: async () => {
-    const { agent } = await copyFrom(source, nextPort(), false);
-    // Far enough behind that no clock is right by itself.
-    await sh(agent, "date -s '2001-02-03 04:05:06'");
-    return agent;
-  },
-  dispose: async () => undefined,
-}));
+const WAYS = { 'its helper': '', 'the scripts': NO_HELPER } as const;
+for (const [way, before] of Object.entries(WAYS)) {
+  identitySuite(`a real guest, by ${way}`, async () => ({
+    hasCard: true,
+    mostMs: MOST_MS,
+    hook,
+    clock: async (agent) => Number(await sh(agent, 'date +%s')),
+    copy: async () => {
+      const { agent } = await copyFrom(source, nextPort(), false);
+      // Far enough behind that no clock is right by itself.
+      await sh(agent, `${before} date -s '2001-02-03 04:05:06'`);
+      return agent;
+    },
+    dispose: async () => undefined,
+  }));
+}
+
+/** Counts the programs that are started by it. */
+function counting(agent: GuestAgent): { readonly agent: GuestAgent; readonly started: string[] } {
+  const started: string[] = [];
+  const counted: GuestAgent = {
+    ping: (signal) => agent.ping(signal),
+    exec: (command, signal) => agent.exec(command, signal),
+    start: (program, signal) => {
+      started.push(program.argv.at(-1) ?? '');
+      return agent.start(program, signal);
+    },
+    read: (path, signal) => agent.read(path, signal),
+    write: (path, text, signal) => agent.write(path, text, signal),
+    setTime: (signal) => agent.setTime(signal),
+    shutdown: (mode, signal) => agent.shutdown(mode, signal),
+    info: (signal) => agent.info(signal),
+    close: () => agent.close(),
+  };
+  return { agent: counted, started };
+}
+
+test('a guest of our image has a helper, and no program is started to tell it anything', async () => {
+  const port = nextPort();
+  const copy = await copyFrom(source, port, false);
+  const { agent, started } = counting(copy.agent);
+  const deps = { agent, clock: systemClock };
+  await setClock(deps, patience());
+  await refresh(deps, patience());
+  await giveIdentity(deps, { hostname: 'helped', mac: port.mac, machineId: newMachineId() }, patience());
+  await net.setJoined(copy.spec.vmId, true);
+  await (
+    await joinNetwork(deps, patience())
+  ).joined;
+  await answers(port.ip);
+  assert.deepEqual(started, []);
+});
+
+test('a helper that is killed while it makes a copy somebody else is there again, and the script ends its work', async () => {
+  const port = nextPort();
+  const copy = await copyFrom(source, port, false);
+  await hook(
+    copy.agent,
+    '10-kills',
+    'test -e /run/killed || { : >/run/killed; systemctl kill -s KILL hatch-identity; sleep 5; }',
+  );
+  const { agent, started } = counting(copy.agent);
+  const deps = { agent, clock: systemClock };
+  const identity = { hostname: 'killed', mac: port.mac, machineId: newMachineId() };
+  const { hooks } = await giveIdentity(deps, identity, patience());
+  assert.deepEqual(hooks, [{ name: '10-kills', exitCode: 0, timedOut: false, said: '' }]);
+  assert.deepEqual(started, ['hatch-identity']);
+  assert.equal(await sh(agent, 'hostname; cat /etc/machine-id'), `killed\n${identity.machineId}`);
+  await refresh(deps, patience());
+  assert.deepEqual(started, ['hatch-identity'], 'the helper is there again');
+});
 
 test('two copies of a guest with an address join under their own, and sshd shows the new key', async (t) => {
   const seen: string[] = [];
@@ -157,7 +218,7 @@ test('two copies of a guest with an address join under their own, and sshd shows
     const times = [`identity given ${lap()} after the resume`];
     await net.setJoined(spec.vmId, true);
     await (
-      await joinNetwork({ agent }, patience())
+      await joinNetwork({ agent, clock: systemClock }, patience())
     ).joined;
     times.push(`joined ${lap()}`);
     await answers(port.ip);
@@ -249,7 +310,8 @@ test('a guest whose random state cannot be reseeded cannot be copied, but restor
   const { agent } = await copyFrom(source, nextPort(), false);
   await sh(
     agent,
-    'for f in perl python3; do mount --bind /dev/null "$(readlink -f "$(command -v $f)")"; done',
+    // A helper that runs has all it needs.
+    `${NO_HELPER} for f in perl python3; do mount --bind /dev/null "$(readlink -f "$(command -v $f)")"; done`,
   );
   const before = await sh(agent, 'cat /etc/machine-id');
   await assert.rejects(
@@ -261,7 +323,7 @@ test('a guest whose random state cannot be reseeded cannot be copied, but restor
     /random state could not be reseeded/,
   );
   assert.equal(await sh(agent, 'cat /etc/machine-id'), before);
-  assert.deepEqual(await refresh({ agent }, patience()), { reseeded: false, hooks: [] });
+  assert.deepEqual(await refresh({ agent, clock: systemClock }, patience()), { reseeded: false, hooks: [] });
 });
 
 test('a copy that is booted again is still who it was made, and is not set up a second time', async () => {

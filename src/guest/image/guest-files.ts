@@ -1,3 +1,4 @@
+import { IDENTITY_HELPER } from '../identity-helper.ts';
 import { CLOUD_INIT_FILES } from './guest-cloud-init.ts';
 import type { GuestFile } from './guest-file.ts';
 
@@ -121,6 +122,25 @@ RestartSec=1
   },
 ];
 
+const identity: readonly GuestFile[] = [
+  { path: '/usr/lib/hatch/identity', executable: true, content: IDENTITY_HELPER },
+  {
+    // Its folder goes when it ends, and with it the pipe: nobody then takes it for one that runs.
+    path: '/etc/systemd/system/hatch-identity.service',
+    content: `[Unit]
+Description=Makes this machine somebody else when it comes out of a snapshot as a copy
+StartLimitIntervalSec=0
+
+[Service]
+ExecStart=/usr/lib/hatch/identity
+Restart=always
+RuntimeDirectory=hatch
+RuntimeDirectoryMode=0700
+OOMScoreAdjust=-900
+`,
+  },
+];
+
 const power: readonly GuestFile[] = [
   {
     path: '/usr/lib/systemd/system-shutdown/hatch',
@@ -220,6 +240,7 @@ export const GUEST_FILES: readonly GuestFile[] = [
   ...system,
   ...network,
   ...agent,
+  ...identity,
   ...power,
   ...hooks,
   ...boot,

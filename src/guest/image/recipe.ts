@@ -73,6 +73,7 @@ const WANTED = [
   ['multi-user.target', 'systemd-networkd.service', '/lib/systemd/system'],
   ['network-online.target', 'systemd-networkd-wait-online.service', '/lib/systemd/system'],
   ['sysinit.target', 'hatch-resolv.path', '/etc/systemd/system'],
+  ['multi-user.target', 'hatch-identity.service', '/etc/systemd/system'],
   ['local-fs.target', 'hatch-grow-root.service', '/etc/systemd/system'],
 ] as const;
 
