@@ -1,6 +1,7 @@
-import { chmod, rename, rm, stat } from 'node:fs/promises';
-import { join, relative } from 'node:path';
-import { reflink } from '../host/files.ts';
+import { createHash, randomUUID } from 'node:crypto';
+import { chmod, copyFile, rename, rm, stat } from 'node:fs/promises';
+import { dirname, join, relative } from 'node:path';
+import { isErrno, reflink } from '../host/files.ts';
 import type { Run } from '../host/run.ts';
 import { BASE, COPY_TIMEOUT_MS, flush, growFile, linkAnew, removeDisk } from './disk.ts';
 import type { DiskFile, GuestFiles, LayerDiskRequest } from './files.ts';
@@ -53,12 +54,43 @@ async function fill(
     return { path: 'disk.raw', format: 'raw' };
   }
   const layer = relative(folder, layerPath);
+  const blank = join(
+    dirname(layerPath),
+    `blank-${createHash('sha256').update(layer).digest('hex').slice(0, 16)}`,
+  );
+  if (flattenOnto === null && (await copiedIfThere(blank, beside)))
+    return { path: 'disk.qcow2', format: 'qcow2' };
   await run(['qemu-img', 'create', '-q', '-f', 'qcow2', '-b', layer, '-F', layerFormat, BESIDE], limits);
-  if (flattenOnto !== null) {
+  if (flattenOnto === null) await keepBlank(beside, blank);
+  else {
     await linkAnew(flattenOnto.path, join(folder, BASE));
     await run(['qemu-img', 'rebase', '-f', 'qcow2', '-b', BASE, '-F', flattenOnto.format, BESIDE], limits);
   }
   return { path: 'disk.qcow2', format: 'qcow2' };
+}
+
+async function copiedIfThere(from: string, to: string): Promise<boolean> {
+  try {
+    await copyFile(from, to);
+    return true;
+  } catch (error) {
+    if (isErrno(error, 'ENOENT')) return false;
+    throw error;
+  }
+}
+
+/**
+ * Keeps an overlay nobody has written to beside its layer: the next is a copy of it, which is had sooner than another by qemu-img. Its name
+ * says by which way it names the layer. It goes with the layer; where it cannot be kept, the next is made as this one was.
+ */
+async function keepBlank(made: string, blank: string): Promise<void> {
+  const half = `${blank}.${randomUUID()}`;
+  try {
+    await copyFile(made, half);
+    await rename(half, blank);
+  } catch {
+    await rm(half, { force: true });
+  }
 }
 
 /** Makes an overlay beside what is there and puts it in its place. `GuestFiles.makeOverlay`. */

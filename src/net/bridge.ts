@@ -118,17 +118,21 @@ export function ourTaps(bridge: string, links: readonly Link[]): ReadonlyMap<VmI
   return taps;
 }
 
-/** The `ip` commands that make or mend a VM's tap, on the bridge or `apart`; none when it is as it should be. */
+/** The `ip` commands that make or mend a VM's tap, on the bridge or `apart`; none when it is as it should be. `mtu`: unless told, the kernel's. */
 export function tapCommands(
-  { bridge, mtu, apart = false }: { readonly bridge: string; readonly mtu: number; readonly apart?: boolean },
+  {
+    bridge,
+    mtu,
+    apart = false,
+  }: { readonly bridge: string; readonly mtu: number | undefined; readonly apart?: boolean },
   { vmId, tapOwner }: Pick<Port, 'vmId' | 'tapOwner'>,
   there: Link | undefined,
 ): readonly string[] {
-  if (there?.ifalias === apartAlias(bridge)) return [];
+  const sized = mtu === undefined || there?.mtu === mtu ? [] : [`link set dev ${vmId} mtu ${mtu}`];
+  if (there?.ifalias === apartAlias(bridge)) return sized;
   // The owner is given when it is made (TUNSETOWNER); none of `ip`'s commands changes it later.
   if (there && tapOwner !== undefined && there.linkinfo?.info_data?.user !== tapOwner)
     return [`link del dev ${vmId}`, ...tapCommands({ bridge, mtu, apart }, { vmId, tapOwner }, undefined)];
-  const sized = there?.mtu === mtu ? [] : [`link set dev ${vmId} mtu ${mtu}`];
   if (apart)
     return [
       ...(there ? [] : makeTap(vmId, tapOwner, apartAlias(bridge))),
@@ -171,17 +175,6 @@ export function partCommands(bridge: string, vmId: VmId): readonly string[] {
     `link set dev ${vmId} alias "${apartAlias(bridge)}"`,
     `link set dev ${vmId} nomaster`,
   ];
-}
-
-/** The `ip` commands that make a tap that leads nowhere; none when it is there. */
-export function apartCommands(
-  bridge: string,
-  { vmId, tapOwner }: Pick<Port, 'vmId' | 'tapOwner'>,
-  there: Link | undefined,
-): readonly string[] {
-  if (there?.ifalias === apartAlias(bridge)) return [];
-  if (there) throw new NetError(`${vmId} has a tap that is no spare one`);
-  return makeTap(vmId, tapOwner, apartAlias(bridge));
 }
 
 /** What guests' frames may measure: 1500, or less where the host's default route takes less. */

@@ -8,7 +8,6 @@ import type { Run } from '../host/run.ts';
 import { parseCidr, parseIp, planAddresses, type AddressPlan } from '../model/cidr.ts';
 import {
   aliasOf,
-  apartCommands,
   bridgeCommands,
   checkBridgeName,
   checkRoom,
@@ -130,8 +129,15 @@ class LinuxNetwork implements Network {
   attachApart(port: Pick<Port, 'vmId' | 'tapOwner'>): Promise<{ readonly tap: string }> {
     return this.#alone(async () => {
       const { run } = this.#deps;
-      const [tap] = await listLinks(run, port.vmId);
-      await ipBatch(run, apartCommands(this.#options.bridge, port, tap));
+      const how = { bridge: this.#options.bridge, mtu: undefined, apart: true };
+      try {
+        // It is not there, as a rule, and a machine that wakes waits for it.
+        await ipBatch(run, tapCommands(how, port, undefined));
+      } catch (error) {
+        const [tap] = await listLinks(run, port.vmId);
+        if (!tap) throw error;
+        await ipBatch(run, tapCommands(how, port, tap));
+      }
       return { tap: port.vmId };
     });
   }

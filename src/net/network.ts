@@ -19,8 +19,8 @@ export interface Network {
   attach(port: Port, how?: { readonly apart?: boolean }): Promise<{ readonly tap: string }>;
 
   /**
-   * Makes a tap that leads nowhere: it is not on the bridge, not up, and has neither filter entry nor reservation. Not for a VM that is
-   * attached. Twice is as good as once; `detach` removes it. Gives the tap's name.
+   * Makes a tap that leads nowhere: it is not on the bridge, not up, and gets neither filter entry nor reservation. It can be a VM's first:
+   * `attach` with `apart` gives it the rest. Twice is as good as once; `detach` removes it. Gives the tap's name.
    */
   attachApart(port: Pick<Port, 'vmId' | 'tapOwner'>): Promise<{ readonly tap: string }>;
 

@@ -2,10 +2,11 @@ import type { SnapshotId } from '../base/ids.ts';
 import { notFound } from '../model/failure.ts';
 import type { Image } from '../model/records.ts';
 import type { Vm } from '../model/vm.ts';
-import { endVmm, networkStep, seedStep, sshStep } from './host-steps.ts';
+import { networkStep, seedStep, sshStep } from './host-steps.ts';
 import { identityStep } from './identity-step.ts';
-import type { Stage, Step } from './steps.ts';
-import { diskFromSnapshot, folderFromSnapshot, loadMachine } from './wake-vm.ts';
+import type { Stage } from './steps.ts';
+import { diskFromSnapshot, folderFromSnapshot } from './files-from-snapshot.ts';
+import { goOnStep, loadStep, tapStep } from './wake-vm.ts';
 import type { World } from './world.ts';
 
 /**
@@ -27,13 +28,11 @@ export async function copySteps(
   const { network } = vm;
   const folder = folderFromSnapshot(world, vm, snapshot, true);
   const files = [diskFromSnapshot(world, vm, image, snapshot), seedStep(world, vm, image)];
-  const load: Step = {
-    name: 'vmm',
-    run: async (within) => void (await loadMachine(world, vm, image, snapshot, within)),
-    undo: () => endVmm(world, vm),
-  };
+  const load = loadStep(world, vm, image, snapshot);
+  const goOn = goOnStep(world, vm);
   const identity = identityStep(world, vm);
-  if (network === null) return [folder, files, load, identity];
-  const apart = networkStep(world, vm, network, { apart: true });
-  return [folder, [...files, apart], load, identity, sshStep(world, vm, network)];
+  if (network === null) return [folder, files, load, goOn, identity];
+  const place = networkStep(world, vm, network, { apart: true });
+  const ssh = sshStep(world, vm, network);
+  return [folder, [...files, tapStep(world, vm)], [place, load], goOn, identity, ssh];
 }

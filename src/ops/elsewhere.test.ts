@@ -22,7 +22,7 @@ import { imageOf } from './host-steps.ts';
 import { openHatch } from './open-hatch.ts';
 import { reconcile } from './reconcile.ts';
 import type { Step } from './steps.ts';
-import { diskFromSnapshot } from './wake-vm.ts';
+import { diskFromSnapshot } from './files-from-snapshot.ts';
 import type { World } from './world.ts';
 
 /** Two hosts with one database and one store of snapshots. */

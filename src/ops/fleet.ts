@@ -52,8 +52,11 @@ export class Fleet {
     return this.#live.get(vmId);
   }
 
-  /** Takes charge of a machine that runs; `ready` when it is known to have answered before. */
-  add(vm: Vm, machine: Machine, { ready }: { readonly ready: boolean }): void {
+  /**
+   * Takes charge of a machine. `ready`: whether it is known to have answered before; one that does not run yet can be `later`, to be
+   * listened to from `answered` or `listen` on.
+   */
+  add(vm: Vm, machine: Machine, { ready }: { readonly ready: boolean | 'later' }): void {
     this.drop(vm.id);
     const held: Held = {
       machine,
@@ -70,12 +73,28 @@ export class Fleet {
       this.touch(vm.id);
       this.onExit(vm.id, exit);
     });
-    if (!ready) void this.#watchReady(vm, held);
+    if (ready === false) void this.#watchReady(vm, held);
   }
 
-  async #watchReady(vm: Vm, held: Held): Promise<void> {
+  /** Listens for a guest's first answer, by its agent or its SSH port. */
+  listen(vm: Vm): void {
+    const held = this.#live.get(vm.id);
+    if (held) void this.#watchReady(vm, held);
+  }
+
+  /** Notes that a guest has answered its agent's client. */
+  answered(vm: Vm): void {
+    const held = this.#live.get(vm.id);
+    if (held) void this.#noteReady(vm, held, async () => 'agent');
+  }
+
+  #watchReady(vm: Vm, held: Held): Promise<void> {
+    return this.#noteReady(vm, held, () => this.#deps.waitReady(vm, held.agent, held.watch.signal));
+  }
+
+  async #noteReady(vm: Vm, held: Held, answer: () => Promise<'agent' | 'ssh'>): Promise<void> {
     try {
-      const by = await this.#deps.waitReady(vm, held.agent, held.watch.signal);
+      const by = await answer();
       for (;;) {
         if (this.#live.get(vm.id) !== held) return;
         try {

@@ -30,6 +30,7 @@ export function identityStep(world: World, vm: Vm): Step {
         (within) => Promise.race([giveIdentity({ agent, clock }, identity, within), ended]),
         signal,
       );
+      fleet.answered(vm);
       await noteHooks(world, vm, given.hooks);
       if (vm.network === null) return;
       await net.setJoined(vm.id, true);

@@ -23,7 +23,7 @@ import { inScratch, tapApart } from './scratch.ts';
 import { vmFolder } from './settings.ts';
 import type { SavedFacts, SnapshotPlan } from './snapshot-plan.ts';
 import type { Step } from './steps.ts';
-import { LONGEST_CHAIN } from './wake-vm.ts';
+import { LONGEST_CHAIN } from './files-from-snapshot.ts';
 import type { World } from './world.ts';
 
 const MIB = 1024 * 1024;

@@ -3,7 +3,7 @@ import { Failure } from '../model/failure.ts';
 import type { Snapshot } from '../model/snapshot.ts';
 import type { Vm } from '../model/vm.ts';
 import { mustFitHere } from './compatible.ts';
-import { endVmm, imageOf } from './host-steps.ts';
+import { endVmm } from './host-steps.ts';
 import { lastVerified } from './idle-snapshots.ts';
 import { releaseLayers } from './layers.ts';
 import { markError } from './mark-error.ts';
@@ -11,7 +11,7 @@ import { ownerOf } from './owner.ts';
 import { dropSnapshot } from './save-vm.ts';
 import type { Stage, Step } from './steps.ts';
 import { translate } from './translate.ts';
-import { AWAKE, carryOutWake, waitForAgent, loadMachine, noteAwake, placeSteps, wake } from './wake-vm.ts';
+import { AWAKE, carryOutWake, waitForAgent, noteAwake, placeSteps, waysIn, wake } from './wake-vm.ts';
 import type { World } from './world.ts';
 
 /** Somebody began to stand on the memory a VM was to go on in. */
@@ -61,13 +61,6 @@ async function mayGoOnIn(
  */
 async function steps(world: World, vm: Vm, snapshot: Snapshot): Promise<readonly Stage[]> {
   const { fleet, store } = world;
-  const image = await imageOf(world, vm);
-  const load: Step = {
-    name: 'vmm',
-    run: async (signal) =>
-      void (await loadMachine(world, vm, image, snapshot, signal, { mapping: 'shared', resume: false })),
-    undo: () => endVmm(world, vm),
-  };
   const givenUp = async (): Promise<boolean> => {
     const now = await store.vms.get(vm.id);
     return now !== null && now.state !== 'snapshotted';
@@ -76,8 +69,8 @@ async function steps(world: World, vm: Vm, snapshot: Snapshot): Promise<readonly
     ...step,
     undo: async () => ((await givenUp()) ? undefined : step.undo()),
   });
-  const place = (await placeSteps(world, vm, snapshot, load)).map((stage) =>
-    [stage].flat().map(unlessGivenUp),
+  const place = [...(await placeSteps(world, vm, snapshot, 'shared')), ...waysIn(world, vm, snapshot)].map(
+    (stage) => [stage].flat().map(unlessGivenUp),
   );
   const running: Step = {
     name: 'running',
@@ -88,7 +81,7 @@ async function steps(world: World, vm: Vm, snapshot: Snapshot): Promise<readonly
         throw new NotAlone();
       await goOn(world, vm, snapshot);
       await noteAwake(world, vm, snapshot);
-      await waitForAgent(world, vm, live.machine, snapshot, signal);
+      await waitForAgent(world, vm, snapshot, signal);
     },
     async undo() {
       if (!(await givenUp())) return;
