@@ -30,13 +30,16 @@ sub in {
 }
 
 sub runs {
-  my ($pid, $names) = @_;
-  return $pid && (line("/proc/$pid/comm") // '') =~ /^(?:$names)$/;
+  my ($pid, @names) = @_;
+  return if $pid eq '' || $pid =~ tr/0-9//c;
+  my $name = line("/proc/$pid/comm") // '';
+  return scalar grep { $_ eq $name } @names;
 }
 
 # Gives what a script says on stdout. It is as easily killed as others when memory is short, unlike us.
 sub shell {
   my ($why, @args) = @_;
+  put("$home/taken.$id", '');
   my $pid = open(my $out, '-|') // die "no process can be started: $!\n";
   if (!$pid) {
     eval { put('/proc/self/oom_score_adj', 0) };
@@ -63,26 +66,36 @@ sub set_clock {
   syscall(227, 0, $time) == 0 or die "its clock cannot be set\n";
 }
 
-# RNDADDENTROPY and RNDRESEEDCRNG (random(4)); the seed for the next boot is made anew too.
+# RNDADDENTROPY and RNDRESEEDCRNG (random(4)); later the seed for the next boot is made anew too.
 sub reseed {
   my ($seed) = @_;
   my $bytes = pack 'H*', $seed;
   my $entropy = pack('ii', 8 * length $bytes, length $bytes) . $bytes;
-  open my $random, '+<', '/dev/urandom' or return;
+  sysopen my $random, '/dev/urandom', 2 or return;
   ioctl $random, 0x40085203, $entropy or return;
   ioctl $random, 0x5207, 0 or return;
-  for my $path (map { "/var/lib/$_/random-seed" } qw(systemd urandom misc)) {
-    open my $file, '+<', $path or next;
-    sysread $random, my $next, 512;
-    syswrite $file, $next;
-  }
+  push @later, sub {
+    for my $path (map { "/var/lib/$_/random-seed" } qw(systemd urandom misc)) {
+      sysopen my $file, $path, 2 or next;
+      sysread $random, my $next, 512;
+      syswrite $file, $next;
+    }
+  };
   push @report, "reseeded yes\n";
   return 1;
 }
 
 sub run_hooks {
   my ($reason, $seconds) = @_;
-  return if !grep { -f && -x } in('/etc/hatch/after-restore.d', qr/^[\w.-]+$/a);
+  my $there;
+  opendir my $listing, '/etc/hatch/after-restore.d' or return;
+  while (defined(my $name = readdir $listing)) {
+    my $path = "/etc/hatch/after-restore.d/$name";
+    $there ||= index($name, '.') != 0 && -x $path && -f _;
+  }
+  return if !$there;
+  # They see all of it done.
+  finish();
   push @report, shell('its hooks could not be run', $hooks, 'hatch-hooks', $reason, $seconds);
 }
 
@@ -91,16 +104,27 @@ sub set_hostname {
   my $old = line('/proc/sys/kernel/hostname') // '';
   put('/proc/sys/kernel/hostname', "$name\n");
   put('/etc/hostname', "$name\n");
-  rename_in_hosts($old, $name) if $old =~ /^(?!localhost(?:$|\.))[A-Za-z0-9.-]+$/;
+  rename_in_hosts($old, $name) if $old ne '' && $old !~ tr/A-Za-z0-9.-//c && index("$old.", 'localhost.') != 0;
 }
 
 # Where a name in /etc/hosts is the old one, or the old one and a domain.
 sub rename_in_hosts {
   my ($old, $name) = @_;
-  my $other = my $text = text('/etc/hosts') // return;
-  $other .= "\n" if $other !~ /\n\z/;
-  my $found = $other =~ s{^(?!#).*}{ $& =~ s/(?<=\s)\Q$old\E(?=$|[\s.])/$name/gr }gem;
-  put('/etc/hosts', $other) if $found && $other ne $text && $other ne "$text\n";
+  my $text = text('/etc/hosts') // return;
+  $text .= "\n" if substr($text, -1) ne "\n";
+  my $found;
+  for (my $at = 0; ($at = index $text, $old, $at) >= 0;) {
+    my $begin = rindex($text, "\n", $at) + 1;
+    my $apart = index(" \t", substr $text, $at - 1, 1) >= 0 && index(" \t\n.", substr $text, $at + length $old, 1) >= 0;
+    if ($at > $begin && $apart && substr($text, $begin, 1) ne '#') {
+      substr($text, $at, length $old) = $name;
+      $found = 1;
+      $at += length $name;
+    } else {
+      $at += length $old;
+    }
+  }
+  put('/etc/hosts', $text) if $found;
 }
 
 sub set_machine_id {
@@ -130,9 +154,9 @@ sub restart_journal {
 sub set_host_keys {
   my ($hostname, %keys) = @_;
   my $made;
-  for my $key (in('/etc/ssh', qr/^ssh_host_(?:ed25519|ecdsa|rsa|dsa)_key$/)) {
+  for my $kind (qw(dsa ecdsa ed25519 rsa)) {
+    my $key = '/etc/ssh/ssh_host_' . $kind . '_key';
     -f $key or next;
-    my ($kind) = $key =~ /_([a-z0-9]+)_key$/;
     if (my ($private, $public) = @{ $keys{$kind} // [] }) {
       put($key, "-----BEGIN OPENSSH PRIVATE KEY-----\n$private\n-----END OPENSSH PRIVATE KEY-----\n");
       put("$key.pub", "$public\n");
@@ -150,7 +174,7 @@ sub set_host_keys {
 # sshd has read its keys when it started; at SIGHUP it starts anew, and sessions go on.
 sub reload_sshd {
   my $pid = line('/run/sshd.pid') // '';
-  return kill HUP => $pid if $pid =~ /^\d+$/a && runs($pid, 'sshd');
+  return kill HUP => $pid if runs($pid, 'sshd');
   for my $path (in('/proc', qr/^\d+$/a)) {
     kill HUP => $1 if (line("$path/stat") // '') =~ /^(\d+) \(sshd\) [A-Z] 1 /;
   }

@@ -2,45 +2,41 @@
 export const NETWORK = String.raw`# The first with a device behind it.
 sub card {
   for my $path (in('/sys/class/net', qr/./)) {
-    return $path =~ s{.*/}{}r if -e "$path/device" && (line("$path/type") // '') eq '1';
+    return substr $path, length '/sys/class/net/' if -e "$path/device" && (line("$path/type") // '') eq '1';
   }
   return;
 }
 
-# SIOCGIFFLAGS, SIOCSIFFLAGS (netdevice(7)); IFF_UP is the lowest bit.
-sub set_up {
-  my ($card, $up) = @_;
+# Asks the kernel about a card, or tells it (netdevice(7)): gives what stands behind its name then, or nothing.
+sub netdevice {
+  my ($what, $card, $told) = @_;
   socket my $any, 2, 2, 0 or return;
-  my $request = pack 'a16 x24', $card;
-  ioctl $any, 0x8913, $request or return;
-  my $flags = unpack 'x16 S', $request;
-  $request = pack 'a16 S x22', $card, $flags & ~1 | $up;
-  return ioctl $any, 0x8914, $request;
+  my $request = pack 'a16 a24', $card, $told // '';
+  ioctl $any, $what, $request or return;
+  return substr $request, 16;
 }
 
-# As ip address flush does it (rtnetlink(7)): each that RTM_GETADDR tells of is said again with RTM_DELADDR.
+# SIOCGIFFLAGS, SIOCSIFFLAGS; IFF_UP is the lowest bit.
+sub set_up {
+  my ($card, $up) = @_;
+  my $flags = netdevice(0x8913, $card) // return;
+  return defined netdevice(0x8914, $card, pack 'S', unpack('S', $flags) & ~1 | $up);
+}
+
+# SIOCGIFADDR, SIOCSIFADDR with 0.0.0.0, as ifconfig does it.
 sub flush_addresses {
-  my ($index) = @_;
-  socket my $route, 16, 3, 0 or return;
-  send $route, pack('LSSLL x8', 24, 22, 0x301, 1, 0), 0 or return;
-  my @found;
-  for (my $done; !$done;) {
-    defined recv $route, my $said, 65536, 0 or return;
-    while (length $said >= 16) {
-      my ($length, $type) = unpack 'LS', $said;
-      $done = 1 if $type == 2 || $type == 3 || $length < 16;
-      push @found, substr $said, 0, $length if $type == 20 && $index == unpack 'x20 L', $said;
-      $said = $done ? '' : substr $said, $length + 3 & ~3;
-    }
+  my ($card) = @_;
+  my $left = 1000;
+  while ($left-- && defined netdevice(0x8915, $card)) {
+    netdevice(0x8916, $card, pack 'S x14', 2) // last;
   }
-  send $route, pack('LSS', length, 21, 1) . substr($_, 8), 0 for @found;
 }
 
 # DHCP clients that would go on with the old lease; systemd-networkd and NetworkManager drop theirs when the card goes down.
 sub forget_lease {
   for my $file (in('/run', qr/^(?:dhclient|dhcpcd|udhcpc).*\.pid$/), in('/run/dhcpcd', qr/\.pid$/)) {
     my $pid = line($file) // '';
-    kill KILL => $pid if $pid =~ /^\d+$/a && runs($pid, 'dhclient|dhcpcd|udhcpc');
+    kill KILL => $pid if runs($pid, qw(dhclient dhcpcd udhcpc));
   }
   unlink in('/var/lib/dhcp', qr/^dhclient.*\.lease/), map { in("/var/lib/$_", qr/\.lease/) } qw(dhclient dhcpcd NetworkManager);
 }
@@ -66,17 +62,15 @@ sub set_card {
     return;
   }
   return if $mac eq '';
-  my $of = "/sys/class/net/$card";
-  my $old = line("$of/address");
-  forget_lease();
-  flush_addresses(line("$of/ifindex"));
+  # SIOCGIFHWADDR, SIOCSIFHWADDR: a family and the address.
+  my ($family, $old) = unpack 'S H12', netdevice(0x8927, $card) // '';
+  my $new = join '', split ':', $mac;
+  flush_addresses($card);
   set_up($card, 0);
-  # SIOCSIFHWADDR, ARPHRD_ETHER.
-  socket my $any, 2, 2, 0;
-  my $request = pack 'a16 S H12 x16', $card, 1, $mac =~ s/://gr;
-  ioctl $any, 0x8924, $request;
-  line("$of/address") eq $mac or die "the network card does not take another address\n";
-  rename_mac($old, $mac);
+  netdevice(0x8924, $card, pack 'S H12', $family, $new);
+  unpack('x2 H12', netdevice(0x8927, $card) // '') eq $new or die "the network card does not take another address\n";
+  $old = join ':', unpack '(A2)6', $old;
+  push @later, \&forget_lease, sub { rename_mac($old, $mac) };
 }
 
 # A message of D-Bus (its specification, "Message Protocol"): a header of fields, each at a multiple of eight, and a body.

@@ -68,11 +68,11 @@ test('garbage, a request that was cut off and one of no kind it knows are surviv
     await tell(`end ${ONE}\nrequest x y\n\n\n`);
     await tell(`\nrequest ${ONE} refresh\nrestore\nab`);
     await tell(refresh(TWO));
-    assert.match(await report(TWO), /^0\nreseeded (yes|no)\ndone\n$/);
+    assert.match(await report(TWO), /^0\nreseeded (yes|no)\ndone\nend\n$/);
     await tell(`\nrequest ${THREE} somersault\nend ${THREE}\n`);
-    assert.equal(await report(THREE), '1\nit does not know what to do\n');
+    assert.equal(await report(THREE), '1\nit does not know what to do\nend\n');
     await tell(`\nrequest ${ONE} refresh\nend ${ONE}\n`);
-    assert.equal(await report(ONE), '1\ntoo little was said\n');
+    assert.equal(await report(ONE), '1\ntoo little was said\nend\n');
     assert.equal(child.exitCode, null);
   }));
 
@@ -91,7 +91,8 @@ test('two requests at once are done one after the other, and one that was withdr
     await chmod(hook, 0o755);
     await tell(refresh(ONE) + refresh(TWO));
     await tell(`${refresh(THREE)}\nwithdraw ${THREE}\n`);
-    for (const id of [ONE, TWO]) assert.match(await report(id), /^0\nreseeded \w+\nhook 3 10-count\ndone\n$/);
+    for (const id of [ONE, TWO])
+      assert.match(await report(id), /^0\nreseeded \w+\nhook 3 10-count\ndone\nend\n$/);
     const last = '4'.repeat(32);
     await tell(refresh(last));
     await report(last);

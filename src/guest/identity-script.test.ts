@@ -61,7 +61,7 @@ function bothWays(name: string, body: (folder: string, way: (typeof WAYS)[string
 async function inFolder(body: (folder: string) => Promise<void>): Promise<void> {
   const folder = await mkdtemp(join(tmpdir(), 'hatch-script-'));
   try {
-    for (const path of ['etc/ssh', 'run', 'var']) await mkdir(join(folder, path), { recursive: true });
+    for (const path of ['etc/ssh', 'run/hatch', 'var']) await mkdir(join(folder, path), { recursive: true });
     await body(folder);
   } finally {
     await rm(folder, { recursive: true });

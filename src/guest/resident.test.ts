@@ -8,7 +8,7 @@ import { giveIdentity, joinNetwork, refresh, setClock } from './identity.ts';
 
 const identity = { hostname: 'copy', mac: '02:fc:00:00:00:02', machineId: 'a'.repeat(32) };
 const never = new AbortController().signal;
-const DONE = '0\nreseeded yes\ndone\n';
+const DONE = '0\nreseeded yes\ndone\nend\n';
 
 /** A guest with a helper, and what it was told to do. Time passes as one sleeps. */
 interface HelpedGuest {
@@ -86,7 +86,7 @@ const reports = (report: string, ms = 50): HelpedGuest =>
   });
 
 test('a guest with a helper is told all through it, and no program is started', async () => {
-  const guest = reports(`0\nreseeded yes\nkey ssh-ed25519 AAAA root@copy\nhook 3 a\nsaid no\ndone\n`);
+  const guest = reports(`0\nreseeded yes\nkey ssh-ed25519 AAAA root@copy\nhook 3 a\nsaid no\ndone\nend\n`);
   assert.deepEqual(await giveIdentity(guest.deps, identity, never), {
     reseeded: true,
     hostKeys: ['ssh-ed25519 AAAA root@copy'],
@@ -128,7 +128,7 @@ test('a guest without a helper is told by the scripts', async () => {
 });
 
 test('what the helper cannot do it says, and it is not tried another way', async () => {
-  const guest = reports('1\nits random state could not be reseeded\n');
+  const guest = reports('1\nits random state could not be reseeded\nend\n');
   await assert.rejects(
     giveIdentity(guest.deps, identity, never),
     (error) =>
@@ -140,13 +140,13 @@ test('what the helper cannot do it says, and it is not tried another way', async
 });
 
 test('a clock the helper cannot set is set by the agent', async () => {
-  const guest = reports('1\nits clock cannot be set\n');
+  const guest = reports('1\nits clock cannot be set\nend\n');
   await setClock(guest.deps, never);
   assert.equal(guest.setTimes, 1);
 });
 
 test('a report that is cut off, and one of another request, are none', async () => {
-  const cut = reports('0\nreseeded yes\n');
+  const cut = reports('0\nreseeded yes\nend\n');
   await assert.rejects(giveIdentity(cut.deps, identity, never), /did not come to an end/);
   const other = helped((guest) => guest.files.set(reportFile('0'.repeat(32)), DONE));
   await giveIdentity(other.deps, identity, never);
@@ -164,7 +164,7 @@ test('a helper that is killed in the middle leaves the rest to the script', asyn
   const guest = helped((the, id, at) => {
     the.files.set(takenFile(id), '');
     // Started anew, its folder is empty.
-    at(7_000, () => the.files.delete(takenFile(id)));
+    at(15_000, () => the.files.delete(takenFile(id)));
   });
   await giveIdentity(guest.deps, identity, never);
   assert.deepEqual(guest.started, ['hatch-identity']);

@@ -19,9 +19,9 @@ export interface HelperDeps {
 }
 
 /** Its report is looked for after this at first, each time so much later, at most so much later. */
-const LOOK = { firstMs: 4, times: 1.2, mostMs: 200 } as const;
-/** It does nothing else, so it takes a request at once; a guest whose processors are very busy needs seconds. */
-const TAKEN_MS = 5_000;
+const LOOK = { firstMs: 5, times: 2, mostMs: 40 } as const;
+/** What starts no program is done by then, even where processors are emulated and very busy. */
+const TAKEN_MS = 10_000;
 /** A channel that broke is connected to anew, this many times in a row. */
 const MOST_GONE = 3;
 
@@ -53,15 +53,15 @@ async function endOf(
   for (let waitMs: number = LOOK.firstMs; ; waitMs = Math.min(waitMs * LOOK.times, LOOK.mostMs)) {
     await clock.sleep(waitMs, signal);
     try {
-      const report = await agent.read(reportFile(id), signal);
-      if (report !== undefined) return resultOf(report);
+      const report = wholeReport(await agent.read(reportFile(id), signal));
+      if (report) return report;
       const now = clock.now();
       if (now - from > timeoutMs) return { ...NOTHING, exitCode: null, timedOut: true };
       if (now > takenBy) {
         // Started anew it knows of nothing. A report that came in between is seen first.
         if ((await agent.read(takenFile(id), signal)) === undefined) {
-          const last = await agent.read(reportFile(id), signal);
-          if (last !== undefined) return resultOf(last);
+          const last = wholeReport(await agent.read(reportFile(id), signal));
+          if (last) return last;
           await agent.write(HELPER_PIPE, `\nwithdraw ${id}\n`, signal);
           return undefined;
         }
@@ -76,9 +76,10 @@ async function endOf(
 
 const NOTHING: ExecResult = { exitCode: 0, stdout: '', stderr: '', truncated: false, timedOut: false };
 
-/** The first line is the exit code, as a program's; the rest is what it says, or why it failed. */
-function resultOf(report: string): ExecResult {
-  const at = report.indexOf('\n');
-  const [exitCode, rest] = [Number(report.slice(0, at)), report.slice(at + 1)];
-  return exitCode === 0 ? { ...NOTHING, stdout: rest } : { ...NOTHING, exitCode, stderr: rest };
+/** The first line is the exit code, as a program's; then what it says, or why it failed, and `end`, without which it is not whole yet. */
+function wholeReport(text: string | undefined): ExecResult | undefined {
+  const [, code, said = ''] = /^(\d+)\n(?:([^]*)\n)?end\n$/.exec(text ?? '') ?? [];
+  if (code === undefined) return undefined;
+  const exitCode = Number(code);
+  return { ...NOTHING, exitCode, [exitCode === 0 ? 'stdout' : 'stderr']: said };
 }

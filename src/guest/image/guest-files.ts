@@ -125,7 +125,8 @@ RestartSec=1
 const identity: readonly GuestFile[] = [
   { path: '/usr/lib/hatch/identity', executable: true, content: IDENTITY_HELPER },
   {
-    // Its folder goes when it ends, and with it the pipe: nobody then takes it for one that runs.
+    // Its folder goes when it ends, and with it the pipe: nobody then takes it for one that runs. It goes before all that it wakes by
+    // what it changes (systemd, systemd-networkd, sshd), which would else come in between where there is one processor.
     path: '/etc/systemd/system/hatch-identity.service',
     content: `[Unit]
 Description=Makes this machine somebody else when it comes out of a snapshot as a copy
@@ -137,6 +138,9 @@ Restart=always
 RuntimeDirectory=hatch
 RuntimeDirectoryMode=0700
 OOMScoreAdjust=-900
+CPUSchedulingPolicy=fifo
+CPUSchedulingPriority=1
+CPUSchedulingResetOnFork=yes
 `,
   },
 ];
