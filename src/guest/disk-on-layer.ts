@@ -29,13 +29,22 @@ export async function makeDiskOn(
     if (sizeBytes !== null)
       await growFile({ run }, { file: beside, format: made.format, folder, sizeBytes }, signal);
     await chmod(beside, 0o600);
-    await flush(beside);
+    if (wanted.unflushed !== true) await flush(beside);
     await rename(beside, join(folder, made.path));
     return made;
   } catch (error) {
     throw explain(error);
   } finally {
     await rm(beside, { force: true });
+  }
+}
+
+/** `GuestFiles.flushDisk`: the disk and its name. */
+export async function flushDisk({ folder, path }: Parameters<GuestFiles['flushDisk']>[0]): Promise<void> {
+  try {
+    await flush(join(folder, path));
+  } catch (error) {
+    throw explain(error);
   }
 }
 

@@ -40,6 +40,7 @@ export function fakeGuestFiles(fail: FailingFile = {}): GuestFiles {
         const layer = await readFile(layerPath, 'utf8');
         await writeFileAtomic(join(folder, path), JSON.stringify({ layer, sizeBytes: null }));
       }),
+    flushDisk: async () => undefined,
     copyDisk: ({ path, to }) => around('copyDisk', () => copyFile(path, to)),
     flattenDisk: ({ path, to }) => copyFile(path, to),
     growDisk: async ({ folder, disk, sizeBytes }) =>

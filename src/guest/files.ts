@@ -29,6 +29,8 @@ export interface GuestFiles {
     },
     signal: AbortSignal,
   ): Promise<void>;
+  /** Resolves when a disk that was made `unflushed` is on the host's disk. Throws Failure no_space. */
+  flushDisk(disk: { readonly folder: string; readonly path: string }): Promise<void>;
   /** Copies a raw disk: shared blocks where the file system can, else sparsely. Throws Failure no_space. */
   copyDisk(disk: { readonly path: string; readonly to: string }, signal: AbortSignal): Promise<void>;
   /** Writes a disk whole into a raw file: what an overlay shows its guest, with all it stands on. Sparse; all of it or nothing. */
@@ -66,6 +68,8 @@ export interface LayerDiskRequest {
   readonly sizeBytes: number | null;
   /** Whether the hypervisor reads overlays. */
   readonly qcow2: boolean;
+  /** true: it need not have reached the host's disk yet; `flushDisk` sees to that before a guest writes to it. */
+  readonly unflushed?: boolean;
   /** The image at the bottom of the chain, for the new disk to stand on alone: what lies between is copied into it. */
   readonly flattenOnto: { readonly path: string; readonly format: 'raw' | 'qcow2' } | null;
 }

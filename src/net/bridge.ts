@@ -118,18 +118,27 @@ export function ourTaps(bridge: string, links: readonly Link[]): ReadonlyMap<VmI
   return taps;
 }
 
-/** The `ip` commands that make or mend a VM's tap, on the bridge or `apart`; none when it is as it should be. `mtu`: unless told, the kernel's. */
+/**
+ * The `ip` commands that make or mend a VM's tap, on the bridge or `apart`; none when it is as it should be. One that is apart stays so
+ * unless it is to `join`. `mtu`: unless told, the kernel's.
+ */
 export function tapCommands(
   {
     bridge,
     mtu,
     apart = false,
-  }: { readonly bridge: string; readonly mtu: number | undefined; readonly apart?: boolean },
+    join = false,
+  }: {
+    readonly bridge: string;
+    readonly mtu: number | undefined;
+    readonly apart?: boolean;
+    readonly join?: boolean;
+  },
   { vmId, tapOwner }: Pick<Port, 'vmId' | 'tapOwner'>,
   there: Link | undefined,
 ): readonly string[] {
   const sized = mtu === undefined || there?.mtu === mtu ? [] : [`link set dev ${vmId} mtu ${mtu}`];
-  if (there?.ifalias === apartAlias(bridge)) return sized;
+  if (there?.ifalias === apartAlias(bridge)) return join ? [...sized, ...joinCommands(bridge, vmId)] : sized;
   // The owner is given when it is made (TUNSETOWNER); none of `ip`'s commands changes it later.
   if (there && tapOwner !== undefined && there.linkinfo?.info_data?.user !== tapOwner)
     return [`link del dev ${vmId}`, ...tapCommands({ bridge, mtu, apart }, { vmId, tapOwner }, undefined)];

@@ -86,12 +86,13 @@ class FakeNetwork implements Network {
     });
   }
 
-  attach(port: Port, { apart = false } = {}): Promise<{ readonly tap: string }> {
+  attach(port: Port, { apart = false, join = false } = {}): Promise<{ readonly tap: string }> {
     return this.#change('attach', (host) => {
       if (!host.bridge) throw new NetError('the bridge is not there; the network was not started');
       ensurePort(host, port);
       const tap = host.taps[port.vmId];
       if (apart && tap) [tap.apart, tap.joined] = [true, false];
+      if (join && tap) [tap.apart, tap.joined] = [false, true];
       return { tap: port.vmId };
     });
   }

@@ -30,6 +30,7 @@ import {
   ipBatch,
   linkCounters,
   listLinks,
+  listNamed,
   listRoutes,
   type Link,
 } from './tools.ts';
@@ -100,16 +101,13 @@ class LinuxNetwork implements Network {
     });
   }
 
-  attach(port: Port, { apart = false } = {}): Promise<{ readonly tap: string }> {
+  attach(port: Port, { apart = false, join = false } = {}): Promise<{ readonly tap: string }> {
     return this.#alone(async () => {
       const { run } = this.#deps;
       const { bridge } = this.#options;
       checkPort(this.#plan, port);
-      const [[there], [tap], tables] = await Promise.all([
-        listLinks(run, bridge),
-        listLinks(run, port.vmId),
-        this.#tables.look(),
-      ]);
+      const [links, tables] = await Promise.all([listNamed(run, [bridge, port.vmId]), this.#tables.look()]);
+      const [there, tap] = [links.get(bridge), links.get(port.vmId)];
       if (!there)
         throw new NetError(
           `the bridge ${bridge} is not there; the network was not started, or somebody removed it`,
@@ -120,7 +118,7 @@ class LinuxNetwork implements Network {
         // The tap last: on the bridge without its filter entries, it would be a guest nobody watches.
         this.#tables
           .put([port], ports, tables)
-          .then(() => ipBatch(run, tapCommands({ bridge, mtu: there.mtu, apart }, port, tap))),
+          .then(() => ipBatch(run, tapCommands({ bridge, mtu: there.mtu, apart, join }, port, tap))),
       );
       return { tap: port.vmId };
     });

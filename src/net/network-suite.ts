@@ -181,6 +181,14 @@ export function networkSuite(name: string, makeHost: () => Promise<NetworkHost>)
     assert.equal(await joined(), true);
     await net.attach(port, { apart: true });
     assert.equal(await joined(), false);
+    await net.attach(port, { join: true });
+    assert.equal(await joined(), true);
+    await net.detach(port.vmId);
+    await net.attachApart(port);
+    assert.equal(await joined(), false);
+    await net.attach(port, { join: true });
+    assert.equal(await joined(), true);
+    assertHas(await host.view(), [port]);
     await net.detach(port.vmId);
     await net.release();
   });

@@ -13,10 +13,13 @@ export interface Network {
   start(ports: readonly Port[]): Promise<void>;
 
   /**
-   * Makes a VM's tap, its filter entries and its DHCP reservation; `apart`: the tap off the bridge until `setJoined`. Twice is as good
-   * as once. Gives the tap's name.
+   * Makes a VM's tap, its filter entries and its DHCP reservation; `apart`: the tap off the bridge until `setJoined`; `join`: onto it, also
+   * one that was apart, which else stays so. Twice is as good as once. Gives the tap's name.
    */
-  attach(port: Port, how?: { readonly apart?: boolean }): Promise<{ readonly tap: string }>;
+  attach(
+    port: Port,
+    how?: { readonly apart?: boolean; readonly join?: boolean },
+  ): Promise<{ readonly tap: string }>;
 
   /**
    * Makes a tap that leads nowhere: it is not on the bridge, not up, and gets neither filter entry nor reservation. It can be a VM's first:

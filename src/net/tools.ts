@@ -98,6 +98,22 @@ export async function listLinks(run: Run, name?: string): Promise<readonly Link[
   }
 }
 
+/** Those of the named links that are there, looked at by one process. */
+export async function listNamed(run: Run, names: readonly string[]): Promise<ReadonlyMap<string, Link>> {
+  const input = names.map((name) => `address show dev ${name}\n`).join('');
+  // -force: one that is not there does not end it; a line of JSON for each that is.
+  const said = await command(run, ['ip', '-json', '-details', '-force', '-batch', '-'], {
+    input,
+    okExitCodes: [0, 1],
+  });
+  const links = said
+    .split('\n')
+    .filter((line) => line.startsWith('['))
+    .flatMap((line) => JSON.parse(line) as readonly (Link | Record<string, never>)[])
+    .filter((link): link is Link => 'ifname' in link);
+  return new Map(links.map((link) => [link.ifname, link]));
+}
+
 interface LinkCounters {
   readonly bytes: number;
   readonly packets: number;

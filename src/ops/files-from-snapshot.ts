@@ -69,6 +69,8 @@ export function diskFromSnapshot(
           layerFormat: disk.format,
           sizeBytes: grown,
           qcow2: driver.capabilities.qcow2,
+          // While the machine is loaded.
+          unflushed: true,
           flattenOnto: !flat
             ? null
             : whole

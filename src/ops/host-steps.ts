@@ -212,12 +212,12 @@ export function seedStep(
   };
 }
 
-/** The VM's place in the network; `apart`: its tap off the bridge until it joins. */
+/** The VM's place in the network; `apart`: its tap off the bridge until it joins; `join`: one that was made apart joins. */
 export function networkStep(
   { net, driver, settings }: Pick<Deps, 'net' | 'driver' | 'settings'>,
   vm: Vm,
   network: VmNetwork,
-  how: { readonly apart?: boolean } = {},
+  how: { readonly apart?: boolean; readonly join?: boolean } = {},
 ): Step {
   return {
     name: 'network',
@@ -226,12 +226,12 @@ export function networkStep(
   };
 }
 
-/** Gives a VM its place in the network, with a tap its hypervisor can open; `apart`: off the bridge until it joins. */
+/** Gives a VM its place in the network, with a tap its hypervisor can open; `how` as for `Network.attach`. */
 export async function attach(
   { net, driver, settings }: Pick<Deps, 'net' | 'driver' | 'settings'>,
   vm: Vm,
   network: VmNetwork,
-  how: { readonly apart?: boolean } = {},
+  how: { readonly apart?: boolean; readonly join?: boolean } = {},
 ): Promise<void> {
   const tapOwner = await driver.tapOwner({ vmId: vm.id, folder: vmFolder(settings, vm.id) });
   await net.attach({ ...portOf(vm, network), ...(tapOwner === null ? {} : { tapOwner }) }, how);

@@ -6,7 +6,7 @@ import { exists } from '../host/files.ts';
 import { Failure } from '../model/failure.ts';
 import type { Image, Layer, Operation } from '../model/records.ts';
 import type { Snapshot } from '../model/snapshot.ts';
-import type { Vm, VmNetwork } from '../model/vm.ts';
+import type { Vm } from '../model/vm.ts';
 import type { LoadOptions, MachineSpec } from '../vmm/driver.ts';
 import { mustFitHere } from './compatible.ts';
 import { diskOf, endVmm, imageOf, networkStep, SEED_FILE, seedStep, specOf, sshStep } from './host-steps.ts';
@@ -117,9 +117,8 @@ export async function placeSteps(
   const load = loadStep(world, vm, image, snapshot, mapping);
   if (network === null) return [folder, files, load];
   // Taken back in reverse: the hypervisor before its tap.
-  const place = wasSavedElsewhere(vm, snapshot)
-    ? networkStep(world, vm, network, { apart: true })
-    : joinedStep(world, vm, network);
+  const stranger = wasSavedElsewhere(vm, snapshot);
+  const place = networkStep(world, vm, network, stranger ? { apart: true } : { join: true });
   return [folder, [...files, tapStep(world, vm)], [place, load]];
 }
 
@@ -134,18 +133,6 @@ export function waysIn(world: World, vm: Vm, snapshot: Snapshot): readonly Step[
 /** A tap that leads nowhere yet: all the hypervisor needs of the network to be started. */
 export function tapStep(world: World, vm: Vm): Step {
   return { name: 'tap', run: () => tapApart(world, vm), undo: () => world.net.detach(vm.id) };
-}
-
-/** The place in the network of a VM whose tap is there; it joins as soon as it is watched. */
-function joinedStep(world: World, vm: Vm, network: VmNetwork): Step {
-  const place = networkStep(world, vm, network, { apart: true });
-  return {
-    ...place,
-    async run(signal) {
-      await place.run(signal);
-      await world.net.setJoined(vm.id, true);
-    },
-  };
 }
 
 /** Whether the saved machine takes itself for another than this VM: it was saved in another installation, and is told like a copy. */
@@ -187,10 +174,13 @@ async function loadMachine(
   signal: AbortSignal,
   mapping: LoadOptions['mapping'],
 ): Promise<void> {
-  const { store, driver, fleet } = world;
+  const { store, driver, fleet, files, settings } = world;
   const { saved } = await localFiles(world, snapshot);
   const now = (await store.vms.get(vm.id)) ?? vm;
   const spec = loadedSpec(world, now, image, await diskOf(world, now), snapshot);
+  const [disk] = spec.disks;
+  const flushed = disk && files.flushDisk({ folder: vmFolder(settings, vm.id), path: disk.path });
+  flushed?.catch(() => undefined);
   const resume = !driver.capabilities.resumeKeepsAgent;
   const machine = await driver.load(spec, saved, { mapping, resume }, signal);
   await store.vms.update(vm.id, ownerOf(vm), {
@@ -201,6 +191,7 @@ async function loadMachine(
     memoryLayerId: snapshot.memoryLayerId,
   });
   fleet.add(now, machine, { ready: 'later' });
+  await flushed;
 }
 
 /** The machine, unless told otherwise on a private map of the saved memory; it goes on with `goOnStep`. */
