@@ -10,6 +10,7 @@ import { CreateKey, Key, NewKey } from './key.ts';
 import { FileChange, FileEntry, FileFacts, SnapshotDiff } from './saved-file.ts';
 import { ForkVm, ImportedSnapshot, PatchSnapshot, RestoreVm, Snapshot, SnapshotVm } from './snapshot.ts';
 import { VmMetrics } from './metrics.ts';
+import { CreateRoute, PatchRoute, Route, WakeRules } from './route.ts';
 import { CreateTemplate, PatchTemplate, Template } from './template.ts';
 import { CreateVm, NoFields, PatchVm, StateReason, StopVm, Vm } from './vm.ts';
 
@@ -19,6 +20,7 @@ export const SCHEMAS: readonly TSchema[] = [
   CreateAccount,
   CreateImage,
   CreateKey,
+  CreateRoute,
   CreateTemplate,
   CreateVm,
   Deleted,
@@ -40,6 +42,7 @@ export const SCHEMAS: readonly TSchema[] = [
   NoFields,
   OwnAccount,
   PatchAccount,
+  PatchRoute,
   PatchSnapshot,
   PatchTemplate,
   PatchVm,
@@ -48,6 +51,7 @@ export const SCHEMAS: readonly TSchema[] = [
   Ready,
   SnapshotDiff,
   RestoreVm,
+  Route,
   Snapshot,
   SnapshotVm,
   StateReason,
@@ -55,4 +59,5 @@ export const SCHEMAS: readonly TSchema[] = [
   Template,
   Vm,
   VmMetrics,
+  WakeRules,
 ];
