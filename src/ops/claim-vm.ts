@@ -61,14 +61,12 @@ export async function claim(
 }
 
 function taken(error: Taken, wanted: Wanted): Failure | undefined {
-  const asked: Record<Taken['field'], string | null> = {
+  const asked: Partial<Record<Taken['field'], string | null>> = {
     name: wanted.name,
     guest_ip: wanted.network?.ip ?? null,
     guest_mac: wanted.network?.mac ?? null,
-    ssh_port: null,
-    id: null,
   };
-  const value = asked[error.field];
+  const value = asked[error.field] ?? null;
   if (value === null) return undefined;
   return new Failure('already_exists', `"${error.field}" cannot be "${value}": another VM has it.`, {
     details: { field: error.field, value },

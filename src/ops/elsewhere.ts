@@ -74,14 +74,14 @@ async function mustHavePlace({ settings, ports }: World, vm: Vm): Promise<void> 
 }
 
 function valueOf({ name, network, id }: Vm, field: Taken['field']): string | number | null {
-  const values = {
+  const values: Partial<Record<Taken['field'], string | number | null>> = {
     name,
     id,
     guest_ip: network?.ip ?? null,
     guest_mac: network?.mac ?? null,
     ssh_port: network?.sshPort ?? null,
   };
-  return values[field];
+  return values[field] ?? null;
 }
 
 function noPlace(

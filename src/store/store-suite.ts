@@ -10,6 +10,7 @@ import { ledgerTests } from './suite/ledger.ts';
 import { listTests } from './suite/lists.ts';
 import { operationTests } from './suite/operations.ts';
 import { raceTests } from './suite/races.ts';
+import { routeTests } from './suite/routes.ts';
 import { snapshotTests } from './suite/snapshots.ts';
 import type { Bench, Declare } from './suite/support.ts';
 import { vmTests } from './suite/vms.ts';
@@ -39,6 +40,7 @@ export function storeSuite(name: string, open: (clock: Clock) => Promise<Store>)
     listTests(declare);
     operationTests(declare);
     snapshotTests(declare);
+    routeTests(declare);
     claimTests(declare);
     ledgerTests(declare);
     ledgerPackTests(declare);

@@ -5,6 +5,7 @@ import type {
   KeyId,
   LayerId,
   OperationId,
+  RouteId,
   SnapshotId,
   TemplateId,
   VmId,
@@ -22,6 +23,7 @@ import type {
   StepPhase,
   Template,
 } from '../model/records.ts';
+import type { NewRoute, Route, RouteName, RoutePatch } from '../model/route.ts';
 import type { NewSnapshot, Snapshot, SnapshotPatch } from '../model/snapshot.ts';
 import type { NewVm, Verb, Vm, VmPatch, VmState } from '../model/vm.ts';
 import type { Ledger } from './ledger.ts';
@@ -40,6 +42,7 @@ export interface Store {
   readonly operations: Operations;
   readonly layers: Layers;
   readonly snapshots: Snapshots;
+  readonly routes: Routes;
   readonly ledger: Ledger;
   readonly events: Events;
   /** Resolves when the database answers; throws when it does not. */
@@ -54,10 +57,10 @@ export interface Page {
   readonly after?: string | undefined;
 }
 
-/** A value somebody else has; `field` is the column: name, guest_ip, guest_mac, ssh_port, id. */
+/** A value somebody else has; `field` is the column. */
 export class Taken extends Error {
   override readonly name = 'Taken';
-  readonly field: 'name' | 'guest_ip' | 'guest_mac' | 'ssh_port' | 'id';
+  readonly field: 'name' | 'guest_ip' | 'guest_mac' | 'ssh_port' | 'id' | 'subdomain' | 'domain';
   constructor(field: Taken['field'], cause?: unknown) {
     super(`${field} is taken`, { cause });
     this.field = field;
@@ -276,6 +279,27 @@ export interface Snapshots {
   goOnIn(id: SnapshotId, vm: { readonly owner: Owner; readonly patch: VmPatch }): Promise<boolean>;
   /** Forgets the files a host has of one that is durable; false when it is not, another host has them by now, or a copy is being made. */
   dropLocal(id: SnapshotId, hostId: string): Promise<boolean>;
+}
+
+/** Host names that lead to guests; they go with their VM's row. */
+export interface Routes {
+  /**
+   * Makes a route with its event. Throws Taken for a name that a route of any account has, Failure `not_found` when the VM is not
+   * there or not the account's; then nothing was made.
+   */
+  create(route: NewRoute, event: NewEvent): Promise<Route>;
+  get(accountId: AccountId, id: RouteId): Promise<Route | null>;
+  /** Of all accounts, by its exact name in lower case: what the proxy asks at each request. */
+  byName(name: RouteName): Promise<Route | null>;
+  /** Newest first. `accountId` undefined: of all (operators). */
+  list(
+    filter: { readonly accountId?: AccountId | undefined; readonly vmId?: VmId | undefined },
+    page: Page,
+  ): Promise<readonly Route[]>;
+  /** null: there is none in this account. */
+  update(accountId: AccountId, id: RouteId, patch: RoutePatch): Promise<Route | null>;
+  /** Removes it, with an event of that; false: there is none in this account. */
+  remove(accountId: AccountId, id: RouteId, event: NewEvent): Promise<boolean>;
 }
 
 export interface NewEvent {

@@ -4,6 +4,7 @@ import type { Engine } from './engine.ts';
 import { first } from './migrations/001-first.ts';
 import { snapshots } from './migrations/002-snapshots.ts';
 import { ledger } from './migrations/003-ledger.ts';
+import { routes } from './migrations/004-routes.ts';
 
 const TABLE = 'hatch_migrations';
 
@@ -13,6 +14,7 @@ export function migrations(engine: Engine['name']): Record<string, Migration> {
     '001-first': first(engine),
     '002-snapshots': snapshots(engine),
     '003-ledger': ledger(engine),
+    '004-routes': routes(engine),
   };
 }
 

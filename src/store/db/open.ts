@@ -16,6 +16,7 @@ import { ledger } from './ledger.ts';
 import { migrate, migrations, schemaOf } from './migrate.ts';
 import { operations } from './operations.ts';
 import { openPostgres } from './postgres.ts';
+import { routes } from './routes.ts';
 import { mustBeFolder, openSqlite } from './sqlite.ts';
 import { snapshots } from './snapshots.ts';
 import { templates } from './templates.ts';
@@ -47,6 +48,7 @@ export async function openStore(
     operations: operations(engine),
     layers: layers(engine),
     snapshots: snapshots(engine),
+    routes: routes(engine),
     ledger: ledger(engine),
     events: events(engine),
     ping: async () => {

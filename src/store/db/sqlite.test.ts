@@ -10,6 +10,7 @@ import type { Readable } from 'node:stream';
 import { after, before, test } from 'node:test';
 import { sql } from 'kysely';
 import { systemClock } from '../../base/clock.ts';
+import { newId } from '../../base/ids.ts';
 import { silent } from '../../base/logger.ts';
 import { furnish, NO_LIMITS } from '../fixtures.ts';
 import type { Store } from '../store.ts';
@@ -56,6 +57,56 @@ test('what was written is there when the store is opened again, and numbers go o
   const next = await second.events.add({ accountId: account.id, vmId: null, kind: 'test', message: '' });
   assert.ok(event && next.seq > event.seq);
   await second.close();
+});
+
+test('rows of a database from before routes survive, and their VMs can have routes', async () => {
+  const path = join(folder, 'before-routes.db');
+  const first = await open(path);
+  const { account, newVm } = await furnish(first);
+  const vm = await make(first, newVm({ name: 'kept', labels: { a: 'b' }, userData: '#!/bin/sh' }));
+  const events = await first.events.list({ vmId: vm.id }, { limit: 10 });
+  await first.close();
+  const database = new DatabaseSync(path);
+  database.exec("drop table routes; delete from hatch_migrations where name = '004-routes'");
+  database.close();
+  const second = await open(path);
+  assert.deepEqual(await second.vms.get(vm.id), vm);
+  assert.deepEqual(await second.accounts.get(account.id), account);
+  assert.deepEqual(await second.events.list({ vmId: vm.id }, { limit: 10 }), events);
+  const route = await second.routes.create(
+    {
+      id: newId('rt'),
+      accountId: account.id,
+      vmId: vm.id,
+      subdomain: 'kept',
+      domain: null,
+      targetPort: 80,
+      autoWake: true,
+      wake: null,
+    },
+    { accountId: account.id, vmId: vm.id, kind: 'route.created', message: '' },
+  );
+  assert.deepEqual(await second.routes.byName({ subdomain: 'kept', domain: null }), route);
+  await second.close();
+});
+
+test('a route is looked up by an index of its name, and has one name', async () => {
+  const engine = await openSqlite(join(folder, 'names.db'));
+  await migrate(engine, migrations('sqlite'));
+  for (const name of ['subdomain', 'domain']) {
+    const plan = await sql<{
+      detail: string;
+    }>`explain query plan select * from routes where ${sql.ref(name)} = ${'x'}`.execute(engine.db);
+    assert.match(plan.rows[0]?.detail ?? '', new RegExp(`USING INDEX routes_${name}\\b`));
+  }
+  await sql`pragma foreign_keys = off`.execute(engine.db);
+  const row = (id: string, subdomain: string | null, domain: string | null): Promise<unknown> =>
+    sql`insert into routes (id, account_id, vm_id, subdomain, domain, target_port, auto_wake, created_at, updated_at)
+      values (${id}, 'a', 'v', ${subdomain}, ${domain}, 80, 1, 0, 0)`.execute(engine.db);
+  await row('one', 'a', null);
+  await assert.rejects(row('none', null, null), /CHECK/i);
+  await assert.rejects(row('both', 'b', 'b.example.com'), /CHECK/i);
+  await engine.db.destroy();
 });
 
 test('a path that will not do is told in a sentence that says what to do', async () => {

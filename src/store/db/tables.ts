@@ -6,11 +6,13 @@ import type {
   KeyId,
   LayerId,
   OperationId,
+  RouteId,
   SnapshotId,
   TemplateId,
   VmId,
 } from '../../base/ids.ts';
 import type { Layer, OperationOutcome, Operation, Quotas, Scope, StepPhase } from '../../model/records.ts';
+import type { WakeRules } from '../../model/route.ts';
 import type { SavedGuest, SavedOn, Snapshot, SnapshotKind, SnapshotState } from '../../model/snapshot.ts';
 import type { IdlePolicy, StateReason, Verb, VmmProcess, VmState } from '../../model/vm.ts';
 import type { BlobId, BlobKind, BlobState, LeaseId } from '../ledger.ts';
@@ -28,6 +30,7 @@ export interface Tables {
   templates: TemplatesTable;
   layers: LayersTable;
   snapshots: SnapshotsTable;
+  routes: RoutesTable;
   account_secrets: AccountSecretsTable;
   blobs: BlobsTable;
   snapshot_blobs: SnapshotBlobsTable;
@@ -145,6 +148,21 @@ export interface SnapshotsTable {
   used_at: number;
   problem: string | null;
   created_at: number;
+}
+
+export interface RoutesTable {
+  seq: GeneratedAlways<number>;
+  id: RouteId;
+  account_id: AccountId;
+  vm_id: VmId;
+  /** One of the two, in lower case. */
+  subdomain: string | null;
+  domain: string | null;
+  target_port: number;
+  auto_wake: Flag;
+  wake: Json<WakeRules> | null;
+  created_at: number;
+  updated_at: number;
 }
 
 /** What an account's chunks are named and sealed with: wrapped by the operator's key, where there is one. */
