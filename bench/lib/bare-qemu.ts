@@ -1,7 +1,10 @@
 import { mkdir, realpath, rm, symlink } from 'node:fs/promises';
 import { join } from 'node:path';
 import { systemClock } from '../../src/base/clock.ts';
+import { silent } from '../../src/base/logger.ts';
 import { until } from '../../src/base/until.ts';
+import { openAgent } from '../../src/guest/agent-client.ts';
+import { giveIdentity, newMachineId } from '../../src/guest/identity.ts';
 import { tail } from '../../src/host/files.ts';
 import { connectUnix } from '../../src/host/json-lines.ts';
 import { isAlive, signalProcess, spawnDetached, type Detached } from '../../src/host/process.ts';
@@ -144,6 +147,22 @@ export class BareQemu {
     this.#disk = over;
     const events = this.#events.slice(from);
     return { still: stoodStill(events), said: timeline(events) };
+  }
+
+  /** Tells the guest that it is somebody else, as hatchd tells a copy, with nothing of hatchd besides. */
+  async giveIdentity(hostname: string, mac: string): Promise<void> {
+    const signal = AbortSignal.timeout(WITHIN_MS);
+    const agent = openAgent({
+      connect: (within) => connectUnix(join(this.#folder, 'agent.sock'), within),
+      clock: systemClock,
+      log: silent,
+    });
+    try {
+      const identity = { hostname, mac, machineId: newMachineId() };
+      await giveIdentity({ agent, clock: systemClock }, identity, signal);
+    } finally {
+      agent.close();
+    }
   }
 
   /** Ends it and removes its folder. */
