@@ -31,6 +31,7 @@ export async function describeRoutes(app: App, version: string): Promise<void> {
         { name: 'VMs', description: 'Make them, run them, remove them.' },
         { name: 'Inside a VM', description: 'Commands, console, events.' },
         { name: 'Snapshots', description: 'Sleep, wake, copy; whole VMs as they were in one moment.' },
+        { name: 'Routes', description: 'Host names that lead to ports of guests.' },
         { name: 'Images', description: 'What VMs boot from.' },
         { name: 'Templates', description: 'Settings to make VMs with.' },
         { name: 'Accounts', description: 'Who may do what, and how much of it.' },

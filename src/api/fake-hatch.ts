@@ -8,6 +8,7 @@ import { checkUserData } from '../model/user-data.ts';
 import type { Vm } from '../model/vm.ts';
 import { pageOf } from './fake-page.ts';
 import { NOTHING, templateFields } from './fake-templates.ts';
+import { fakeRoutes } from './fake-routes.ts';
 import { fakeSnapshots, type FakeSnapshots } from './fake-snapshots.ts';
 import type { Caller, Hatch } from '../ops/hatch.ts';
 
@@ -98,6 +99,7 @@ export function fakeHatch(clock: Clock): FakeHatch {
     };
   };
   const saved = fakeSnapshots({ clock, rows: vms, own, change, newNetwork });
+  const routed = fakeRoutes({ clock, own });
   const tell = (vm: Vm, kind: string): void => {
     events.push({
       id: newId('evt'),
@@ -262,6 +264,7 @@ export function fakeHatch(clock: Clock): FakeHatch {
         const vm = own(caller, id);
         vms.delete(vm.id);
         saved.forget(vm);
+        routed.forget(vm);
       },
       exec: async (caller, id, command) => {
         own(caller, id);
@@ -289,6 +292,7 @@ export function fakeHatch(clock: Clock): FakeHatch {
       },
     },
     snapshots: saved.snapshots,
+    routes: routed.routes,
     images: {
       create: async (caller, request) =>
         addImage(caller.accountId, request.name, request.kernelPath, request.rootfsPath),

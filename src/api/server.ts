@@ -24,6 +24,7 @@ import { savedFileRoutes } from './saved-files.ts';
 import { templateRoutes } from './templates.ts';
 import { snapshotFileRoutes } from './snapshot-files.ts';
 import { snapshotRoutes } from './snapshots.ts';
+import { routeRoutes } from './routes.ts';
 import { rateLimiter, type RateLimit } from './rate-limit.ts';
 import { serializerCompiler, validatorCompiler } from './validation.ts';
 import { vmRoutes } from './vms.ts';
@@ -84,6 +85,7 @@ export async function createApi(
   snapshotRoutes(app, { hatch });
   savedFileRoutes(app, { hatch, log, streams });
   await snapshotFileRoutes(app, { hatch, log, streams, clock });
+  routeRoutes(app, { hatch });
   execRoutes(app, { hatch });
   consoleRoutes(app, { hatch, log, streams });
   metricsRoutes(app, { hatch });

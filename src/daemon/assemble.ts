@@ -227,6 +227,11 @@ export async function openWorld(
     plan: values.HATCH_BRIDGE_CIDR,
     sshPortMin: values.HATCH_SSH_PORT_MIN,
     sshPortMax: values.HATCH_SSH_PORT_MAX,
+    proxy: {
+      scheme: values.HATCH_PROXY_TLS_CERT === undefined ? 'http' : 'https',
+      port: values.HATCH_PROXY_ADDR.port,
+      baseDomain: values.HATCH_PROXY_BASE_DOMAIN,
+    },
     defaultVcpuCount: values.HATCH_DEFAULT_VCPU,
     defaultMemMib: values.HATCH_DEFAULT_MEM_MIB,
     defaultBootArgs: values.HATCH_DEFAULT_BOOT_ARGS ?? null,

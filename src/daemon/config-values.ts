@@ -1,6 +1,7 @@
 import { isIP, isIPv4 } from 'node:net';
 import { resolve } from 'node:path';
 import { Cron } from 'croner';
+import { isHostName } from '../model/host-name.ts';
 
 /**
  * How each kind of setting is read from its text. All throw an Error whose message completes the sentence "NAME ...", saying
@@ -63,6 +64,14 @@ export function paths(text: string): readonly string[] {
 export function word(text: string): string {
   if (!/^[\x21-\x7e]+$/.test(text)) throw new Error('must be one word without spaces.');
   return text;
+}
+
+/** A domain that names can hang under, in lower case. */
+export function baseDomain(text: string): string {
+  const domain = text.toLowerCase();
+  if (!isHostName(`${'x'.repeat(63)}.${domain}`))
+    throw new Error('must be a domain such as hatch.example.com, of at most 189 characters.');
+  return domain;
 }
 
 /** One line of printable characters. */

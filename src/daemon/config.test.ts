@@ -51,6 +51,7 @@ test('every value that will not do is named with what is allowed, all at once', 
     HATCH_SSH_ALLOWED_CIDR: '10.0.0.0/33',
     HATCH_IDLE_TIMEOUT: '45',
     HATCH_DNS_SERVERS: '::1',
+    HATCH_PROXY_BASE_DOMAIN: 'https://hatch.example',
     DATABASE_URL: 'mysql://x',
     HATCH_SNAPSHOT_STORE: 's3://bucket/../other',
     HATCH_S3_ENDPOINT: 'https://key:hunter2@s3.example',
@@ -61,6 +62,16 @@ test('every value that will not do is named with what is allowed, all at once', 
     const problem = problems.find((one) => one.startsWith(`${name} `));
     assert.match(problem ?? '', /must|not an address|prefix/, name);
   }
+});
+
+test('the domain routes hang under is a host name with room for a label before it', () => {
+  const domain = (text: string): string => read({ HATCH_PROXY_BASE_DOMAIN: text }).HATCH_PROXY_BASE_DOMAIN;
+  assert.equal(domain('Hatch.Example.COM'), 'hatch.example.com');
+  assert.equal(domain('localhost'), 'localhost');
+  const long = `${'a.'.repeat(93)}com`;
+  assert.equal(domain(long), long);
+  for (const bad of [`a.${long}`, '.example.com', 'example.com:80', '10.0.0.1', '*.example.com'])
+    assert.match(problemsOf({ HATCH_PROXY_BASE_DOMAIN: bad }).join(), /must be a domain such as/, bad);
 });
 
 test('settings that need each other are refused alone', () => {

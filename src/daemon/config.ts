@@ -97,9 +97,11 @@ export const SETTINGS = {
   HATCH_PROXY_ADDR: setting('address and port of the HTTP proxy', '127.0.0.1:9090', read.hostPort, {
     later: true,
   }),
-  HATCH_PROXY_BASE_DOMAIN: setting('domain the subdomains hang under', 'hatch.localhost', read.word, {
-    later: true,
-  }),
+  HATCH_PROXY_BASE_DOMAIN: setting(
+    "domain routes' subdomains hang under",
+    'hatch.localhost',
+    read.baseDomain,
+  ),
   HATCH_PROXY_WAKE_TIMEOUT: setting('longest wait for a wake', '60s', read.duration, { later: true }),
   HATCH_PROXY_TLS_CERT: setting("file with the proxy's certificate", null, read.path, { later: true }),
   HATCH_PROXY_TLS_KEY: setting("file with the proxy's private key", null, read.path, { later: true }),

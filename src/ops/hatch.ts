@@ -4,6 +4,7 @@ import type { FileContent } from '../guest/saved-disk/content-stream.ts';
 import type { ExecCommand, ExecResult } from '../guest/agent.ts';
 import type { Account, ApiKey, HatchEvent, Image, Quotas, Scope, Template } from '../model/records.ts';
 import type { FileChange, FileFacts, FileListing } from '../model/saved-files.ts';
+import type { Route, WakeRules } from '../model/route.ts';
 import type { Snapshot } from '../model/snapshot.ts';
 import type { IdlePolicy, Vm, VmState } from '../model/vm.ts';
 import type { Transfer } from './archive/archive.ts';
@@ -98,6 +99,26 @@ export interface TemplateFields {
   readonly idle?: Partial<IdlePolicy> | null | undefined;
   readonly labels?: Readonly<Record<string, string>> | undefined;
 }
+
+/** A route to make: `subdomain` or `domain`, or neither, and a subdomain is made. */
+export interface CreateRoute {
+  readonly subdomain?: string | undefined;
+  readonly domain?: string | undefined;
+  readonly targetPort: number;
+  /** true where nothing is said. */
+  readonly autoWake?: boolean | undefined;
+  readonly wake?: WakeRules | undefined;
+}
+
+export interface PatchRoute {
+  readonly targetPort?: number | undefined;
+  readonly autoWake?: boolean | undefined;
+  /** All of the rules; null takes them away. */
+  readonly wake?: WakeRules | null | undefined;
+}
+
+/** A route, and where the proxy answers for it. */
+export type RouteAt = Route & { readonly url: string };
 
 /** What a running VM has used. */
 export interface VmMetrics {
@@ -225,6 +246,19 @@ export interface Hatch {
     ): Promise<ImportedSnapshot>;
     /** Not the one its VM sleeps as (`in_use`); copies do not hold it. */
     delete(caller: Caller, idOrName: string): Promise<void>;
+  };
+  readonly routes: {
+    /** `already_exists` for a name that a route of whatever account has. */
+    create(caller: Caller, vmIdOrName: string, request: CreateRoute): Promise<RouteAt>;
+    get(caller: Caller, id: string): Promise<RouteAt>;
+    /** Newest first. `everyone`: of all accounts (operators). */
+    list(
+      caller: Caller,
+      filter: { readonly vm?: string | undefined; readonly everyone?: boolean },
+      page: Page,
+    ): Promise<readonly RouteAt[]>;
+    patch(caller: Caller, id: string, patch: PatchRoute): Promise<RouteAt>;
+    delete(caller: Caller, id: string): Promise<void>;
   };
   readonly images: {
     create(caller: Caller, request: CreateImage): Promise<Image>;

@@ -13,6 +13,7 @@ import { patchVm } from './patch-vm.ts';
 import { followReboot, rebootVm } from './reboot-vm.ts';
 import { restoreVm } from './restore-vm.ts';
 import { snapshotVm } from './snapshot-vm.ts';
+import { routes } from './routes.ts';
 import { savedFiles } from './saved-files.ts';
 import { snapshots } from './snapshots.ts';
 import { consoleOf, execIn, followConsole, metricsOf } from './see-into.ts';
@@ -57,6 +58,7 @@ export function openHatch(world: World, registry: ImageRegistry, readiness: Hatc
       export: (caller, idOrName, request, signal) => exportSnapshot(world, caller, idOrName, request, signal),
       import: (caller, request, source, signal) => importSnapshot(world, caller, request, source, signal),
     },
+    routes: routes(world),
     images: images(world, registry),
     templates: templates(world),
     accounts: accounts({ store, clock, log, settings }),

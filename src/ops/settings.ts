@@ -1,6 +1,7 @@
 import type { AccountId, VmId } from '../base/ids.ts';
 import type { AddressPlan } from '../model/cidr.ts';
 import type { Quotas } from '../model/records.ts';
+import type { ProxyPlace } from '../model/route.ts';
 
 export interface Settings {
   /** This host's row; every row it writes bears it. */
@@ -16,6 +17,8 @@ export interface Settings {
   readonly plan: AddressPlan;
   readonly sshPortMin: number;
   readonly sshPortMax: number;
+  /** Where routes are reached. */
+  readonly proxy: ProxyPlace;
   readonly defaultVcpuCount: number;
   readonly defaultMemMib: number;
   /** Kernel arguments for images that bring none; null: the driver's own. */

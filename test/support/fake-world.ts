@@ -116,6 +116,7 @@ export async function openFakeWorld(host: FakeHostFolder, options: WorldOptions 
     plan: planAddresses(options.cidr ?? '192.168.241.1/24'),
     sshPortMin: 2200,
     sshPortMax: 2209,
+    proxy: { scheme: 'http', port: 9090, baseDomain: 'hatch.localhost' },
     defaultVcpuCount: 1,
     defaultMemMib: 512,
     defaultBootArgs: null,
