@@ -28,25 +28,29 @@ export async function restoreVm(
   request: RestoreRequest,
   wait?: Wait,
 ): Promise<Vm> {
-  const { store, flights } = world;
   const vm = await findVm(world, caller, idOrName);
   mustBeHereOrAsleep(world, vm);
-  if (request.snapshot !== undefined || vm.state !== 'running' || vm.operation !== null) {
-    await flights.fly(
-      vm.id,
-      'restore',
-      async () => {
-        const now = (await store.vms.get(vm.id)) ?? vm;
-        const snapshot = await chosen(world, now, request);
-        const own = await claimHere(world, now);
-        return store.operations.begin({ id: own.id, owner: ownerOf(own) }, 'restore', {
-          snapshot: snapshot.id,
-        });
-      },
-      (operation, signal) => carryOutRestore(world, operation, signal),
-    );
-  }
+  if (request.snapshot !== undefined || vm.state !== 'running' || vm.operation !== null)
+    await flyRestore(world, vm, request);
   return waitFor(world, vm.id, wait);
+}
+
+/** Restores a VM as one operation on it, or joins the one under way. Resolves when it is done; rejects with a Failure. */
+export async function flyRestore(world: World, vm: Vm, request: RestoreRequest): Promise<void> {
+  const { store, flights } = world;
+  await flights.fly(
+    vm.id,
+    'restore',
+    async () => {
+      const now = (await store.vms.get(vm.id)) ?? vm;
+      const snapshot = await chosen(world, now, request);
+      const own = await claimHere(world, now);
+      return store.operations.begin({ id: own.id, owner: ownerOf(own) }, 'restore', {
+        snapshot: snapshot.id,
+      });
+    },
+    (operation, signal) => carryOutRestore(world, operation, signal),
+  );
 }
 
 /** The snapshot a VM is to go back to, when it may. */

@@ -10,25 +10,28 @@ import { ownerOf } from './owner.ts';
 
 /** Starts a stopped VM, or one in error, on its own disk and with its own addresses. Running: nothing is done. */
 export async function startVm(world: World, caller: Caller, idOrName: string, wait?: Wait): Promise<Vm> {
-  const { store, flights } = world;
   const vm = await findVm(world, caller, idOrName);
   if (vm.state !== 'snapshotted') mustBeHere(world, vm);
   else return restoreVm(world, caller, idOrName, {}, wait);
-  if (vm.state !== 'running' || vm.operation !== null) {
-    await flights.fly(
-      vm.id,
-      'start',
-      async () => {
-        const now = (await store.vms.get(vm.id)) ?? vm;
-        mustBeHere(world, now);
-        const refused = refuse(now, 'start');
-        if (refused) throw refused;
-        return store.operations.begin({ id: vm.id, owner: ownerOf(now) }, 'start', {
-          fresh: now.layerId === null,
-        });
-      },
-      (operation, signal) => carryOutBoot(world, operation, signal),
-    );
-  }
+  if (vm.state !== 'running' || vm.operation !== null) await flyStart(world, vm);
   return waitFor(world, vm.id, wait);
+}
+
+/** Starts a VM as one operation on it, or joins the one under way. Resolves when it is done; rejects with a Failure. */
+export async function flyStart(world: World, vm: Vm): Promise<void> {
+  const { store, flights } = world;
+  await flights.fly(
+    vm.id,
+    'start',
+    async () => {
+      const now = (await store.vms.get(vm.id)) ?? vm;
+      mustBeHere(world, now);
+      const refused = refuse(now, 'start');
+      if (refused) throw refused;
+      return store.operations.begin({ id: vm.id, owner: ownerOf(now) }, 'start', {
+        fresh: now.layerId === null,
+      });
+    },
+    (operation, signal) => carryOutBoot(world, operation, signal),
+  );
 }
