@@ -1,4 +1,4 @@
-import { ExecResult, ExecVm } from '../contract/exec.ts';
+import { ExecQuery, ExecResult, ExecVm } from '../contract/exec.ts';
 import { VmParams } from '../contract/vm.ts';
 import type { ApiDeps, App } from './app.ts';
 import { callerOf, WRITE } from './auth.ts';
@@ -10,28 +10,47 @@ export function execRoutes(app: App, { hatch }: Pick<ApiDeps, 'hatch'>): void {
   app.post(
     '/vms/:id/exec',
     {
-      config: { access: WRITE, errors: ['wrong_state', 'busy', 'no_guest_agent', 'timeout'] },
+      config: {
+        access: WRITE,
+        errors: [
+          'wrong_state',
+          'busy',
+          'no_guest_agent',
+          'timeout',
+          'vmm_failed',
+          'no_space',
+          'incompatible_snapshot',
+          'unavailable',
+        ],
+      },
       schema: {
         operationId: 'execInVm',
         tags: ['Inside a VM'],
         summary: 'Run a command in the guest',
         description:
           'Runs it as root through the guest agent and answers at its end, or when it was killed at its timeout. What the ' +
-          'command says and how it ends is no error of this call.',
+          'command says and how it ends is no error of this call. It wakes nothing unless told to; then however many ask at ' +
+          'once wake the VM once.',
         params: VmParams,
+        querystring: ExecQuery,
         body: ExecVm,
         response: { 200: ExecResult },
       },
     },
     async (request) => {
       const { command, cwd, env, stdin, timeout_seconds: seconds = DEFAULT_TIMEOUT_SECONDS } = request.body;
-      const result = await hatch.vms.exec(callerOf(request), request.params.id, {
-        command,
-        cwd: cwd ?? null,
-        env: env ?? {},
-        stdin: stdin ?? null,
-        timeoutMs: seconds * 1000,
-      });
+      const result = await hatch.vms.exec(
+        callerOf(request),
+        request.params.id,
+        {
+          command,
+          cwd: cwd ?? null,
+          env: env ?? {},
+          stdin: stdin ?? null,
+          timeoutMs: seconds * 1000,
+        },
+        request.query.wake === true ? { by: 'exec', from: request.ip } : undefined,
+      );
       return {
         exit_code: result.exitCode,
         stdout: result.stdout,

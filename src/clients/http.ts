@@ -181,8 +181,19 @@ function vmCalls(transport: Transport) {
       }),
     delete: (vm: string, { signal }: CallOptions = {}): Promise<Deleted> =>
       transport.json({ method: 'DELETE', path: `/vms/${seg(vm)}`, signal }),
-    exec: (vm: string, request: ExecVm, { signal }: CallOptions = {}): Promise<ExecResult> =>
-      transport.json({ method: 'POST', path: `/vms/${seg(vm)}/exec`, body: request, signal }),
+    /** `wake`: a sleeping VM is woken for it. */
+    exec: (
+      vm: string,
+      request: ExecVm,
+      { wake, signal }: CallOptions & { readonly wake?: boolean } = {},
+    ): Promise<ExecResult> =>
+      transport.json({
+        method: 'POST',
+        path: `/vms/${seg(vm)}/exec`,
+        query: { wake },
+        body: request,
+        signal,
+      }),
     /** What it has used since it was started; an ApiError `wrong_state` when it does not run. */
     metrics: (vm: string, { signal }: CallOptions = {}): Promise<VmMetrics> =>
       transport.json({ method: 'GET', path: `/vms/${seg(vm)}/metrics`, signal }),

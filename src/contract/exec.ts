@@ -62,6 +62,17 @@ export const ExecVm = Type.Object(
 );
 export type ExecVm = Static<typeof ExecVm>;
 
+export const ExecQuery = Type.Object(
+  {
+    wake: Type.Optional(
+      Type.Boolean({
+        description: 'true: a sleeping VM is woken for it, and one that was stopped by policy started.',
+      }),
+    ),
+  },
+  { additionalProperties: false },
+);
+
 export const ExecResult = Type.Object(
   {
     exit_code: Type.Union([Type.Integer(), Type.Null()], {

@@ -12,6 +12,13 @@ import type { GuestTraffic } from '../net/network.ts';
 import type { Page, VmUse } from '../store/store.ts';
 import type { MachineCounters } from '../vmm/driver.ts';
 
+/** Who touches a VM. */
+export interface Visitor {
+  readonly by: 'http' | 'ssh' | 'exec' | 'api';
+  /** The address they come from, where there is one. */
+  readonly from: string | null;
+}
+
 /** Who asks: an API key that was found good. */
 export interface Caller {
   readonly accountId: AccountId;
@@ -162,7 +169,8 @@ export interface Hatch {
     /** Makes copies of a running or sleeping VM, each somebody of its own. */
     fork(caller: Caller, idOrName: string, request: ForkRequest, wait?: Wait): Promise<readonly Vm[]>;
     delete(caller: Caller, idOrName: string): Promise<void>;
-    exec(caller: Caller, idOrName: string, command: ExecCommand): Promise<ExecResult>;
+    /** Runs a command in a guest; a sleeping one is woken for a `visitor`, and refused without. */
+    exec(caller: Caller, idOrName: string, command: ExecCommand, visitor?: Visitor): Promise<ExecResult>;
     /** `wrong_state` for one that does not run. */
     metrics(caller: Caller, idOrName: string): Promise<VmMetrics>;
     /** The last `tailBytes` bytes of the serial console, and where they end: `follow` goes on from there. */

@@ -21,6 +21,7 @@ import { startVm } from './start-vm.ts';
 import { settleExit, stopVm } from './stop-vm.ts';
 import { templates } from './templates.ts';
 import { findVm, waitFor } from './vms.ts';
+import { Waker } from './waker.ts';
 import type { World } from './world.ts';
 import { ownerOf } from './owner.ts';
 
@@ -28,6 +29,7 @@ import { ownerOf } from './owner.ts';
 export function openHatch(world: World, registry: ImageRegistry, readiness: Hatch['readiness']): Hatch {
   watchFleet(world);
   const { store, clock, log, settings } = world;
+  const waker = new Waker(world);
   return {
     vms: {
       create: (caller, request, wait) => createVm(world, caller, request, wait),
@@ -46,7 +48,7 @@ export function openHatch(world: World, registry: ImageRegistry, readiness: Hatc
       fork: (caller, idOrName, request, wait) => forkVm(world, caller, idOrName, request, wait),
       reboot: (caller, idOrName, wait) => rebootVm(world, caller, idOrName, wait),
       delete: (caller, idOrName) => deleteVm(world, caller, idOrName),
-      exec: (caller, idOrName, command) => execIn(world, caller, idOrName, command),
+      exec: (caller, idOrName, command, visitor) => execIn(world, waker, caller, idOrName, command, visitor),
       metrics: (caller, idOrName) => metricsOf(world, caller, idOrName),
       console: (caller, idOrName, tailBytes) => consoleOf(world, caller, idOrName, tailBytes),
       followConsole: (caller, idOrName, offset, signal) =>

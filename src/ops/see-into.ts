@@ -8,9 +8,10 @@ import { isGood } from './accounts.ts';
 import { mustBeHere } from './elsewhere.ts';
 import type { Live } from './fleet.ts';
 import { busy } from './flights.ts';
-import type { Caller, VmMetrics } from './hatch.ts';
+import type { Caller, Visitor, VmMetrics } from './hatch.ts';
 import { translate } from './translate.ts';
 import { findVm } from './vms.ts';
+import type { Waker } from './waker.ts';
 import type { World } from './world.ts';
 import { vmFolder } from './settings.ts';
 
@@ -23,21 +24,43 @@ const FOLLOW_MS = 200;
 /** How often it is looked whether it may still be followed: a revoked key is dead within a second. */
 const MAY_MS = 800;
 
-/** Runs a command in a running guest through its agent. Throws `wrong_state`, `busy`, `no_guest_agent`, `timeout`. */
+/** A wake nobody has had an end of by then is no longer waited for. */
+const WAKE_MS = 60_000;
+
+/**
+ * Runs a command in a running guest through its agent; for a `visitor` it is woken first. Throws `wrong_state`, `busy`,
+ * `no_guest_agent`, `timeout`, and as `Waker.wake`.
+ */
 export async function execIn(
   world: Pick<World, 'store' | 'fleet' | 'settings'>,
+  waker: Waker,
   caller: Caller,
   idOrName: string,
   command: ExecCommand,
+  visitor?: Visitor,
 ): Promise<ExecResult> {
-  const vm = await findVm(world, caller, idOrName);
+  const found = await findVm(world, caller, idOrName);
+  if (visitor) await wakeFor(waker, found, visitor);
+  const vm = visitor ? await findVm(world, caller, found.id) : found;
   mustBeHere(world, vm);
-  const live = liveOf(world, vm, 'a command runs only in a running one');
+  const live = liveOf(
+    world,
+    vm,
+    `a command runs only in a running one${vm.state === 'snapshotted' ? ', and "wake=true" wakes it for that' : ''}`,
+  );
   try {
     return await deadline('the guest agent', command.timeoutMs + AGENT_SLACK_MS, async (signal) => {
       await raceAbort(live.commandable, signal);
       return live.agent.exec(command, signal);
     });
+  } catch (error) {
+    throw translate(error);
+  }
+}
+
+async function wakeFor(waker: Waker, { id }: Vm, visitor: Visitor): Promise<void> {
+  try {
+    await deadline('waking the VM', WAKE_MS, (signal) => waker.wake(id, visitor, signal));
   } catch (error) {
     throw translate(error);
   }

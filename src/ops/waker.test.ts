@@ -6,7 +6,8 @@ import { Failure } from '../model/failure.ts';
 import type { Vm } from '../model/vm.ts';
 import { VmmError, type Driver } from '../vmm/driver.ts';
 import { makeHostFolder, openFakeWorld, over, type FakeWorld } from '../../test/support/fake-world.ts';
-import { MOST_WAITING, Waker, type Visitor } from './waker.ts';
+import type { Visitor } from './hatch.ts';
+import { MOST_WAITING, Waker } from './waker.ts';
 
 const READY = { until: 'ready', timeoutMs: 10_000 } as const;
 const VISITOR: Visitor = { by: 'http', from: '203.0.113.9' };
@@ -131,5 +132,25 @@ test('a VM that falls asleep is woken when it sleeps; one that a person stopped,
       isFailure('wrong_state', /only a start by its owner/),
     );
     await assert.rejects(waker.wake(newId('vm'), VISITOR, signal), isFailure('not_found', /There is no vm/));
+  });
+});
+
+test('a command wakes nothing, unless it is told to: then the VM is woken for it, by one that comes with others', async () => {
+  await asleep(async ({ vm, hatch, caller, loads }) => {
+    const command = { command: 'true', cwd: null, env: {}, stdin: null, timeoutMs: 1000 } as const;
+    await assert.rejects(
+      hatch.vms.exec(caller, vm.id, command),
+      isFailure('wrong_state', /is snapshotted; .* "wake=true" wakes it/),
+    );
+    assert.equal(loads(), 0);
+    const visitor: Visitor = { by: 'exec', from: '127.0.0.1' };
+    const results = await Promise.all(
+      Array.from({ length: 5 }, () => hatch.vms.exec(caller, vm.id, command, visitor)),
+    );
+    assert.deepEqual(
+      results.map(({ exitCode }) => exitCode),
+      [0, 0, 0, 0, 0],
+    );
+    assert.equal(loads(), 1);
   });
 });

@@ -2,6 +2,7 @@ import type { VmId } from '../base/ids.ts';
 import { raceAbort } from '../base/deadline.ts';
 import { Failure, notFound } from '../model/failure.ts';
 import type { Vm } from '../model/vm.ts';
+import type { Visitor } from './hatch.ts';
 import { flyRestore } from './restore-vm.ts';
 import { flyStart } from './start-vm.ts';
 import { translate } from './translate.ts';
@@ -16,13 +17,6 @@ const BACK_OFF = { firstMs: 1000, mostMs: 60_000 } as const;
 const BOOT_MS = 300_000;
 /** An operation that is in the way may be followed by another, but not for ever. */
 const MOST_TURNS = 10;
-
-/** Who touched a VM. */
-export interface Visitor {
-  readonly by: 'http' | 'ssh' | 'exec' | 'api';
-  /** The address they come from, where there is one. */
-  readonly from: string | null;
-}
 
 interface Failed {
   readonly cause: Failure;

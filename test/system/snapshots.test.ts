@@ -162,6 +162,21 @@ test('five forks of a running guest answer on five addresses as five machines, w
   );
 });
 
+test('commands that may wake it find it awake, once for all of them, where it was', async () => {
+  const { vms, snapshots } = first.client;
+  const counted = await count(first, vm.id);
+  const { id } = await vms.snapshot(vm.id, {});
+  const command = 'cat /root/count';
+  await assert.rejects(vms.exec(vm.id, { command }), /wake=true/);
+  const said = await Promise.all(
+    [1, 2, 3].map(() => vms.exec(vm.id, { command, timeout_seconds: 120 }, { wake: true })),
+  );
+  for (const { stdout, stderr } of said) assert.ok(Number(stdout) >= counted, stderr);
+  const [woken, ...more] = await eventsOf(first, vm.id, 'vm.woken');
+  assert.deepEqual([woken?.data?.['by'], woken?.data?.['was'], more], ['exec', 'snapshotted', []]);
+  await snapshots.delete(id);
+});
+
 test('it sleeps on one host and wakes on another, still counting, and the first leaves it alone', async () => {
   // The files of a snapshot with a name would stay with the first.
   await first.client.snapshots.delete('asleep');

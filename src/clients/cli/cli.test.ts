@@ -244,6 +244,12 @@ test('vm exec hands on input and output and ends as the guest’s command did', 
     timeout_seconds: 300,
     stdin: 'in',
   });
+  assert.equal(ran.asked[0]?.path, '/vms/web/exec');
+  const woken = await against(
+    () => ({ json: result, schema: ExecResult }),
+    ['vm', 'exec', 'web', '--wake', 'ls'],
+  );
+  assert.equal(woken.asked[0]?.path, '/vms/web/exec?wake=true');
   const late = await against(
     () => ({ json: { ...result, exit_code: null, timed_out: true }, schema: ExecResult }),
     ['vm', 'exec', 'web', 'sleep'],

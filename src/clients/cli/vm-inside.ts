@@ -37,6 +37,7 @@ export function insideCommands(vm: Command, act: Act): void {
     .option('--cwd <folder>', 'the folder it runs in')
     .option('-e, --env <key=value>', 'added to its environment; may be given again', several)
     .option('--timeout <duration>', 'when it is killed (60s)')
+    .option('--wake', 'wake the VM for it when it sleeps')
     .action(act(execInVm));
 
   vm.command('console')
@@ -85,6 +86,7 @@ interface ExecOptions {
   readonly cwd?: string;
   readonly env?: readonly string[];
   readonly timeout?: string;
+  readonly wake?: true;
 }
 
 /** Runs a command in a guest and gives its exit code; its output is ours. */
@@ -105,7 +107,7 @@ async function execInVm(
   const result = await waiting(
     context,
     `Running ${command[0] ?? ''} in ${name}`,
-    client.vms.exec(name, request),
+    client.vms.exec(name, request, { ...(options.wake && { wake: true }) }),
   );
   if (json) {
     print(context, result, () => '');
