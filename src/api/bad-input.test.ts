@@ -133,6 +133,7 @@ test('wrong fields of other requests are named too', async () => {
     ['POST', '/vms/web/stop', { grace_seconds: 601 }, 'grace_seconds', /from 0 to 600; it is 601/],
     ['POST', '/vms/web/start', { now: true }, 'now', /None is taken here/],
     ['POST', '/vms/web/exec', {}, 'command', /"command" is required/],
+    ['POST', '/vms/web/exec?wake=maybe', { command: 'ls' }, 'wake', /true or false/],
     ['POST', '/vms/web/exec', { command: [] }, 'command', /a line for the shell/],
     ['POST', '/vms/web/exec', { command: 5 }, 'command', /a line for the shell/],
     ['POST', '/vms/web/exec', { command: 'ls', timeout_seconds: 3601 }, 'timeout_seconds', /from 1 to 3600/],
