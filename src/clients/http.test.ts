@@ -5,6 +5,7 @@ import { cannedApi, refusal, type Asked, type Canned } from '../../test/support/
 import { Deleted } from '../contract/common.ts';
 import { ExecResult } from '../contract/exec.ts';
 import { VmMetrics } from '../contract/metrics.ts';
+import { Route } from '../contract/route.ts';
 import { Vm } from '../contract/vm.ts';
 import { ApiError, HatchClient, NoName, Unreachable } from './http.ts';
 import { nextAfter } from './transport.ts';
@@ -56,6 +57,47 @@ test('a create sends its fields as JSON with the key, and its wait as a query', 
   assert.equal(asked[0].path, '/vms?wait=ready&timeout=90');
   assert.deepEqual(asked[0].body, { name: 'web' });
   assert.equal(asked[0].headers.authorization, 'Bearer hatch_secret');
+});
+
+test('every call about routes goes to its own path', async () => {
+  const route: Route = {
+    id: 'rt-abc123def456',
+    vm_id: 'vm-abc123def456',
+    subdomain: 'web',
+    url: 'http://web.hatch.localhost:9090',
+    target_port: 80,
+    auto_wake: true,
+    created_at: '2026-03-06T10:30:00Z',
+    updated_at: '2026-03-06T10:30:00Z',
+  };
+  const asked = await talk(
+    ({ method, path }) =>
+      method === 'DELETE'
+        ? { json: { status: 'deleted' }, schema: Deleted }
+        : method === 'GET' && !path.includes('rt-')
+          ? { json: [route], schema: Type.Array(Route) }
+          : { json: route, schema: Route },
+    async ({ routes }) => {
+      assert.deepEqual(await routes.create('web', { target_port: 80 }), route);
+      assert.deepEqual(await routes.ofVm('a/b', { limit: 1 }), [route]);
+      assert.deepEqual(await routes.list({ all: true, limit: 1 }), [route]);
+      assert.deepEqual(await routes.get(route.id), route);
+      assert.deepEqual(await routes.update(route.id, { wake: null }), route);
+      assert.deepEqual(await routes.delete(route.id), { status: 'deleted' });
+      assert.throws(() => void routes.get('..'), NoName);
+    },
+  );
+  assert.deepEqual(
+    asked.map(({ method, path }) => `${method} ${path}`),
+    [
+      'POST /vms/web/routes',
+      'GET /vms/a%2Fb/routes?limit=1',
+      'GET /routes?all=true&limit=1',
+      'GET /routes/rt-abc123def456',
+      'PATCH /routes/rt-abc123def456',
+      'DELETE /routes/rt-abc123def456',
+    ],
+  );
 });
 
 test('every call of a VM goes to its own path, and a name is escaped', async () => {

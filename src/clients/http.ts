@@ -19,16 +19,12 @@ import type {
 import type { CreateTemplate, PatchTemplate, Template } from '../contract/template.ts';
 import type { CreateVm, PatchVm, StopVm, Vm, VmState, WaitQuery } from '../contract/vm.ts';
 import { KEY_HEADER } from '../contract/snapshot.ts';
-import { NoName } from './api-error.ts';
-import { Transport, type CallOptions } from './transport.ts';
+import { routeCalls } from './route-calls.ts';
+import { seg, Transport, type CallOptions, type ListOptions } from './transport.ts';
 
 export { ApiError, NoName, Unreachable } from './api-error.ts';
+export type { ListOptions } from './transport.ts';
 
-/** Which part of a list; all of it when nothing is said. */
-export interface ListOptions extends CallOptions {
-  readonly limit?: number | undefined;
-  readonly after?: string | undefined;
-}
 export interface WaitOptions extends CallOptions, WaitQuery {}
 export interface StoredOptions extends CallOptions, StoredQuery {}
 
@@ -40,6 +36,7 @@ export interface StoredOptions extends CallOptions, StoredQuery {}
 export class HatchClient {
   readonly vms: ReturnType<typeof vmCalls>;
   readonly snapshots: ReturnType<typeof snapshotCalls>;
+  readonly routes: ReturnType<typeof routeCalls>;
   readonly images: ReturnType<typeof imageCalls>;
   readonly templates: ReturnType<typeof templateCalls>;
   readonly keys: ReturnType<typeof keyCalls>;
@@ -52,6 +49,7 @@ export class HatchClient {
     this.#transport = new Transport(server);
     this.vms = vmCalls(this.#transport);
     this.snapshots = snapshotCalls(this.#transport);
+    this.routes = routeCalls(this.#transport);
     this.images = imageCalls(this.#transport);
     this.templates = templateCalls(this.#transport);
     this.keys = keyCalls(this.#transport);
@@ -73,13 +71,6 @@ export class HatchClient {
   close(): Promise<void> {
     return this.#transport.close();
   }
-}
-
-/** A name as one part of a path. Throws NoName for one that would lead to another path: to the list, or above it. */
-function seg(name: string): string {
-  if (name === '') throw new NoName('A name or an id is empty.');
-  if (name === '.' || name === '..') throw new NoName(`"${name}" is neither a name nor an id.`);
-  return encodeURIComponent(name);
 }
 
 interface SnapshotKey {

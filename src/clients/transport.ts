@@ -1,12 +1,25 @@
 import { Readable } from 'node:stream';
 import { Agent, request, type Dispatcher } from 'undici';
-import { ApiError, readApiError, Unreachable } from './api-error.ts';
+import { ApiError, NoName, readApiError, Unreachable } from './api-error.ts';
 
 export type Query = Readonly<Record<string, string | number | boolean | readonly string[] | undefined>>;
 
 export interface CallOptions {
   /** Ends the call; it rejects with the signal's reason. What it asked for may still be done. */
   readonly signal?: AbortSignal | undefined;
+}
+
+/** Which part of a list; all of it when nothing is said. */
+export interface ListOptions extends CallOptions {
+  readonly limit?: number | undefined;
+  readonly after?: string | undefined;
+}
+
+/** A name as one part of a path. Throws NoName for one that would lead to another path: to the list, or above it. */
+export function seg(name: string): string {
+  if (name === '') throw new NoName('A name or an id is empty.');
+  if (name === '.' || name === '..') throw new NoName(`"${name}" is neither a name nor an id.`);
+  return encodeURIComponent(name);
 }
 
 interface Call extends CallOptions {

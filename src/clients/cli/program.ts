@@ -3,6 +3,7 @@ import { acting } from './context.ts';
 import { describeFailure, EXIT, exitCodeOf, failureJson } from './failure.ts';
 import type { Io } from './io.ts';
 import { imageCommands, keyCommands, templateCommands } from './resources.ts';
+import { openCommand, routeCommands } from './route.ts';
 import { accountCommands, hatchdCommands, statusCommands } from './server.ts';
 import { DEFAULT_URL } from './settings.ts';
 import { savingCommands, snapshotCommands } from './snapshot.ts';
@@ -53,7 +54,9 @@ function build(io: Io, end: (code: number) => void): Command {
   vmCommands(vm, act);
   insideCommands(vm, act);
   savingCommands(vm, act);
+  openCommand(vm, act);
   snapshotCommands(group('snapshot', 'saved VMs: see, name, prove, look inside, compare, remove'), act);
+  routeCommands(group('route', 'host names that lead to ports of guests: add, see, change, remove'), act);
   const image = group('image', 'images VMs boot from');
   imageCommands(image, act);
   templateCommands(group('template', 'settings for VMs made from them'), act);
