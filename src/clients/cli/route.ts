@@ -76,7 +76,7 @@ export function routeCommands(route: Command, act: Act): void {
     );
 
   withWake(route.command('set'))
-    .description('change a route; another name is another route')
+    .description('change a route; rules that are given replace all it had')
     .argument('<route>', 'its id')
     .option('-p, --port <n>', "the guest's port")
     .option('--auto-wake', 'let requests wake the VM')
