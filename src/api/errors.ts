@@ -86,12 +86,18 @@ export function errorHandler(log: Logger) {
         {
           request_id: request.id,
           code: failure.code,
-          ...errorFields(failure.code === 'internal' ? failure.cause : failure),
+          ...logged(failure),
         },
         'request failed',
       );
     return sendFailure(failure, request, reply);
   };
+}
+
+/** What the log is told of a failure. One that was seen coming and has no cause says all in its sentence. */
+function logged(failure: Failure): Readonly<Record<string, unknown>> {
+  if (failure.code === 'internal') return errorFields(failure.cause);
+  return failure.cause === undefined ? { reason: failure.message } : errorFields(failure);
 }
 
 /** Answers with a failure. */
