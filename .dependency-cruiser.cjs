@@ -13,7 +13,7 @@ const ROOMS = {
   guest: ['base', 'model', 'host'],
   ops: ['base', 'model', 'host', 'store', 'vmm', 'net', 'guest'],
   api: ['base', 'contract', 'model', 'ops'],
-  gateway: ['base', 'model', 'ops'],
+  gateway: ['base', 'contract', 'model', 'ops'],
   daemon: ['base', 'contract', 'model', 'host', 'store', 'vmm', 'net', 'guest', 'ops', 'api', 'gateway'],
   clients: ['base', 'contract'],
 };

@@ -54,6 +54,12 @@ export const ERRORS = {
   unsupported_media_type: kind(415, 'caller', false, 'The body is not JSON, or does not say it is.'),
   rate_limited: kind(429, 'caller', true, 'Too many requests with this key; wait for `Retry-After` seconds.'),
   internal: kind(500, 'us', false, 'A defect in Hatch; the log has the request id.'),
+  guest_unreachable: kind(
+    502,
+    'host',
+    true,
+    'Nobody listens at the port in the guest, or it ended the connection without an answer.',
+  ),
   vmm_failed: kind(
     502,
     'host',

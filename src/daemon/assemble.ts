@@ -3,6 +3,7 @@ import { createApi } from '../api/server.ts';
 import { systemClock } from '../base/clock.ts';
 import { deadline, DeadlineExceeded } from '../base/deadline.ts';
 import { errorFields, type Logger } from '../base/logger.ts';
+import { openProxy, type ProxyDeps } from '../gateway/proxy/proxy.ts';
 import { openSshPorts } from '../gateway/ssh/ports.ts';
 import { openAgent } from '../guest/agent-client.ts';
 import { fakeGuestFiles } from '../guest/fake-files.ts';
@@ -24,6 +25,8 @@ import type { Hatch } from '../ops/hatch.ts';
 import { openHatch } from '../ops/open-hatch.ts';
 import { reconcile } from '../ops/reconcile.ts';
 import { recover, settle } from '../ops/recover.ts';
+import { Visits } from '../ops/visits.ts';
+import { Waker } from '../ops/waker.ts';
 import { PATIENCE, type World } from '../ops/world.ts';
 import { openStore } from '../store/db/open.ts';
 import type { Store } from '../store/store.ts';
@@ -105,10 +108,12 @@ async function assemble(
   const { world, data, late, firstKey } = await openWorld(values, options, shutdown);
   signal.throwIfAborted();
   const problems: { start: string | undefined } = { start: 'The server is still starting.' };
+  const waker = new Waker(world);
   const hatch = openHatch(
     world,
     values.HATCH_VMM === 'fake' ? pretendedRegistry() : imageRegistry(world.settings, { run }),
     () => readiness(world, late, problems),
+    waker,
   );
 
   const api = await createApi(
@@ -125,10 +130,15 @@ async function assemble(
   );
   const { host, port } = values.HATCH_HTTP_ADDR;
   const url = await api.listen({ host, port }).catch((error: unknown) => {
-    throw new Error(whyNotListening(values.HATCH_HTTP_ADDR, error), { cause: error });
+    throw new Error(whyNotListening('HATCH_HTTP_ADDR', values.HATCH_HTTP_ADDR, error), { cause: error });
   });
   shutdown.add('api', () => api.close());
   log.info({ url, data: data.root, version }, 'the API listens');
+  await listenForRoutes(
+    values,
+    { visits: new Visits(world, waker), log: log.child({ room: 'proxy' }), clock },
+    shutdown,
+  );
 
   late.driver = await chooseDriver(values, { run, log: log.child({ room: 'vmm' }), data });
   await world.findDefaultImage();
@@ -154,6 +164,30 @@ async function assemble(
   );
   void every(world, stopping);
   return { world, hatch, data, shutdown, url, firstKey };
+}
+
+/** The HTTP proxy that leads to the guests' routes. Requests under way end with the daemon. */
+async function listenForRoutes(values: Values, deps: ProxyDeps, shutdown: Shutdown): Promise<void> {
+  const { host, port } = values.HATCH_PROXY_ADDR;
+  const proxy = openProxy(deps, {
+    baseDomain: values.HATCH_PROXY_BASE_DOMAIN,
+    wakeTimeoutMs: values.HATCH_PROXY_WAKE_TIMEOUT,
+    trustedProxies: values.HATCH_TRUSTED_PROXIES ?? [],
+  });
+  try {
+    await new Promise<void>((resolve, reject) => {
+      proxy.once('error', reject);
+      proxy.listen({ host, port, exclusive: true }, resolve);
+    });
+  } catch (error) {
+    throw new Error(whyNotListening('HATCH_PROXY_ADDR', values.HATCH_PROXY_ADDR, error), { cause: error });
+  }
+  proxy.on('error', (error) => deps.log.warn(errorFields(error), 'could not take a connection'));
+  shutdown.add('proxy', async () => {
+    proxy.close();
+    proxy.closeAllConnections();
+  });
+  deps.log.info({ addr: `${host}:${port}`, domain: values.HATCH_PROXY_BASE_DOMAIN }, 'the proxy listens');
 }
 
 /** What is cut off goes on in the background: a guest may take its time to power off. */

@@ -54,7 +54,12 @@ test('doctor tells programs all it found, and ends with 1 when something fails',
   assert.equal(exitCode, 1);
   const { ok, findings } = JSON.parse(stdout) as { ok: boolean; findings: { check: string }[] };
   assert.deepEqual([ok, findings.map(({ check }) => check)], [false, ['config']]);
-  const well = { HATCH_VMM: 'fake', HATCH_DATA_DIR: join(folder, 'doctor'), HATCH_HTTP_ADDR: '127.0.0.1:0' };
+  const well = {
+    HATCH_VMM: 'fake',
+    HATCH_DATA_DIR: join(folder, 'doctor'),
+    HATCH_HTTP_ADDR: '127.0.0.1:0',
+    HATCH_PROXY_ADDR: '127.0.0.1:0',
+  };
   const people = await hatchd(['doctor'], well);
   assert.equal(people.exitCode, 0);
   assert.match(people.stdout, /^ ok {3}rights .*\n[^]*\n\nGuests can run here\.\n$/);
@@ -62,7 +67,12 @@ test('doctor tells programs all it found, and ends with 1 when something fails',
 
 test('down ends hatchd and its guests in order and keeps their rows; where there is nothing it makes nothing', async () => {
   const data = join(folder, 'down');
-  const env = { HATCH_VMM: 'fake', HATCH_DATA_DIR: data, HATCH_HTTP_ADDR: '127.0.0.1:0' };
+  const env = {
+    HATCH_VMM: 'fake',
+    HATCH_DATA_DIR: data,
+    HATCH_HTTP_ADDR: '127.0.0.1:0',
+    HATCH_PROXY_ADDR: '127.0.0.1:0',
+  };
   const nothing = await hatchd(['down'], env);
   assert.deepEqual(
     [nothing.exitCode, nothing.stdout],

@@ -94,18 +94,16 @@ export const SETTINGS = {
   HATCH_SSH_PORT_MIN: setting('first SSH port', '2200', read.whole(1, 65535)),
   HATCH_SSH_PORT_MAX: setting('last SSH port', '3199', read.whole(1, 65535)),
   HATCH_SSH_ALLOWED_CIDR: setting('who may use them, with commas between', '127.0.0.1/32', read.networks),
-  HATCH_PROXY_ADDR: setting('address and port of the HTTP proxy', '127.0.0.1:9090', read.hostPort, {
-    later: true,
-  }),
+  HATCH_PROXY_ADDR: setting('address and port of the HTTP proxy', '127.0.0.1:9090', read.hostPort),
   HATCH_PROXY_BASE_DOMAIN: setting(
     "domain routes' subdomains hang under",
     'hatch.localhost',
     read.baseDomain,
   ),
-  HATCH_PROXY_WAKE_TIMEOUT: setting('longest wait for a wake', '60s', read.duration, { later: true }),
+  HATCH_PROXY_WAKE_TIMEOUT: setting('longest wait for a wake', '60s', read.duration),
   HATCH_PROXY_TLS_CERT: setting("file with the proxy's certificate", null, read.path, { later: true }),
   HATCH_PROXY_TLS_KEY: setting("file with the proxy's private key", null, read.path, { later: true }),
-  HATCH_TRUSTED_PROXIES: setting('whose X-Forwarded headers count', null, read.networks, { later: true }),
+  HATCH_TRUSTED_PROXIES: setting('whose X-Forwarded headers count', null, read.networks),
   HATCH_SNAPSHOT_STORE: setting(
     'dir:PATH or s3://bucket/prefix; dir:<data>/snapshots unless set',
     null,

@@ -17,7 +17,7 @@ import { firecracker } from './doctor-firecracker.ts';
 import { fail, ok, warn, type Found } from './doctor-finding.ts';
 import { cgroups, kernel, memory, nftables, processor, sshPorts } from './doctor-host.ts';
 import { snapshotStore } from './doctor-snapshots.ts';
-import { tryListening } from './listening.ts';
+import { tryListening, type ListenSetting, type Place } from './listening.ts';
 import { readTls } from './tls.ts';
 
 type Check = (values: Values, data: DataFolder) => Promise<readonly Found[]>;
@@ -38,6 +38,7 @@ export const CHECKS: Readonly<Record<string, Check>> = {
   nftables: async (values) => (isFakeNet(values) ? ok('pretended') : nftables({ run })),
   ports: async (values) => (isFakeNet(values) ? ok('pretended') : sshPorts(sshRange(values))),
   api,
+  proxy,
   disk,
   database,
   snapshots: snapshotStore,
@@ -116,10 +117,22 @@ async function network(values: Values): Promise<readonly Found[]> {
 async function api(values: Values, data: DataFolder): Promise<readonly Found[]> {
   const tls = await readTls(values);
   const { host, port } = values.HATCH_HTTP_ADDR;
-  const holder = await claimant(data);
-  // Its own port is taken by itself.
-  const why = holder && (await isAlive(holder)) ? undefined : await tryListening({ host, port });
+  const why = await whyTaken(data, 'HATCH_HTTP_ADDR', { host, port });
   return why === undefined ? ok(`${tls ? 'https' : 'http'} on ${host}:${port}`) : fail(why);
+}
+
+async function proxy(values: Values, data: DataFolder): Promise<readonly Found[]> {
+  const { host, port } = values.HATCH_PROXY_ADDR;
+  const why = await whyTaken(data, 'HATCH_PROXY_ADDR', { host, port });
+  return why === undefined
+    ? ok(`http on ${host}:${port}, for names under ${values.HATCH_PROXY_BASE_DOMAIN}`)
+    : fail(why);
+}
+
+/** Why an address cannot be listened on; hatchd's own is taken by itself while it runs. */
+async function whyTaken(data: DataFolder, setting: ListenSetting, place: Place): Promise<string | undefined> {
+  const holder = await claimant(data);
+  return holder && (await isAlive(holder)) ? undefined : tryListening(setting, place);
 }
 
 async function disk(values: Values, data: DataFolder): Promise<readonly Found[]> {

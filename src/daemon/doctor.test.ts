@@ -28,6 +28,7 @@ async function found(
     HATCH_VMM: 'fake',
     HATCH_DATA_DIR: join(folder, 'none'),
     HATCH_HTTP_ADDR: '127.0.0.1:0',
+    HATCH_PROXY_ADDR: '127.0.0.1:0',
     ...env,
   });
   const [one] = all.filter((finding) => finding.check === check);
@@ -42,7 +43,12 @@ async function fails(check: string, env: Record<string, string>, says: RegExp): 
 
 test('before the first start all is well, each check says so, and nothing is made', async () => {
   const data = join(folder, 'fresh');
-  const all = await examine({ HATCH_VMM: 'fake', HATCH_DATA_DIR: data, HATCH_HTTP_ADDR: '127.0.0.1:0' });
+  const all = await examine({
+    HATCH_VMM: 'fake',
+    HATCH_DATA_DIR: data,
+    HATCH_HTTP_ADDR: '127.0.0.1:0',
+    HATCH_PROXY_ADDR: '127.0.0.1:0',
+  });
   assert.deepEqual(
     all.map(({ check, verdict }) => `${verdict} ${check}`),
     [
@@ -52,6 +58,7 @@ test('before the first start all is well, each check says so, and nothing is mad
         'nftables',
         'ports',
         'api',
+        'proxy',
         'disk',
         'database',
         'snapshots',

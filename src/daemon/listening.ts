@@ -7,9 +7,12 @@ export interface Place {
   readonly port: number;
 }
 
-/** Why the API cannot listen where HATCH_HTTP_ADDR says, in a sentence that says what to do. */
-export function whyNotListening({ host, port }: Place, error: unknown): string {
-  const place = `HATCH_HTTP_ADDR ${host.includes(':') ? `[${host}]` : host}:${port}`;
+/** The settings that say where hatchd listens. */
+export type ListenSetting = 'HATCH_HTTP_ADDR' | 'HATCH_PROXY_ADDR';
+
+/** Why nothing can listen where a setting says, in a sentence that says what to do. */
+export function whyNotListening(setting: ListenSetting, { host, port }: Place, error: unknown): string {
+  const place = `${setting} ${host.includes(':') ? `[${host}]` : host}:${port}`;
   if (isErrno(error, 'EADDRINUSE'))
     return `${place} is used by another program; stop that one, or choose another port.`;
   if (isErrno(error, 'EADDRNOTAVAIL'))
@@ -22,7 +25,7 @@ export function whyNotListening({ host, port }: Place, error: unknown): string {
 }
 
 /** Listens for a moment; gives the sentence why that cannot be, undefined when it can. */
-export async function tryListening(place: Place): Promise<string | undefined> {
+export async function tryListening(setting: ListenSetting, place: Place): Promise<string | undefined> {
   const server = createServer();
   try {
     await new Promise<void>((resolve, reject) => {
@@ -31,7 +34,7 @@ export async function tryListening(place: Place): Promise<string | undefined> {
     });
     return undefined;
   } catch (error) {
-    return whyNotListening(place, error);
+    return whyNotListening(setting, place, error);
   } finally {
     server.close();
   }

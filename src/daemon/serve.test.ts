@@ -14,7 +14,11 @@ after(() => rm(folder, { recursive: true, force: true }));
 
 test('the first start shows the admin key and keeps it for its owner alone; SIGTERM ends it with 0', async () => {
   const data = join(folder, 'life');
-  const hatchd = serveHatchd({ HATCH_DATA_DIR: data, HATCH_HTTP_ADDR: '127.0.0.1:0' });
+  const hatchd = serveHatchd({
+    HATCH_DATA_DIR: data,
+    HATCH_HTTP_ADDR: '127.0.0.1:0',
+    HATCH_PROXY_ADDR: '127.0.0.1:0',
+  });
   const shown = await hatchd.line(/^ {2}hatch_/);
   const path = join(data, 'admin-key');
   assert.equal((await readFile(path, 'utf8')).trim(), shown.trim());
@@ -28,7 +32,11 @@ test('the first start shows the admin key and keeps it for its owner alone; SIGT
 
 test('asked to end while it still starts, it ends all the same', async () => {
   const data = join(folder, 'cut-short');
-  const hatchd = serveHatchd({ HATCH_DATA_DIR: data, HATCH_HTTP_ADDR: '127.0.0.1:0' });
+  const hatchd = serveHatchd({
+    HATCH_DATA_DIR: data,
+    HATCH_HTTP_ADDR: '127.0.0.1:0',
+    HATCH_PROXY_ADDR: '127.0.0.1:0',
+  });
   await hatchd.line(/"msg":"schema brought up to date"/);
   const from = performance.now();
   hatchd.kill('SIGTERM');

@@ -26,10 +26,14 @@ import type { World } from './world.ts';
 import { ownerOf } from './owner.ts';
 
 /** Puts the operations together into what the API calls, and sets the fleet to tell when guests answer and when they end. */
-export function openHatch(world: World, registry: ImageRegistry, readiness: Hatch['readiness']): Hatch {
+export function openHatch(
+  world: World,
+  registry: ImageRegistry,
+  readiness: Hatch['readiness'],
+  waker = new Waker(world),
+): Hatch {
   watchFleet(world);
   const { store, clock, log, settings } = world;
-  const waker = new Waker(world);
   return {
     vms: {
       create: (caller, request, wait) => createVm(world, caller, request, wait),

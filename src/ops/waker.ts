@@ -157,7 +157,7 @@ export class Waker {
 }
 
 /** It runs, and nothing is under way that ends that. */
-function isAwake({ state, operation }: Vm): boolean {
+export function isAwake({ state, operation }: Vm): boolean {
   return state === 'running' && (operation === null || operation.verb === 'fork');
 }
 

@@ -264,6 +264,7 @@ test('hatchd doctor looks whether the bucket can be used, and says what is wrong
     const { stdout } = await hatchd(['doctor', '--json'], {
       HATCH_VMM: 'fake',
       HATCH_HTTP_ADDR: '127.0.0.1:0',
+      HATCH_PROXY_ADDR: '127.0.0.1:0',
       HATCH_DATA_DIR: data,
       HATCH_SNAPSHOT_STORE: 's3://hatch/doctor',
       HATCH_S3_ENDPOINT: swift.endpoint,

@@ -87,6 +87,7 @@ export async function makeFakeHost(): Promise<FakeHost> {
         HATCH_VMM: 'fake',
         HATCH_DATA_DIR: data,
         HATCH_HTTP_ADDR: '127.0.0.1:0',
+        HATCH_PROXY_ADDR: `${sshAddr}:9090`,
         HATCH_SSH_ADDR: sshAddr,
         HATCH_SSH_PORT_MIN: '2200',
         HATCH_SSH_PORT_MAX: '2209',

@@ -29,7 +29,13 @@ async function serving(
   env: Readonly<Record<string, string>> & { readonly HATCH_DATA_DIR: string },
   body: (client: HatchClient, daemon: ServingHatchd, settings: Record<string, string>) => Promise<void>,
 ): Promise<void> {
-  const settings = { HATCH_VMM: 'fake', HATCH_HTTP_ADDR: '127.0.0.1:0', HATCH_RATE_LIMIT: '0', ...env };
+  const settings = {
+    HATCH_VMM: 'fake',
+    HATCH_HTTP_ADDR: '127.0.0.1:0',
+    HATCH_PROXY_ADDR: '127.0.0.1:0',
+    HATCH_RATE_LIMIT: '0',
+    ...env,
+  };
   const daemon = serveHatchd(settings, disk.enter);
   try {
     await daemon.line(/"msg":"ready"/);
@@ -139,6 +145,7 @@ test('a start on a full disk is refused in a sentence, and doctor says it too', 
     HATCH_VMM: 'fake',
     HATCH_DATA_DIR: join(disk.path, 'one'),
     HATCH_HTTP_ADDR: '127.0.0.1:0',
+    HATCH_PROXY_ADDR: '127.0.0.1:0',
     DATABASE_URL: `sqlite:${join(folder, 'one.db')}`,
   };
   const daemon = serveHatchd(env, disk.enter);

@@ -34,6 +34,7 @@ test('killed and started again it finds its guests; doctor and config tell of th
     HATCH_VMM: 'fake',
     HATCH_DATA_DIR: join(folder, 'life'),
     HATCH_HTTP_ADDR: '127.0.0.1:0',
+    HATCH_PROXY_ADDR: '127.0.0.1:0',
     DATABASE_URL: await server.createDatabase('life'),
   };
   const first = serveHatchd(env);
@@ -88,6 +89,7 @@ test('a database that cannot be reached when it starts is told in a sentence, an
     const env = {
       HATCH_DATA_DIR: join(folder, 'refused'),
       HATCH_HTTP_ADDR: '127.0.0.1:0',
+      HATCH_PROXY_ADDR: '127.0.0.1:0',
       DATABASE_URL: url,
     };
     const refused = serveHatchd(env);

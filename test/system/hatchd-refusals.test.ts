@@ -25,6 +25,7 @@ const settings = (name: string): Record<string, string> => ({
   HATCH_VMM: 'qemu',
   HATCH_DATA_DIR: join(folder, name),
   HATCH_HTTP_ADDR: '127.0.0.1:0',
+  HATCH_PROXY_ADDR: '127.0.0.1:0',
 });
 const ip = (command: string): Promise<unknown> => run(['ip', ...command.split(' ')]);
 

@@ -2,6 +2,8 @@ import assert from 'node:assert/strict';
 import { CreateBucketCommand, S3Client } from '@aws-sdk/client-s3';
 import { randomBytes } from 'node:crypto';
 import { mkdir, mkdtemp, readdir, rename, rm, writeFile } from 'node:fs/promises';
+import { once } from 'node:events';
+import { request, type IncomingMessage } from 'node:http';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, test } from 'node:test';
@@ -176,6 +178,43 @@ test('commands that may wake it find it awake, once for all of them, where it wa
   assert.deepEqual([woken?.data?.['by'], woken?.data?.['was'], more], ['exec', 'snapshotted', []]);
   await snapshots.delete(id);
 });
+
+test('requests for its route wake it, once for all of them, and a crawler does not', async () => {
+  const { vms, snapshots, routes } = first.client;
+  await inside(first, vm.id, 'systemd-run --unit=web --working-directory=/root python3 -m http.server 8000');
+  const { url } = await routes.create(vm.id, { subdomain: 'counter', target_port: 8000 });
+  assert.equal(url, 'http://counter.hatch.localhost:9090');
+  const served = await until({ clock: systemClock, signal: AbortSignal.timeout(60_000) }, async () => {
+    const got = await visit('/count');
+    return got.status === 200 ? got : undefined;
+  });
+  assert.equal(served.wakeMs, undefined, 'it is awake');
+  const { id } = await vms.snapshot(vm.id, {});
+  assert.equal((await visit('/count', { 'user-agent': 'Googlebot/2.1' })).status, 503);
+  assert.equal((await vms.get(vm.id)).state, 'snapshotted');
+  for (const got of await Promise.all([visit('/count'), visit('/count'), visit('/count')])) {
+    assert.equal(got.status, 200, got.body);
+    assert.ok(Number(got.body) >= Number(served.body), 'it counts on');
+    assert.ok(Number(got.wakeMs) > 0);
+  }
+  const woken = (await eventsOf(first, vm.id, 'vm.woken')).filter(({ data }) => data?.['by'] === 'http');
+  assert.equal(woken.length, 1);
+  await snapshots.delete(id);
+});
+
+/** Asks the proxy for a path of the guest's. */
+async function visit(
+  path: string,
+  headers: Record<string, string> = {},
+): Promise<{ readonly status: number | undefined; readonly body: string; readonly wakeMs: unknown }> {
+  const host = 'counter.hatch.localhost';
+  const sent = request({ host: '127.0.0.1', port: 9090, path, agent: false, headers: { host, ...headers } });
+  sent.end();
+  const [answer] = (await once(sent, 'response')) as [IncomingMessage];
+  answer.setEncoding('utf8');
+  const body = (await answer.toArray()).join('');
+  return { status: answer.statusCode, body, wakeMs: answer.headers['hatch-wake-ms'] };
+}
 
 test('it sleeps on one host and wakes on another, still counting, and the first leaves it alone', async () => {
   // The files of a snapshot with a name would stay with the first.

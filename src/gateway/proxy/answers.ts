@@ -1,0 +1,55 @@
+import type { ServerResponse } from 'node:http';
+import { ERRORS } from '../../contract/errors.ts';
+import type { Failure } from '../../model/failure.ts';
+
+/** Answers with a failure, as the API does. One whose answer has begun is cut off: that it was not all is seen. */
+export function answerFailure(response: ServerResponse, failure: Failure, requestId: string): void {
+  if (response.headersSent) return void response.destroy();
+  const retryAfter = failure.details['retry_after_seconds'];
+  const body = JSON.stringify({
+    error: failure.message,
+    code: failure.code,
+    details: failure.details,
+    request_id: requestId,
+  });
+  response.writeHead(ERRORS[failure.code].status, {
+    ...COMMON,
+    'content-type': 'application/json; charset=utf-8',
+    'content-length': Buffer.byteLength(body),
+    'x-request-id': requestId,
+    ...(typeof retryAfter === 'number' ? { 'retry-after': String(Math.ceil(retryAfter)) } : {}),
+    // What is left of its body is not read.
+    connection: 'close',
+  });
+  response.end(body);
+}
+
+const COMMON = { 'x-content-type-options': 'nosniff', 'cache-control': 'no-store' } as const;
+const AGAIN_SECONDS = 2;
+
+/** What a browser is shown while a VM wakes: it comes again by itself. */
+export function answerWaiting(response: ServerResponse, requestId: string): void {
+  response.writeHead(503, {
+    ...COMMON,
+    'content-type': 'text/html; charset=utf-8',
+    'content-length': Buffer.byteLength(WAITING),
+    'content-security-policy': "default-src 'none'; style-src 'unsafe-inline'",
+    'retry-after': String(AGAIN_SECONDS),
+    'x-request-id': requestId,
+    connection: 'close',
+  });
+  response.end(WAITING);
+}
+
+const WAITING = `<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta http-equiv="refresh" content="${AGAIN_SECONDS}">
+<meta name="viewport" content="width=device-width">
+<title>Waking up</title>
+<style>
+  body { font: 1.1rem/1.5 system-ui, sans-serif; display: grid; place-content: center; min-height: 90vh; color-scheme: light dark }
+</style>
+<p>This machine was asleep and is waking up. This page reloads by itself.
+</html>
+`;

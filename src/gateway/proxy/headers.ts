@@ -1,0 +1,67 @@
+import type { IncomingMessage } from 'node:http';
+
+/** Headers of one connection, not of what it carries (RFC 9110, 7.6.1); whoever sends on makes its own. */
+const HOP_BY_HOP = new Set([
+  'connection',
+  'keep-alive',
+  'proxy-connection',
+  'proxy-authenticate',
+  'proxy-authorization',
+  'te',
+  'transfer-encoding',
+  'upgrade',
+  'http2-settings',
+]);
+const FORWARDED = new Set(['forwarded', 'x-forwarded-for', 'x-forwarded-proto', 'x-forwarded-host']);
+
+/** What is known of a request besides what it says. */
+export interface Came {
+  /** The address at the other end of its connection. */
+  readonly from: string;
+  readonly proto: 'http' | 'https';
+  /** Whether that one is a proxy of ours, which may say whom it speaks for. */
+  readonly trusted: boolean;
+}
+
+/** Names and values in turn, as Node takes and gives them: what comes more than once stays so. */
+export type RawHeaders = readonly string[];
+
+/**
+ * The headers a guest is sent: the client's own, with the original `Host`, without those of its connection, and who it is by
+ * X-Forwarded-*. `upgrade`: those that ask for another protocol are sent too.
+ */
+export function towardsGuest(request: IncomingMessage, came: Came, upgrade: boolean): string[] {
+  const said = (name: string): string | undefined => {
+    const value = came.trusted ? request.headers[name] : undefined;
+    return typeof value === 'string' && value !== '' ? value : undefined;
+  };
+  const before = said('x-forwarded-for');
+  const sent = endToEnd(request.rawHeaders, request.headers.connection, FORWARDED);
+  sent.push('X-Forwarded-For', before === undefined ? came.from : `${before}, ${came.from}`);
+  sent.push('X-Forwarded-Proto', said('x-forwarded-proto') ?? came.proto);
+  sent.push('X-Forwarded-Host', said('x-forwarded-host') ?? request.headers.host ?? '');
+  if (request.headers['transfer-encoding'] !== undefined) sent.push('Transfer-Encoding', 'chunked');
+  sent.push('Connection', upgrade ? 'Upgrade' : 'close');
+  if (upgrade) sent.push('Upgrade', request.headers.upgrade ?? '');
+  return sent;
+}
+
+/** The headers a client is sent of a guest's answer. */
+export function towardsClient(answer: IncomingMessage): string[] {
+  return endToEnd(answer.rawHeaders, answer.headers.connection, new Set());
+}
+
+function endToEnd(raw: RawHeaders, connection: string | undefined, not: ReadonlySet<string>): string[] {
+  const named = new Set((connection ?? '').split(',').map((name) => name.trim().toLowerCase()));
+  // What says where a message goes and ends is never a connection's own, whoever says so.
+  for (const name of ['host', 'content-length']) named.delete(name);
+  return pairs(raw).flatMap(([name, value]) => {
+    const lower = name.toLowerCase();
+    return HOP_BY_HOP.has(lower) || named.has(lower) || not.has(lower) ? [] : [name, value];
+  });
+}
+
+/** Names with their values. */
+export function pairs(raw: RawHeaders): readonly (readonly [string, string])[] {
+  return raw.flatMap((name, i) => (i % 2 === 0 ? [[name, raw[i + 1] ?? ''] as const] : []));
+}

@@ -1,0 +1,250 @@
+import { randomBytes } from 'node:crypto';
+import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
+import { connect, type Socket } from 'node:net';
+import type { Duplex } from 'node:stream';
+import type { Clock } from '../../base/clock.ts';
+import { deadline, DeadlineExceeded, raceAbort } from '../../base/deadline.ts';
+import { errorFields, type Logger } from '../../base/logger.ts';
+import { until } from '../../base/until.ts';
+import { Failure } from '../../model/failure.ts';
+import type { Route } from '../../model/route.ts';
+import type { Visits } from '../../ops/visits.ts';
+import { answerFailure, answerWaiting } from './answers.ts';
+import { routeAsked } from './asked.ts';
+import { answerOn, forward, forwardUpgrade, type Exchange } from './forward.ts';
+import { whyNotWake, type Knock } from './wake-rules.ts';
+import { allowSources } from '../ssh/sources.ts';
+
+export interface ProxyDeps {
+  readonly visits: Visits;
+  readonly log: Logger;
+  readonly clock: Clock;
+}
+
+export interface ProxyOptions {
+  /** What subdomains hang under, in lower case. */
+  readonly baseDomain: string;
+  /** How long a wake is waited for, the guest's port included; milliseconds. */
+  readonly wakeTimeoutMs: number;
+  /** Networks whose X-Forwarded-* headers count. */
+  readonly trustedProxies: readonly string[];
+}
+
+const HEADER_BYTES = 32 * 1024;
+/** A client has so long for the head of a request; for its body as long as it likes. */
+const HEAD_MS = 60_000;
+const KEEP_ALIVE_MS = 65_000;
+/** Connections there may be at once. */
+const MOST_CONNECTIONS = 10_000;
+/** A guest on the host's own bridge takes a connection at once or not at all. */
+const DIAL_MS = 1000;
+/** How a port is tried that nobody listens at yet, after a wake. */
+const DIAL_AGAIN = { firstMs: 20, mostMs: 250 } as const;
+/** A browser is shown a page when a wake takes longer. */
+const PAGE_MS = 2000;
+
+/** Makes the HTTP server that leads to the guests' routes; it does not listen yet. */
+export function openProxy(deps: ProxyDeps, options: ProxyOptions): Server {
+  const proxy = new Proxy(deps, options);
+  const server = createServer({
+    maxHeaderSize: HEADER_BYTES,
+    headersTimeout: HEAD_MS,
+    requestTimeout: 0,
+    keepAliveTimeout: KEEP_ALIVE_MS,
+    // RFC 9112, 3.2: a request without a Host, or with two, is answered 400.
+    requireHostHeader: true,
+  });
+  server.maxConnections = MOST_CONNECTIONS;
+  server.on('request', (request, response) => void proxy.serve(request, response));
+  server.on('checkContinue', (request, response) => void proxy.serve(request, response));
+  server.on('upgrade', (request, socket, head) => void proxy.upgrade(request, socket, head));
+  server.on('connect', (request, socket) => proxy.refuseConnect(request, socket));
+  return server;
+}
+
+class Proxy {
+  readonly #deps: ProxyDeps;
+  readonly #options: ProxyOptions;
+  readonly #trusts: (address: string | undefined) => boolean;
+
+  constructor(deps: ProxyDeps, options: ProxyOptions) {
+    this.#deps = deps;
+    this.#options = options;
+    this.#trusts = allowSources(options.trustedProxies);
+  }
+
+  async serve(request: IncomingMessage, response: ServerResponse): Promise<void> {
+    const id = requestId();
+    try {
+      const exchange = await this.#arrive(request, id, response);
+      if (exchange) await forward(exchange, response);
+    } catch (error) {
+      this.#answer(error, id, response);
+    }
+  }
+
+  async upgrade(request: IncomingMessage, client: Duplex, head: Buffer): Promise<void> {
+    client.on('error', () => undefined);
+    const id = requestId();
+    try {
+      const exchange = await this.#arrive(request, id, undefined, client);
+      if (exchange) await forwardUpgrade(exchange, client, head);
+    } catch (error) {
+      if (!client.destroyed) this.#answer(error, id, answerOn(request, client));
+    }
+  }
+
+  refuseConnect(request: IncomingMessage, client: Duplex): void {
+    client.on('error', () => undefined);
+    const why = 'CONNECT is not taken here: ask for the host itself.';
+    answerFailure(answerOn(request, client), new Failure('method_not_allowed', why), requestId());
+  }
+
+  /** Finds the guest that is asked for, wakes it where it sleeps, and connects to it. undefined: an answer was given, or nobody waits. */
+  async #arrive(
+    request: IncomingMessage,
+    id: string,
+    response: ServerResponse | undefined,
+    client: Duplex = request.socket,
+  ): Promise<Exchange | undefined> {
+    const gone = new AbortController();
+    const onClose = (): void => gone.abort(new Error('the client went away'));
+    client.once('close', onClose);
+    try {
+      const route = await this.#routeOf(request);
+      const from = request.socket.remoteAddress ?? '';
+      const came = { from, proto: 'http', trusted: this.#trusts(from) } as const;
+      const limit = AbortSignal.any([gone.signal, AbortSignal.timeout(this.#options.wakeTimeoutMs)]);
+      const arrived = this.#guestOf(route, knockOf(request, from), limit);
+      if (response && wantsPage(request) && !(await soon(arrived, PAGE_MS, this.#deps.clock))) {
+        // The wake goes on; the browser comes again.
+        arrived.then(({ guest }) => guest.destroy()).catch(() => undefined);
+        answerWaiting(response, id);
+        return undefined;
+      }
+      return { request, came, ...(await arrived) };
+    } catch (error) {
+      if (gone.signal.aborted) return undefined;
+      throw error;
+    } finally {
+      client.off('close', onClose);
+    }
+  }
+
+  async #routeOf(request: IncomingMessage): Promise<Route> {
+    if (!request.url?.startsWith('/') && request.url !== '*')
+      throw new Failure('invalid_request', 'Ask for a path: whole URLs are not taken here.');
+    const name = routeAsked(request.headers.host, this.#options.baseDomain);
+    const route = name && (await this.#deps.visits.find(name));
+    if (!route) throw new Failure('not_found', 'Nothing is published under this host name.');
+    return route;
+  }
+
+  async #guestOf(
+    route: Route,
+    knock: Knock,
+    signal: AbortSignal,
+  ): Promise<{ readonly guest: Socket; readonly wokenMs: number | undefined }> {
+    const why = (): string | undefined =>
+      route.autoWake ? whyNotWake(route.wake, knock) : 'it is not woken by visits';
+    let arrival;
+    try {
+      arrival = await this.#deps.visits.arrive(route, { from: knock.from, why }, signal);
+      const { ip, wokenMs } = arrival;
+      const guest = await this.#dial(ip, route.targetPort, wokenMs !== undefined, signal);
+      return { guest, wokenMs };
+    } catch (error) {
+      if (!signal.aborted || !(signal.reason instanceof DOMException)) throw error;
+      throw new Failure(
+        'timeout',
+        `The machine was not ${arrival ? 'reachable' : 'awake'} within ${this.#options.wakeTimeoutMs / 1000} s.`,
+        { cause: error },
+      );
+    }
+  }
+
+  /** Connects to a guest's port. One that was just woken may need a moment until it listens. */
+  async #dial(host: string, port: number, patient: boolean, signal: AbortSignal): Promise<Socket> {
+    const dialled = async (): Promise<Socket> => {
+      try {
+        return await deadline('the connection', DIAL_MS, (within) => dial(host, port, within), signal);
+      } catch (cause) {
+        signal.throwIfAborted();
+        const how = cause instanceof DeadlineExceeded ? 'does not answer' : 'refuses connections';
+        throw new Failure(
+          'guest_unreachable',
+          `Port ${port} of the guest ${how}: does a server listen there?`,
+          {
+            details: { port },
+            cause,
+          },
+        );
+      }
+    };
+    if (!patient) return dialled();
+    return until(
+      { clock: this.#deps.clock, signal },
+      () =>
+        dialled().catch((error: unknown) => (signal.aborted ? Promise.reject(error as Error) : undefined)),
+      DIAL_AGAIN,
+    );
+  }
+
+  #answer(error: unknown, id: string, response: ServerResponse): void {
+    if (response.destroyed) return;
+    const failure =
+      error instanceof Failure
+        ? error
+        : new Failure('internal', 'The server met a defect; its log has the request id.', { cause: error });
+    if (failure.code === 'internal')
+      this.#deps.log.error({ request_id: id, ...errorFields(error) }, 'a proxied request failed');
+    answerFailure(response, failure, id);
+  }
+}
+
+function requestId(): string {
+  return `req-${randomBytes(8).toString('hex')}`;
+}
+
+function knockOf({ method = 'GET', url = '/', headers }: IncomingMessage, from: string): Knock {
+  return { method, path: url.split('?', 1)[0] ?? '/', from, userAgent: headers['user-agent'] };
+}
+
+function wantsPage({ method, headers }: IncomingMessage): boolean {
+  return method === 'GET' && (headers.accept ?? '').includes('text/html');
+}
+
+/** Whether something has settled within so many milliseconds. */
+async function soon(work: Promise<unknown>, ms: number, clock: Clock): Promise<boolean> {
+  const over = new AbortController();
+  const settled = work.then(
+    () => true,
+    () => true,
+  );
+  const late = clock.sleep(ms, over.signal).then(
+    () => false,
+    () => true,
+  );
+  try {
+    return await Promise.race([settled, late]);
+  } finally {
+    over.abort();
+  }
+}
+
+async function dial(host: string, port: number, signal: AbortSignal): Promise<Socket> {
+  const socket = connect({ host, port, noDelay: true });
+  try {
+    await raceAbort(
+      new Promise<void>((resolve, reject) => {
+        socket.once('connect', resolve);
+        socket.once('error', reject);
+      }),
+      signal,
+    );
+    return socket;
+  } catch (error) {
+    socket.destroy();
+    throw error;
+  }
+}
