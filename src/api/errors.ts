@@ -1,36 +1,9 @@
 import type { FastifyError, FastifyReply, FastifyRequest } from 'fastify';
 import { errorFields, type Logger } from '../base/logger.ts';
-import type { ErrorBody } from '../contract/error-body.ts';
 import { ERRORS } from '../contract/errors.ts';
 import { Failure } from '../model/failure.ts';
+import { ANSWER_HEADERS, errorBody, errorHeaders, statusOf } from '../model/failure-answer.ts';
 import { BODY_BYTES } from './json-body.ts';
-
-/** Headers of every answer: no guessing of types, and nothing kept by caches on the way. */
-export const ANSWER_HEADERS = { 'x-content-type-options': 'nosniff', 'cache-control': 'no-store' } as const;
-
-/** The status a failure is answered with: the only place where a code becomes HTTP. */
-export function statusOf(failure: Failure): number {
-  return ERRORS[failure.code].status;
-}
-
-/** A failure as the body of an answer. */
-export function errorBody(failure: Failure, requestId: string): ErrorBody {
-  return {
-    error: failure.message,
-    code: failure.code,
-    details: { ...failure.details },
-    request_id: requestId,
-  };
-}
-
-/** Headers that go with a failure: how to sign in, when to come again. */
-export function errorHeaders(failure: Failure): Record<string, string> {
-  const retryAfter = failure.details['retry_after_seconds'];
-  return {
-    ...(failure.code === 'unauthorized' ? { 'www-authenticate': 'Bearer realm="hatch"' } : {}),
-    ...(typeof retryAfter === 'number' ? { 'retry-after': String(Math.ceil(retryAfter)) } : {}),
-  };
-}
 
 /** Whatever was thrown, as a Failure: those of the web server by its codes; what nobody foresaw is `internal` and says nothing. */
 export function toFailure(error: unknown): Failure {

@@ -1,20 +1,15 @@
-import { randomBytes } from 'node:crypto';
 import type { FastifyReply, FastifyRequest } from 'fastify';
 import type { Clock } from '../base/clock.ts';
 import type { Logger } from '../base/logger.ts';
 import { Failure } from '../model/failure.ts';
 import type { App } from './app.ts';
-import { ANSWER_HEADERS, sendFailure } from './errors.ts';
+import { ANSWER_HEADERS } from '../model/failure-answer.ts';
+import { sendFailure } from './errors.ts';
 
 /** How long answers under way have after the server was told to close, in milliseconds. */
 const GRACE_MS = 600;
 /** How long the last answers have to leave the machine. */
 const FLUSH_MS = 100;
-
-/** A fresh name for a request, for its answer and the log. */
-export function newRequestId(): string {
-  return `req-${randomBytes(8).toString('hex')}`;
-}
 
 /** Names each request, sets the headers every answer has, and writes one log line when it is done. */
 export function accompanyRequests(

@@ -262,7 +262,8 @@ export async function openWorld(
     sshPortMin: values.HATCH_SSH_PORT_MIN,
     sshPortMax: values.HATCH_SSH_PORT_MAX,
     proxy: {
-      scheme: values.HATCH_PROXY_TLS_CERT === undefined ? 'http' : 'https',
+      // Until the proxy takes HATCH_PROXY_TLS_CERT.
+      scheme: 'http',
       port: values.HATCH_PROXY_ADDR.port,
       baseDomain: values.HATCH_PROXY_BASE_DOMAIN,
     },

@@ -6,7 +6,7 @@ import { networkStep, seedStep, sshStep } from './host-steps.ts';
 import { identityStep } from './identity-step.ts';
 import type { Stage } from './steps.ts';
 import { diskFromSnapshot, folderFromSnapshot } from './files-from-snapshot.ts';
-import { goOnStep, loadStep, tapStep } from './wake-vm.ts';
+import { resumeStep, loadStep, tapStep } from './wake-vm.ts';
 import type { World } from './world.ts';
 
 /**
@@ -29,10 +29,10 @@ export async function copySteps(
   const folder = folderFromSnapshot(world, vm, snapshot, true);
   const files = [diskFromSnapshot(world, vm, image, snapshot), seedStep(world, vm, image)];
   const load = loadStep(world, vm, image, snapshot);
-  const goOn = goOnStep(world, vm);
+  const resume = resumeStep(world, vm);
   const identity = identityStep(world, vm);
-  if (network === null) return [folder, files, load, goOn, identity];
+  if (network === null) return [folder, files, load, resume, identity];
   const place = networkStep(world, vm, network, { apart: true });
   const ssh = sshStep(world, vm, network);
-  return [folder, [...files, tapStep(world, vm)], [place, load], goOn, identity, ssh];
+  return [folder, [...files, tapStep(world, vm)], [place, load], resume, identity, ssh];
 }

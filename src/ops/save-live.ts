@@ -154,8 +154,8 @@ async function saveAndGoOn(
 }
 
 /**
- * Saves a machine that goes on; `still` is done while it stands still, and lets it. Its memory file is cloned while it stands still, where the file system shares
- * blocks; else its memory is written while it runs, where the hypervisor can.
+ * Saves a machine that goes on; `still` is done while it stands still, and lets it. Its memory file is cloned then, where the file system
+ * shares blocks; else the hypervisor saves it in the way that has it stand still the shortest (`Machine.saveRunning`).
  */
 async function saveMachine(
   { driver }: World,

@@ -91,7 +91,7 @@ export async function undoWake(
 async function wakeSteps(world: World, vm: Vm, snapshot: Snapshot): Promise<readonly Stage[]> {
   return [
     ...(await placeSteps(world, vm, snapshot)),
-    goOnStep(world, vm, (signal) => waitForAgent(world, vm, snapshot, signal)),
+    resumeStep(world, vm, (signal) => waitForAgent(world, vm, snapshot, signal)),
     ...waysIn(world, vm, snapshot),
     awakeStep(world, vm, snapshot),
   ];
@@ -194,7 +194,7 @@ async function loadMachine(
   await flushed;
 }
 
-/** The machine, unless told otherwise on a private map of the saved memory; it goes on with `goOnStep`. */
+/** The machine, unless told otherwise on a private map of the saved memory; it goes on with `resumeStep`. */
 export function loadStep(
   world: World,
   vm: Vm,
@@ -210,13 +210,13 @@ export function loadStep(
 }
 
 /** The loaded machine goes on; then `answered` is waited for. */
-export function goOnStep(
+export function resumeStep(
   { fleet }: World,
   vm: Vm,
   answered: (signal: AbortSignal) => Promise<void> = async () => undefined,
 ): Step {
   return {
-    name: 'go-on',
+    name: 'resume',
     async run(signal) {
       const live = fleet.get(vm.id);
       if (!live || live.exit) throw new Failure('vmm_failed', 'The guest ended before it was woken.');

@@ -137,7 +137,7 @@ export interface Machine {
   save(to: { readonly statePath: string; readonly memoryPath: string }): Promise<SavedMachine>;
 
   /**
-   * Saves a guest that runs on until little of its memory is left to write, and calls `still` while it stands still: it goes on when
+   * Saves a guest that goes on afterwards: of its memory as much as can be is written while it runs. Calls `still` while it stands still: it goes on when
    * that lets it, and it does not wait for what is saved to be all in its file, as this does. Its memory is a copy of its own: in
    * the state (`memoryPath` null) or in `memoryPath`, never in `ramFile`. Only with `capabilities.savesRunning`. Else as `save`;
    * what `still` throws fails it.

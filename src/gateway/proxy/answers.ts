@@ -1,36 +1,29 @@
 import type { ServerResponse } from 'node:http';
-import { ERRORS } from '../../contract/errors.ts';
 import type { Failure } from '../../model/failure.ts';
+import { ANSWER_HEADERS, errorBody, errorHeaders, statusOf } from '../../model/failure-answer.ts';
 
 /** Answers with a failure, as the API does. One whose answer has begun is cut off: that it was not all is seen. */
 export function answerFailure(response: ServerResponse, failure: Failure, requestId: string): void {
   if (response.headersSent) return void response.destroy();
-  const retryAfter = failure.details['retry_after_seconds'];
-  const body = JSON.stringify({
-    error: failure.message,
-    code: failure.code,
-    details: failure.details,
-    request_id: requestId,
-  });
-  response.writeHead(ERRORS[failure.code].status, {
-    ...COMMON,
+  const body = JSON.stringify(errorBody(failure, requestId));
+  response.writeHead(statusOf(failure), {
+    ...ANSWER_HEADERS,
+    ...errorHeaders(failure),
     'content-type': 'application/json; charset=utf-8',
     'content-length': Buffer.byteLength(body),
     'x-request-id': requestId,
-    ...(typeof retryAfter === 'number' ? { 'retry-after': String(Math.ceil(retryAfter)) } : {}),
     // What is left of its body is not read.
     connection: 'close',
   });
   response.end(body);
 }
 
-const COMMON = { 'x-content-type-options': 'nosniff', 'cache-control': 'no-store' } as const;
 const AGAIN_SECONDS = 2;
 
 /** What a browser is shown while a VM wakes: it comes again by itself. */
 export function answerWaiting(response: ServerResponse, requestId: string): void {
   response.writeHead(503, {
-    ...COMMON,
+    ...ANSWER_HEADERS,
     'content-type': 'text/html; charset=utf-8',
     'content-length': Buffer.byteLength(WAITING),
     'content-security-policy': "default-src 'none'; style-src 'unsafe-inline'",

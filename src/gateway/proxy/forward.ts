@@ -2,14 +2,14 @@ import { request as httpRequest, ServerResponse, type ClientRequest, type Incomi
 import type { Socket } from 'node:net';
 import type { Duplex } from 'node:stream';
 import { Failure } from '../../model/failure.ts';
-import { pairs, towardsClient, towardsGuest, type Came } from './headers.ts';
+import { pairs, towardsClient, towardsGuest, type ClientFacts } from './headers.ts';
 
 /** A guest that has said nothing of its answer by then is not waited for any longer. */
 const ANSWER_MS = 300_000;
 
 export interface Exchange {
   readonly request: IncomingMessage;
-  readonly came: Came;
+  readonly sender: ClientFacts;
   /** A connection to the guest that is used for this alone: one that was kept would be ahead of a guest that slept meanwhile. */
   readonly guest: Socket;
   /** How long its wake was waited for, in milliseconds; undefined: it was awake. */
@@ -71,12 +71,12 @@ export function answerOn(request: IncomingMessage, client: Duplex): ServerRespon
   return response;
 }
 
-function start({ request, came, guest }: Exchange, upgrade: boolean): ClientRequest {
+function start({ request, sender, guest }: Exchange, upgrade: boolean): ClientRequest {
   const sent = httpRequest({
     createConnection: () => guest,
     method: request.method,
     path: request.url,
-    headers: towardsGuest(request, came, upgrade),
+    headers: towardsGuest(request, sender, upgrade),
     setHost: false,
   });
   // Heard where the answer is waited for; one that comes later ends with the connection.

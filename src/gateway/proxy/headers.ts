@@ -15,7 +15,7 @@ const HOP_BY_HOP = new Set([
 const FORWARDED = new Set(['forwarded', 'x-forwarded-for', 'x-forwarded-proto', 'x-forwarded-host']);
 
 /** What is known of a request besides what it says. */
-export interface Came {
+export interface ClientFacts {
   /** The address at the other end of its connection. */
   readonly from: string;
   readonly proto: 'http' | 'https';
@@ -30,15 +30,15 @@ export type RawHeaders = readonly string[];
  * The headers a guest is sent: the client's own, with the original `Host`, without those of its connection, and who it is by
  * X-Forwarded-*. `upgrade`: those that ask for another protocol are sent too.
  */
-export function towardsGuest(request: IncomingMessage, came: Came, upgrade: boolean): string[] {
+export function towardsGuest(request: IncomingMessage, sender: ClientFacts, upgrade: boolean): string[] {
   const said = (name: string): string | undefined => {
-    const value = came.trusted ? request.headers[name] : undefined;
+    const value = sender.trusted ? request.headers[name] : undefined;
     return typeof value === 'string' && value !== '' ? value : undefined;
   };
   const before = said('x-forwarded-for');
   const sent = endToEnd(request.rawHeaders, request.headers.connection, FORWARDED);
-  sent.push('X-Forwarded-For', before === undefined ? came.from : `${before}, ${came.from}`);
-  sent.push('X-Forwarded-Proto', said('x-forwarded-proto') ?? came.proto);
+  sent.push('X-Forwarded-For', before === undefined ? sender.from : `${before}, ${sender.from}`);
+  sent.push('X-Forwarded-Proto', said('x-forwarded-proto') ?? sender.proto);
   sent.push('X-Forwarded-Host', said('x-forwarded-host') ?? request.headers.host ?? '');
   if (request.headers['transfer-encoding'] !== undefined) sent.push('Transfer-Encoding', 'chunked');
   sent.push('Connection', upgrade ? 'Upgrade' : 'close');

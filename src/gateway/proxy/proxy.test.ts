@@ -12,7 +12,7 @@ import {
 } from 'node:http';
 import { connect, type AddressInfo, type Socket } from 'node:net';
 import { after, before, test } from 'node:test';
-import { setTimeout as sleep } from 'node:timers/promises';
+import { raceAbort } from '../../base/deadline.ts';
 import { systemClock } from '../../base/clock.ts';
 import { newId } from '../../base/ids.ts';
 import { silent } from '../../base/logger.ts';
@@ -121,8 +121,7 @@ async function raw(bytes: string): Promise<string> {
   let said = '';
   socket.setEncoding('latin1').on('data', (piece: string) => (said += piece));
   socket.on('error', () => undefined);
-  await Promise.race([once(socket, 'close'), sleep(5000)]);
-  socket.destroy();
+  await once(socket, 'close', { signal: AbortSignal.timeout(10_000) });
   return said;
 }
 
@@ -359,8 +358,7 @@ test('what may not wake is told so, a browser is shown a page, and who goes away
   ]);
 
   arrive = async (_route, _visit, signal) => {
-    await sleep(20_000, undefined, { signal });
-    return { ip: '', wokenMs: 1 };
+    return raceAbort(new Promise<never>(() => undefined), signal);
   };
   const page = await get('/', { headers: { accept: 'text/html,*/*' } });
   assert.equal(page.status, 503);

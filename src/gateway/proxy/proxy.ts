@@ -1,19 +1,21 @@
-import { randomBytes } from 'node:crypto';
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
-import { connect, type Socket } from 'node:net';
+import type { Socket } from 'node:net';
 import type { Duplex } from 'node:stream';
 import type { Clock } from '../../base/clock.ts';
-import { deadline, DeadlineExceeded, raceAbort } from '../../base/deadline.ts';
+import { deadline, DeadlineExceeded } from '../../base/deadline.ts';
 import { errorFields, type Logger } from '../../base/logger.ts';
+import { sooner } from '../../base/sooner.ts';
 import { until } from '../../base/until.ts';
 import { Failure } from '../../model/failure.ts';
+import { newRequestId } from '../../model/failure-answer.ts';
 import type { Route } from '../../model/route.ts';
 import type { Visits } from '../../ops/visits.ts';
-import { answerFailure, answerWaiting } from './answers.ts';
-import { routeAsked } from './asked.ts';
-import { answerOn, forward, forwardUpgrade, type Exchange } from './forward.ts';
-import { whyNotWake, type Knock } from './wake-rules.ts';
+import { dial } from '../dial.ts';
 import { allowSources } from '../ssh/sources.ts';
+import { answerFailure, answerWaiting } from './answers.ts';
+import { routeOfHost } from './host-header.ts';
+import { answerOn, forward, forwardUpgrade, type Exchange } from './forward.ts';
+import { whyNotWake, type WakeRequest } from './wake-rules.ts';
 
 export interface ProxyDeps {
   readonly visits: Visits;
@@ -74,7 +76,7 @@ class Proxy {
   }
 
   async serve(request: IncomingMessage, response: ServerResponse): Promise<void> {
-    const id = requestId();
+    const id = newRequestId();
     try {
       const exchange = await this.#arrive(request, id, response);
       if (exchange) await forward(exchange, response);
@@ -85,7 +87,7 @@ class Proxy {
 
   async upgrade(request: IncomingMessage, client: Duplex, head: Buffer): Promise<void> {
     client.on('error', () => undefined);
-    const id = requestId();
+    const id = newRequestId();
     try {
       const exchange = await this.#arrive(request, id, undefined, client);
       if (exchange) await forwardUpgrade(exchange, client, head);
@@ -97,7 +99,7 @@ class Proxy {
   refuseConnect(request: IncomingMessage, client: Duplex): void {
     client.on('error', () => undefined);
     const why = 'CONNECT is not taken here: ask for the host itself.';
-    answerFailure(answerOn(request, client), new Failure('method_not_allowed', why), requestId());
+    answerFailure(answerOn(request, client), new Failure('method_not_allowed', why), newRequestId());
   }
 
   /** Finds the guest that is asked for, wakes it where it sleeps, and connects to it. undefined: an answer was given, or nobody waits. */
@@ -113,16 +115,23 @@ class Proxy {
     try {
       const route = await this.#routeOf(request);
       const from = request.socket.remoteAddress ?? '';
-      const came = { from, proto: 'http', trusted: this.#trusts(from) } as const;
+      const sender = { from, proto: 'http', trusted: this.#trusts(from) } as const;
       const limit = AbortSignal.any([gone.signal, AbortSignal.timeout(this.#options.wakeTimeoutMs)]);
-      const arrived = this.#guestOf(route, knockOf(request, from), limit);
-      if (response && wantsPage(request) && !(await soon(arrived, PAGE_MS, this.#deps.clock))) {
+      const arrived = this.#guestOf(route, wakeRequestOf(request, from), limit);
+      if (
+        response &&
+        wantsPage(request) &&
+        !(await settlesWithin(PAGE_MS, arrived, { clock: this.#deps.clock, signal: gone.signal }))
+      ) {
         // The wake goes on; the browser comes again.
         arrived.then(({ guest }) => guest.destroy()).catch(() => undefined);
         answerWaiting(response, id);
         return undefined;
       }
-      return { request, came, ...(await arrived) };
+      const { guest, wokenMs } = await arrived;
+      if (!gone.signal.aborted) return { request, sender, guest, wokenMs };
+      guest.destroy();
+      return undefined;
     } catch (error) {
       if (gone.signal.aborted) return undefined;
       throw error;
@@ -134,7 +143,7 @@ class Proxy {
   async #routeOf(request: IncomingMessage): Promise<Route> {
     if (!request.url?.startsWith('/') && request.url !== '*')
       throw new Failure('invalid_request', 'Ask for a path: whole URLs are not taken here.');
-    const name = routeAsked(request.headers.host, this.#options.baseDomain);
+    const name = routeOfHost(request.headers.host, this.#options.baseDomain);
     const route = name && (await this.#deps.visits.find(name));
     if (!route) throw new Failure('not_found', 'Nothing is published under this host name.');
     return route;
@@ -142,14 +151,14 @@ class Proxy {
 
   async #guestOf(
     route: Route,
-    knock: Knock,
+    asking: WakeRequest,
     signal: AbortSignal,
   ): Promise<{ readonly guest: Socket; readonly wokenMs: number | undefined }> {
     const why = (): string | undefined =>
-      route.autoWake ? whyNotWake(route.wake, knock) : 'it is not woken by visits';
+      route.autoWake ? whyNotWake(route.wake, asking) : 'it is not woken by visits';
     let arrival;
     try {
-      arrival = await this.#deps.visits.arrive(route, { from: knock.from, why }, signal);
+      arrival = await this.#deps.visits.arrive(route, { from: asking.from, why }, signal);
       const { ip, wokenMs } = arrival;
       const guest = await this.#dial(ip, route.targetPort, wokenMs !== undefined, signal);
       return { guest, wokenMs };
@@ -167,7 +176,12 @@ class Proxy {
   async #dial(host: string, port: number, patient: boolean, signal: AbortSignal): Promise<Socket> {
     const dialled = async (): Promise<Socket> => {
       try {
-        return await deadline('the connection', DIAL_MS, (within) => dial(host, port, within), signal);
+        return await deadline(
+          'the connection',
+          DIAL_MS,
+          (within) => dial({ host, port, noDelay: true }, within),
+          signal,
+        );
       } catch (cause) {
         signal.throwIfAborted();
         const how = cause instanceof DeadlineExceeded ? 'does not answer' : 'refuses connections';
@@ -202,11 +216,7 @@ class Proxy {
   }
 }
 
-function requestId(): string {
-  return `req-${randomBytes(8).toString('hex')}`;
-}
-
-function knockOf({ method = 'GET', url = '/', headers }: IncomingMessage, from: string): Knock {
+function wakeRequestOf({ method = 'GET', url = '/', headers }: IncomingMessage, from: string): WakeRequest {
   return { method, path: url.split('?', 1)[0] ?? '/', from, userAgent: headers['user-agent'] };
 }
 
@@ -214,37 +224,14 @@ function wantsPage({ method, headers }: IncomingMessage): boolean {
   return method === 'GET' && (headers.accept ?? '').includes('text/html');
 }
 
-/** Whether something has settled within so many milliseconds. */
-async function soon(work: Promise<unknown>, ms: number, clock: Clock): Promise<boolean> {
-  const over = new AbortController();
-  const settled = work.then(
-    () => true,
-    () => true,
-  );
-  const late = clock.sleep(ms, over.signal).then(
-    () => false,
-    () => true,
-  );
-  try {
-    return await Promise.race([settled, late]);
-  } finally {
-    over.abort();
-  }
-}
-
-async function dial(host: string, port: number, signal: AbortSignal): Promise<Socket> {
-  const socket = connect({ host, port, noDelay: true });
-  try {
-    await raceAbort(
-      new Promise<void>((resolve, reject) => {
-        socket.once('connect', resolve);
-        socket.once('error', reject);
-      }),
-      signal,
-    );
-    return socket;
-  } catch (error) {
-    socket.destroy();
-    throw error;
-  }
+/** Whether something has settled within so many milliseconds. Rejects with the signal's reason. */
+async function settlesWithin(
+  ms: number,
+  work: Promise<unknown>,
+  deps: { readonly clock: Clock; readonly signal: AbortSignal },
+): Promise<boolean> {
+  let settled = false;
+  const note = (): void => void (settled = true);
+  await sooner(deps, work.then(note, note), ms);
+  return settled;
 }

@@ -1,8 +1,8 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { whyNotWake, type Knock } from './wake-rules.ts';
+import { whyNotWake, type WakeRequest } from './wake-rules.ts';
 
-const knock = (more: Partial<Knock> = {}): Knock => ({
+const asking = (more: Partial<WakeRequest> = {}): WakeRequest => ({
   method: 'GET',
   path: '/',
   from: '203.0.113.9',
@@ -11,10 +11,10 @@ const knock = (more: Partial<Knock> = {}): Knock => ({
 });
 
 test('without rules whoever looks like a visitor wakes, and crawlers, scanners and checks do not', () => {
-  assert.equal(whyNotWake(null, knock()), undefined);
-  assert.equal(whyNotWake(null, knock({ userAgent: undefined })), undefined);
+  assert.equal(whyNotWake(null, asking()), undefined);
+  assert.equal(whyNotWake(null, asking({ userAgent: undefined })), undefined);
   for (const userAgent of ['curl/8.5', 'Abbott/1.0', 'robotics-lab', 'okhttp/4'])
-    assert.equal(whyNotWake(null, knock({ userAgent })), undefined, userAgent);
+    assert.equal(whyNotWake(null, asking({ userAgent })), undefined, userAgent);
   for (const userAgent of [
     'Mozilla/5.0 (compatible; Googlebot/2.1; +http://www.google.com/bot.html)',
     'Mozilla/5.0 (compatible; bingbot/2.0)',
@@ -25,7 +25,7 @@ test('without rules whoever looks like a visitor wakes, and crawlers, scanners a
     'CensysInspect/1.1',
     'UptimeRobot/2.0',
   ])
-    assert.match(whyNotWake(null, knock({ userAgent })) ?? '', /crawlers/, userAgent);
+    assert.match(whyNotWake(null, asking({ userAgent })) ?? '', /crawlers/, userAgent);
 });
 
 test('all that the rules say must hold', () => {
@@ -34,17 +34,17 @@ test('all that the rules say must hold', () => {
     paths: ['/api/*', '/'],
     cidrs: ['203.0.113.0/24', '2001:db8::/32'],
   };
-  assert.equal(whyNotWake(rules, knock()), undefined);
-  assert.equal(whyNotWake(rules, knock({ path: '/api/a/b', from: '2001:db8::1' })), undefined);
-  assert.equal(whyNotWake(rules, knock({ from: '::ffff:203.0.113.1' })), undefined);
-  assert.match(whyNotWake(rules, knock({ method: 'PUT' })) ?? '', /only GET, POST/);
-  assert.match(whyNotWake(rules, knock({ path: '/apis' })) ?? '', /this path/);
-  assert.match(whyNotWake(rules, knock({ from: '198.51.100.1' })) ?? '', /your network/);
+  assert.equal(whyNotWake(rules, asking()), undefined);
+  assert.equal(whyNotWake(rules, asking({ path: '/api/a/b', from: '2001:db8::1' })), undefined);
+  assert.equal(whyNotWake(rules, asking({ from: '::ffff:203.0.113.1' })), undefined);
+  assert.match(whyNotWake(rules, asking({ method: 'PUT' })) ?? '', /only GET, POST/);
+  assert.match(whyNotWake(rules, asking({ path: '/apis' })) ?? '', /this path/);
+  assert.match(whyNotWake(rules, asking({ from: '198.51.100.1' })) ?? '', /your network/);
 });
 
 test('a star stands for any characters, slashes too, also many of them', () => {
   const wakes = (pattern: string, path: string): boolean =>
-    whyNotWake({ paths: [pattern] }, knock({ path })) === undefined;
+    whyNotWake({ paths: [pattern] }, asking({ path })) === undefined;
   assert.ok(wakes('/a*c', '/ac') && wakes('/a*c', '/a/b/c') && wakes('*', '/x') && wakes('/*/z', '/a/b/z'));
   assert.ok(
     !wakes('/a*c', '/a') && !wakes('/ab*ba', '/aba') && !wakes('/a', '/a/') && !wakes('/a.c', '/abc'),

@@ -1,9 +1,9 @@
-import { once } from 'node:events';
-import { connect, type Socket } from 'node:net';
+import type { Socket } from 'node:net';
 import { pipeline } from 'node:stream/promises';
 import type { Clock } from '../../base/clock.ts';
 import { deadline, DeadlineExceeded } from '../../base/deadline.ts';
 import { until } from '../../base/until.ts';
+import { dial } from '../dial.ts';
 
 /** After this long without a word TCP asks whether the other side is still there. */
 const KEEPALIVE_MS = 30_000;
@@ -71,7 +71,7 @@ async function reach(clock: Clock, client: Socket, target: GuestPort): Promise<S
           { clock, signal },
           async () => {
             try {
-              return await dial(ip, port, signal);
+              return await dial({ host: ip, port, allowHalfOpen: true }, signal);
             } catch (error) {
               if (signal.aborted || !isErrno(error, NOT_YET)) throw error;
               refused = error;
@@ -98,18 +98,6 @@ function isErrno(error: unknown, codes: readonly string[]): boolean {
   return (
     error instanceof Error && 'code' in error && typeof error.code === 'string' && codes.includes(error.code)
   );
-}
-
-async function dial(host: string, port: number, signal: AbortSignal): Promise<Socket> {
-  const socket = connect({ host, port, allowHalfOpen: true });
-  socket.on('error', () => undefined);
-  try {
-    await once(socket, 'connect', { signal });
-    return socket;
-  } catch (error) {
-    socket.destroy();
-    throw signal.aborted ? signal.reason : error;
-  }
 }
 
 /**

@@ -49,7 +49,6 @@ export async function saveDevices(
 export function asStream(devices: Buffer, machineType: string): Buffer {
   if (devices.length < 8 || devices.readUInt32BE(0) !== MAGIC || devices.readUInt32BE(4) !== VERSION)
     throw new VmmError('QEMU wrote no device state');
-  const capability = Buffer.from('x-ignore-shared');
   return Buffer.concat([
     devices.subarray(0, 8),
     Buffer.of(CONFIGURATION),
@@ -59,7 +58,7 @@ export function asStream(devices: Buffer, machineType: string): Buffer {
     counted('configuration/capabilities'),
     u32(1),
     u32(1),
-    counted(capability.toString()),
+    counted('x-ignore-shared'),
     devices.subarray(8),
     Buffer.of(DESCRIPTION),
     u32(0),

@@ -1,9 +1,9 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { routeAsked } from './asked.ts';
+import { routeOfHost } from './host-header.ts';
 
 test('a host names a subdomain or a domain, whatever its case, port and last dot', () => {
-  const of = (host: string | undefined): unknown => routeAsked(host, 'hatch.localhost');
+  const of = (host: string | undefined): unknown => routeOfHost(host, 'hatch.localhost');
   const web = { subdomain: 'web', domain: null };
   for (const host of [
     'web.hatch.localhost',

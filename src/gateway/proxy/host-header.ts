@@ -5,7 +5,7 @@ import type { RouteName } from '../../model/route.ts';
  * The route a `Host` header asks for: a subdomain of the base domain, or a domain of somebody's own. Case, a port and the dot at the end of
  * a whole name do not matter. undefined for what no route can be called: addresses, the base domain itself, what is no host name.
  */
-export function routeAsked(host: string | undefined, baseDomain: string): RouteName | undefined {
+export function routeOfHost(host: string | undefined, baseDomain: string): RouteName | undefined {
   const name = host
     ?.toLowerCase()
     .replace(/:\d{1,5}$/, '')
