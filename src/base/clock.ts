@@ -6,9 +6,16 @@ export interface Clock {
   sleep(ms: number, signal?: AbortSignal): Promise<void>;
 }
 
+/** A clock that can also measure: whoever sets the time of day does not move it. */
+export interface SteadyClock extends Clock {
+  /** Milliseconds since some moment; it only goes forward. */
+  steady(): number;
+}
+
 /** The machine's own clock. Its timers do not keep the process alive on their own when `unref` is asked for. */
-export const systemClock: Clock = {
+export const systemClock: SteadyClock = {
   now: () => Date.now(),
+  steady: () => performance.now(),
   sleep: (ms, signal) =>
     new Promise((resolve, reject) => {
       if (signal?.aborted) return reject(abortReason(signal));
@@ -30,7 +37,7 @@ export function abortReason(signal: AbortSignal): Error {
 }
 
 /** A clock for tests: it stands still until `advance` moves it, and wakes those whose time has come, in order. */
-export class FakeClock implements Clock {
+export class FakeClock implements SteadyClock {
   #now: number;
   #sleepers: { at: number; wake: () => void }[] = [];
 
@@ -39,6 +46,10 @@ export class FakeClock implements Clock {
   }
 
   now(): number {
+    return this.#now;
+  }
+
+  steady(): number {
     return this.#now;
   }
 

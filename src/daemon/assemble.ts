@@ -18,6 +18,7 @@ import { openFakeNetwork } from '../net/fake.ts';
 import { openLinuxNetwork } from '../net/linux.ts';
 import type { Network } from '../net/network.ts';
 import { ensureDefaultAccount } from '../ops/accounts.ts';
+import { ActivityTracker } from '../ops/activity.ts';
 import { openArchive } from '../ops/archive/open-archive.ts';
 import { Fleet } from '../ops/fleet.ts';
 import { Flights } from '../ops/flights.ts';
@@ -306,6 +307,7 @@ export async function openWorld(
     files,
     fleet,
     archive,
+    activity: new ActivityTracker({ clock }),
     disks: openSavedDisks({ run, tmp: tmpdir() }),
     flights: new Flights({ operations: store.operations, log: log.child({ room: 'ops' }) }),
     clock,

@@ -6,6 +6,7 @@ import type { Network } from '../net/network.ts';
 import type { Store } from '../store/store.ts';
 import type { Driver } from '../vmm/driver.ts';
 import type { Archive } from './archive/archive.ts';
+import type { ActivityTracker } from './activity.ts';
 import type { Fleet } from './fleet.ts';
 import type { Flights } from './flights.ts';
 import type { SshPorts } from './hatch.ts';
@@ -21,6 +22,8 @@ export interface World {
   readonly fleet: Fleet;
   readonly flights: Flights;
   readonly archive: Archive;
+  /** Who uses which VM now. */
+  readonly activity: ActivityTracker;
   /** Looks inside the disks of snapshots. */
   readonly disks: SavedDisks;
   readonly clock: Clock;

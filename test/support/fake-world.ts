@@ -16,6 +16,7 @@ import { SCOPES } from '../../src/model/records.ts';
 import { openFakeNetwork, type FakeFailures } from '../../src/net/fake.ts';
 import { addKey, ensureDefaultAccount } from '../../src/ops/accounts.ts';
 import { openArchive } from '../../src/ops/archive/open-archive.ts';
+import { ActivityTracker } from '../../src/ops/activity.ts';
 import { Fleet } from '../../src/ops/fleet.ts';
 import { Flights } from '../../src/ops/flights.ts';
 import type { Caller, Hatch, SshPorts } from '../../src/ops/hatch.ts';
@@ -149,6 +150,7 @@ export async function openFakeWorld(host: FakeHostFolder, options: WorldOptions 
     clock: systemClock,
     log: silent,
     archive,
+    activity: new ActivityTracker({ clock: systemClock }),
     disks: openSavedDisks({ run, tmp: host.root }),
     settings,
     findDefaultImage: async () => undefined,

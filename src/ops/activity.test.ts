@@ -1,0 +1,56 @@
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { FakeClock } from '../base/clock.ts';
+import { newId } from '../base/ids.ts';
+import { ActivityTracker } from './activity.ts';
+
+test('a use is open until it ends, and its end is when the VM was last used', async () => {
+  const clock = new FakeClock();
+  const activity = new ActivityTracker({ clock });
+  const vm = newId('vm');
+  const from = clock.steady();
+  const use = activity.begin(vm, 'ssh');
+  await clock.advance(5000);
+  use.payload();
+  await clock.advance(5000);
+  assert.deepEqual(activity.of(vm).open, [{ by: 'ssh', since: from, lastPayloadAt: from + 5000 }]);
+  use.end();
+  await clock.advance(5000);
+  use.end();
+  const { open, lastUsedAt } = activity.of(vm);
+  assert.deepEqual(open, []);
+  assert.equal(lastUsedAt, from + 10_000);
+});
+
+test('what was decided before a use, a lease or a wake is void: the version has gone up', () => {
+  const activity = new ActivityTracker({ clock: new FakeClock() });
+  const vm = newId('vm');
+  const versions = [activity.of(vm).version];
+  const heard: string[] = [];
+  activity.onUse = (id) => heard.push(id);
+  for (const happen of [
+    () => activity.begin(vm, 'http'),
+    () => activity.lease(vm, 1000),
+    () => activity.awake(vm),
+  ]) {
+    happen();
+    versions.push(activity.of(vm).version);
+  }
+  assert.deepEqual(
+    versions.map((version, i) => version > (versions[i - 1] ?? -1)),
+    [true, true, true, true],
+  );
+  assert.deepEqual(heard, [vm, vm]);
+});
+
+test('a lease holds for as long as was said last, and 0 ends it', () => {
+  const clock = new FakeClock();
+  const activity = new ActivityTracker({ clock });
+  const vm = newId('vm');
+  activity.lease(vm, 60_000);
+  assert.equal(activity.of(vm).leasedUntil, clock.steady() + 60_000);
+  activity.lease(vm, 1000);
+  assert.equal(activity.of(vm).leasedUntil, clock.steady() + 1000);
+  activity.lease(vm, 0);
+  assert.equal(activity.of(vm).leasedUntil, null);
+});
