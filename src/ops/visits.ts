@@ -1,28 +1,44 @@
 import type { VmId } from '../base/ids.ts';
+import type { WayIn } from '../model/activity.ts';
 import { Failure } from '../model/failure.ts';
 import type { Route, RouteName } from '../model/route.ts';
+import type { Vm } from '../model/vm.ts';
+import type { Use } from './activity.ts';
 import type { Waker } from './waker.ts';
 import { isAwake } from './waker.ts';
 import type { World } from './world.ts';
 
 const DAY_MS = 86_400_000;
 
-/** What is known of a visit that may have to wake its VM. */
+/** A visit, as far as it matters to whether its VM wakes and stays awake. */
 export interface Visit {
+  readonly by: Extract<WayIn, 'http' | 'upgrade'>;
   readonly from: string;
-  /** Why it wakes nothing; undefined: it may. Asked only where the VM does not run. */
-  readonly why: () => string | undefined;
+  /** Why it wakes nothing, as the end of a sentence; it keeps nothing awake then either. undefined: it may. */
+  readonly unwanted: string | undefined;
 }
+
+/** A visit that has come to a VM that runs. */
+export interface Arrival {
+  readonly ip: string;
+  /** How long its wake was waited for, in milliseconds; undefined: it was awake. */
+  readonly wokenMs: number | undefined;
+  /** The visit as a use of the VM: whoever is given it ends it. */
+  readonly use: Use;
+}
+
+/** The use of a VM by a visit that does not count as one. */
+const NOT_COUNTED: Use = { payload: () => undefined, end: () => undefined };
 
 /** Visits of VMs by their routes. */
 export class Visits {
-  readonly #world: Pick<World, 'store' | 'settings' | 'clock'>;
+  readonly #world: Pick<World, 'store' | 'settings' | 'clock' | 'activity'>;
   readonly #waker: Pick<Waker, 'wake'>;
   readonly #waking = new Set<VmId>();
   /** How often routes with a budget have woken their VMs on a day. */
   readonly #woken = new Map<Route['id'], { readonly day: number; readonly times: number }>();
 
-  constructor(world: Pick<World, 'store' | 'settings' | 'clock'>, waker: Pick<Waker, 'wake'>) {
+  constructor(world: Pick<World, 'store' | 'settings' | 'clock' | 'activity'>, waker: Pick<Waker, 'wake'>) {
     this.#world = world;
     this.#waker = waker;
   }
@@ -32,31 +48,57 @@ export class Visits {
   }
 
   /**
-   * Gives where a route's VM is reached, woken first if it sleeps and the visit may wake it; then `wokenMs` says how long that took. Throws
-   * `not_found`, `unavailable` with `retry_after_seconds` for one that is not to be woken now, and the signal's reason.
+   * Gives where a route's VM is reached, woken first if it sleeps and the visit may wake it. It is in use from before it was looked at, so
+   * that it does not fall asleep in between, until `use` is ended; a visit that is refused or unwanted counts as no use. Throws `not_found`,
+   * `unavailable` with `retry_after_seconds` for one that is not to be woken now, and the signal's reason.
    */
-  async arrive(
+  async arrive(route: Route, visit: Visit, signal: AbortSignal): Promise<Arrival> {
+    const refused = visit.unwanted ?? this.#whyNotWoken(route);
+    if (refused === undefined) return this.#use(route, visit, (vm) => this.#wake(vm, route, visit, signal));
+    const asleep = (): never => {
+      throw notNow(`The machine is not awake, and ${refused}.`);
+    };
+    // Not counted before it is known to run: a visit that may not wake it is not to keep it from falling asleep either.
+    const vm = await this.#look(route);
+    if (!isAwake(vm)) return asleep();
+    if (visit.unwanted === undefined) return this.#use(route, visit, asleep);
+    return { ip: vm.network.ip, wokenMs: undefined, use: NOT_COUNTED };
+  }
+
+  async #use(
     route: Route,
     visit: Visit,
-    signal: AbortSignal,
-  ): Promise<{ readonly ip: string; readonly wokenMs: number | undefined }> {
-    const { store, settings } = this.#world;
-    const vm = await store.vms.get(route.vmId);
-    if (!vm?.network) throw new Failure('not_found', 'Nothing is published under this host name.');
-    const { ip } = vm.network;
-    if (isAwake(vm)) {
-      if (vm.hostId === settings.hostId) return { ip, wokenMs: undefined };
-      throw notNow(`The machine runs on host "${vm.hostId ?? ''}": ask there.`);
+    asleep: (vm: Networked) => Promise<number> | never,
+  ): Promise<Arrival> {
+    const use = this.#world.activity.begin(route.vmId, visit.by);
+    try {
+      const vm = await this.#look(route);
+      return { ip: vm.network.ip, wokenMs: isAwake(vm) ? undefined : await asleep(vm), use };
+    } catch (error) {
+      use.end();
+      throw error;
     }
-    const why = visit.why() ?? this.#overBudget(route);
-    if (why !== undefined) throw notNow(`The machine is not awake, and ${why}.`);
+  }
+
+  /** The VM of a route as it is now; throws for one that is gone, or awake on another host. */
+  async #look({ vmId }: Route): Promise<Networked> {
+    const { store, settings, activity } = this.#world;
+    const vm = await store.vms.get(vmId);
+    if (!vm) activity.forget(vmId);
+    if (!vm || !isNetworked(vm)) throw new Failure('not_found', 'Nothing is published under this host name.');
+    if (isAwake(vm) && vm.hostId !== settings.hostId)
+      throw notNow(`The machine runs on host "${vm.hostId ?? ''}": ask there.`);
+    return vm;
+  }
+
+  async #wake(vm: Vm, route: Route, { from }: Visit, signal: AbortSignal): Promise<number> {
     // However many wait for it, a wake is one of the budget's.
     const first = !this.#waking.has(vm.id);
     this.#waking.add(vm.id);
     try {
-      const wokenMs = await this.#waker.wake(vm.id, { by: 'http', from: visit.from }, signal);
+      const wokenMs = await this.#waker.wake(vm.id, { by: 'http', from }, signal);
       if (first) this.#count(route);
-      return { ip, wokenMs };
+      return wokenMs;
     } catch (error) {
       if (!(error instanceof Failure) || error.code === 'not_found' || error.code === 'unavailable')
         throw error;
@@ -66,7 +108,9 @@ export class Visits {
     }
   }
 
-  #overBudget({ id, wake }: Route): string | undefined {
+  /** Why nobody who comes by a route wakes its VM now. */
+  #whyNotWoken({ id, autoWake, wake }: Route): string | undefined {
+    if (!autoWake) return 'it is not woken by visits';
     const budget = wake?.dailyBudget;
     const today = this.#woken.get(id);
     if (budget === undefined || (today?.day === this.#day() ? today.times : 0) < budget) return undefined;
@@ -83,6 +127,12 @@ export class Visits {
   #day(): number {
     return Math.floor(this.#world.clock.now() / DAY_MS);
   }
+}
+
+type Networked = Vm & { readonly network: NonNullable<Vm['network']> };
+
+function isNetworked(vm: Vm): vm is Networked {
+  return vm.network !== null;
 }
 
 function notNow(message: string, cause?: unknown): Failure {

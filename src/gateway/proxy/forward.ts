@@ -2,6 +2,7 @@ import { request as httpRequest, ServerResponse, type ClientRequest, type Incomi
 import type { Socket } from 'node:net';
 import type { Duplex } from 'node:stream';
 import { Failure } from '../../model/failure.ts';
+import type { Use } from '../../ops/activity.ts';
 import { pairs, towardsClient, towardsGuest, type ClientFacts } from './headers.ts';
 
 /** A guest that has said nothing of its answer by then is not waited for any longer. */
@@ -14,6 +15,8 @@ export interface Exchange {
   readonly guest: Socket;
   /** How long its wake was waited for, in milliseconds; undefined: it was awake. */
   readonly wokenMs: number | undefined;
+  /** The use of the VM that it is. */
+  readonly use: Use;
 }
 
 /**
@@ -55,7 +58,7 @@ export async function forwardUpgrade(exchange: Exchange, client: Duplex, head: B
     client.write(`HTTP/1.1 ${answer.statusCode} ${answer.statusMessage}\r\n${lines.join('')}\r\n`);
     if (first.length > 0) client.write(first);
     if (head.length > 0) socket.write(head);
-    await together(client, socket);
+    await together(client, socket, exchange.use);
   } finally {
     client.off('close', gone);
     sent.destroy();
@@ -151,7 +154,7 @@ function answerBack(answer: IncomingMessage, { wokenMs }: Exchange, response: Se
 }
 
 /** Leads both ways; resolves when both are closed. One that closes takes the other with it, after what it had said. */
-function together(one: Duplex, other: Duplex): Promise<void> {
+function together(one: Duplex, other: Duplex, use: Use): Promise<void> {
   const closed = (from: Duplex, to: Duplex): Promise<void> =>
     new Promise((resolve) => {
       from.on('error', () => to.destroy());
@@ -159,6 +162,7 @@ function together(one: Duplex, other: Duplex): Promise<void> {
         to.end();
         resolve();
       });
+      from.on('data', use.payload);
       from.pipe(to);
     });
   return Promise.all([closed(one, other), closed(other, one)]).then(() => undefined);

@@ -1,4 +1,5 @@
 import type { IncomingMessage } from 'node:http';
+import { isIP } from 'node:net';
 
 /** Headers of one connection, not of what it carries (RFC 9110, 7.6.1); whoever sends on makes its own. */
 const HOP_BY_HOP = new Set([
@@ -21,6 +22,26 @@ export interface ClientFacts {
   readonly proto: 'http' | 'https';
   /** Whether that one is a proxy of ours, which may say whom it speaks for. */
   readonly trusted: boolean;
+}
+
+/**
+ * Whom a request is from: the address at the other end of its connection, or, where that is a proxy of ours, whom it speaks for: the last
+ * in X-Forwarded-For that is not a proxy of ours too. What stands before that one anybody may have written.
+ */
+export function clientOf(
+  from: string,
+  forwardedFor: string | readonly string[] | undefined,
+  trusts: (address: string) => boolean,
+): string {
+  let client = from;
+  for (const before of String(forwardedFor ?? '')
+    .split(',')
+    .reverse()) {
+    const address = before.trim();
+    if (!trusts(client) || isIP(address) === 0) break;
+    client = address;
+  }
+  return client;
 }
 
 /** Names and values in turn, as Node takes and gives them: what comes more than once stays so. */

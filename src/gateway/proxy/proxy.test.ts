@@ -11,14 +11,16 @@ import {
   type ServerResponse,
 } from 'node:http';
 import { connect, type AddressInfo, type Socket } from 'node:net';
-import { after, before, test } from 'node:test';
+import { after, afterEach, before, test } from 'node:test';
+import { setImmediate } from 'node:timers/promises';
 import { raceAbort } from '../../base/deadline.ts';
 import { systemClock } from '../../base/clock.ts';
 import { newId } from '../../base/ids.ts';
 import { silent } from '../../base/logger.ts';
 import { Failure } from '../../model/failure.ts';
 import type { Route } from '../../model/route.ts';
-import type { Visits } from '../../ops/visits.ts';
+import { ActivityTracker } from '../../ops/activity.ts';
+import type { Arrival, Visit, Visits } from '../../ops/visits.ts';
 import { openProxy } from './proxy.ts';
 
 type Handler = (request: IncomingMessage, response: ServerResponse) => void;
@@ -35,7 +37,7 @@ const seen: IncomingMessage[] = [];
 const route = (targetPort: number): Route => ({
   id: newId('rt'),
   accountId: newId('acct'),
-  vmId: newId('vm'),
+  vmId: VM,
   subdomain: 'web',
   domain: null,
   targetPort,
@@ -44,7 +46,15 @@ const route = (targetPort: number): Route => ({
   createdAt: 0,
   updatedAt: 0,
 });
-const awake: Arrive = async () => ({ ip: '127.0.0.1', wokenMs: undefined });
+/** The guest's VM, and who uses it. */
+const VM = newId('vm');
+const activity = new ActivityTracker({ clock: systemClock });
+const arrived = (by: Visit['by'], wokenMs?: number): Arrival => ({
+  ip: '127.0.0.1',
+  wokenMs,
+  use: activity.begin(VM, by),
+});
+const awake: Arrive = async (_route, { by }) => arrived(by);
 
 before(async () => {
   guest = createServer((request, response) => {
@@ -77,6 +87,15 @@ after(() => {
   for (const server of [guest, proxy]) {
     server.close();
     server.closeAllConnections();
+  }
+});
+
+/** Whatever became of a test's requests, none of them uses its VM any more. */
+afterEach(async () => {
+  const within = AbortSignal.timeout(5000);
+  while (activity.of(VM).open.length > 0) {
+    within.throwIfAborted();
+    await setImmediate();
   }
 });
 
@@ -316,7 +335,11 @@ test('another protocol is led both ways until one side ends; a guest that does n
   const [answer, socket] = (await once(sent, 'upgrade')) as [IncomingMessage, Socket];
   assert.equal(answer.headers.upgrade, 'echo');
   socket.write('ping');
+  const [before] = activity.of(VM).open;
   assert.equal(String(((await once(socket, 'data')) as [Buffer])[0]), 'ping');
+  const [use] = activity.of(VM).open;
+  assert.deepEqual([before?.by, use?.by, activity.of(VM).open.length], ['upgrade', 'upgrade', 1]);
+  assert.ok(use && before && use.lastPayloadAt > before.lastPayloadAt, 'what goes through it is noted');
   socket.end();
   await once(socket, 'close');
   const refused = ask(wanted('/no'));
@@ -331,7 +354,7 @@ test('another protocol is led both ways until one side ends; a guest that does n
 
 test('a woken guest is waited for until it listens, and the answer says how long that took', async () => {
   handle = (_request, response) => response.end('awake');
-  arrive = async () => ({ ip: '127.0.0.1', wokenMs: 123.4 });
+  arrive = async (_route, { by }) => arrived(by, 123.4);
   assert.equal((await get('/')).headers['hatch-wake-ms'], '123');
   const late = await get('/', { headers: { host: 'closed.hatch.localhost' } });
   assert.deepEqual([late.status, errorOf(late).code], [504, 'timeout']);
@@ -340,8 +363,8 @@ test('a woken guest is waited for until it listens, and the answer says how long
 
 test('what may not wake is told so, a browser is shown a page, and who goes away is not waited for', async () => {
   const asked: (string | undefined)[] = [];
-  arrive = async (_route, { why }) => {
-    asked.push(why());
+  arrive = async (_route, { unwanted }) => {
+    asked.push(unwanted);
     throw new Failure('unavailable', 'not now', { details: { retry_after_seconds: 7.2 } });
   };
   const refused = await get('/', { headers: { 'user-agent': 'Googlebot/2.1' } });

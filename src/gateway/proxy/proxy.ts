@@ -9,12 +9,13 @@ import { until } from '../../base/until.ts';
 import { Failure } from '../../model/failure.ts';
 import { newRequestId } from '../../model/failure-answer.ts';
 import type { Route } from '../../model/route.ts';
-import type { Visits } from '../../ops/visits.ts';
+import type { Arrival, Visit, Visits } from '../../ops/visits.ts';
 import { dial } from '../dial.ts';
 import { allowSources } from '../ssh/sources.ts';
 import { answerFailure, answerWaiting } from './answers.ts';
 import { routeOfHost } from './host-header.ts';
 import { answerOn, forward, forwardUpgrade, type Exchange } from './forward.ts';
+import { clientOf } from './headers.ts';
 import { whyNotWake, type WakeRequest } from './wake-rules.ts';
 
 export interface ProxyDeps {
@@ -79,7 +80,7 @@ class Proxy {
     const id = newRequestId();
     try {
       const exchange = await this.#arrive(request, id, response);
-      if (exchange) await forward(exchange, response);
+      if (exchange) await forward(exchange, response).finally(exchange.use.end);
     } catch (error) {
       this.#answer(error, id, response);
     }
@@ -90,7 +91,7 @@ class Proxy {
     const id = newRequestId();
     try {
       const exchange = await this.#arrive(request, id, undefined, client);
-      if (exchange) await forwardUpgrade(exchange, client, head);
+      if (exchange) await forwardUpgrade(exchange, client, head).finally(exchange.use.end);
     } catch (error) {
       if (!client.destroyed) this.#answer(error, id, answerOn(request, client));
     }
@@ -114,23 +115,25 @@ class Proxy {
     client.once('close', onClose);
     try {
       const route = await this.#routeOf(request);
-      const from = request.socket.remoteAddress ?? '';
-      const sender = { from, proto: 'http', trusted: this.#trusts(from) } as const;
+      const peer = request.socket.remoteAddress ?? '';
+      const sender = { from: peer, proto: 'http', trusted: this.#trusts(peer) } as const;
+      const from = clientOf(peer, request.headers['x-forwarded-for'], this.#trusts);
       const limit = AbortSignal.any([gone.signal, AbortSignal.timeout(this.#options.wakeTimeoutMs)]);
-      const arrived = this.#guestOf(route, wakeRequestOf(request, from), limit);
+      const unwanted = whyNotWake(route.wake, wakeRequestOf(request, from));
+      const arrived = this.#guestOf(route, { by: response ? 'http' : 'upgrade', from, unwanted }, limit);
       if (
         response &&
         wantsPage(request) &&
         !(await settlesWithin(PAGE_MS, arrived, { clock: this.#deps.clock, signal: gone.signal }))
       ) {
         // The wake goes on; the browser comes again.
-        arrived.then(({ guest }) => guest.destroy()).catch(() => undefined);
+        arrived.then(leave).catch(() => undefined);
         answerWaiting(response, id);
         return undefined;
       }
-      const { guest, wokenMs } = await arrived;
-      if (!gone.signal.aborted) return { request, sender, guest, wokenMs };
-      guest.destroy();
+      const reached = await arrived;
+      if (!gone.signal.aborted) return { request, sender, ...reached };
+      leave(reached);
       return undefined;
     } catch (error) {
       if (gone.signal.aborted) return undefined;
@@ -149,20 +152,15 @@ class Proxy {
     return route;
   }
 
-  async #guestOf(
-    route: Route,
-    asking: WakeRequest,
-    signal: AbortSignal,
-  ): Promise<{ readonly guest: Socket; readonly wokenMs: number | undefined }> {
-    const why = (): string | undefined =>
-      route.autoWake ? whyNotWake(route.wake, asking) : 'it is not woken by visits';
-    let arrival;
+  async #guestOf(route: Route, visit: Visit, signal: AbortSignal): Promise<Reached> {
+    let arrival: Arrival | undefined;
     try {
-      arrival = await this.#deps.visits.arrive(route, { from: asking.from, why }, signal);
-      const { ip, wokenMs } = arrival;
+      arrival = await this.#deps.visits.arrive(route, visit, signal);
+      const { ip, wokenMs, use } = arrival;
       const guest = await this.#dial(ip, route.targetPort, wokenMs !== undefined, signal);
-      return { guest, wokenMs };
+      return { guest, wokenMs, use };
     } catch (error) {
+      arrival?.use.end();
       if (!signal.aborted || !(signal.reason instanceof DOMException)) throw error;
       throw new Failure(
         'timeout',
@@ -214,6 +212,14 @@ class Proxy {
       this.#deps.log.error({ request_id: id, ...errorFields(error) }, 'a proxied request failed');
     answerFailure(response, failure, id);
   }
+}
+
+type Reached = Pick<Exchange, 'guest' | 'wokenMs' | 'use'>;
+
+/** Nobody is there any more who would speak to the guest that was reached. */
+function leave({ guest, use }: Reached): void {
+  guest.destroy();
+  use.end();
 }
 
 function wakeRequestOf({ method = 'GET', url = '/', headers }: IncomingMessage, from: string): WakeRequest {
