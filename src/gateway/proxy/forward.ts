@@ -162,7 +162,7 @@ function together(one: Duplex, other: Duplex, use: Use): Promise<void> {
         to.end();
         resolve();
       });
-      from.on('data', use.payload);
+      from.on('data', () => use.payload());
       from.pipe(to);
     });
   return Promise.all([closed(one, other), closed(other, one)]).then(() => undefined);

@@ -80,7 +80,7 @@ class Proxy {
     const id = newRequestId();
     try {
       const exchange = await this.#arrive(request, id, response);
-      if (exchange) await forward(exchange, response).finally(exchange.use.end);
+      if (exchange) await forward(exchange, response).finally(() => exchange.use.end());
     } catch (error) {
       this.#answer(error, id, response);
     }
@@ -91,7 +91,7 @@ class Proxy {
     const id = newRequestId();
     try {
       const exchange = await this.#arrive(request, id, undefined, client);
-      if (exchange) await forwardUpgrade(exchange, client, head).finally(exchange.use.end);
+      if (exchange) await forwardUpgrade(exchange, client, head).finally(() => exchange.use.end());
     } catch (error) {
       if (!client.destroyed) this.#answer(error, id, answerOn(request, client));
     }
