@@ -1,7 +1,7 @@
 import { createHash, randomBytes } from 'node:crypto';
 import type { Clock } from '../base/clock.ts';
 import { newId, parseImageId, parseTemplateId, type AccountId } from '../base/ids.ts';
-import { mergeCreate, mergeIdle } from '../model/create-request.ts';
+import { DEFAULT_IDLE, mergeCreate, mergeIdle } from '../model/create-request.ts';
 import { Failure, invalid, notFound } from '../model/failure.ts';
 import type { Account, ApiKey, HatchEvent, Image, Quotas, Scope, Template } from '../model/records.ts';
 import { checkUserData } from '../model/user-data.ts';
@@ -179,7 +179,12 @@ export function fakeHatch(clock: Clock): FakeHatch {
         await gate();
         if (request.snapshotId !== undefined) return saved.copy(caller, request, request.snapshotId);
         const template = request.templateId === undefined ? null : ownTemplate(caller, request.templateId);
-        const merged = mergeCreate(request, template, { imageId: 'img-default', vcpuCount: 1, memMib: 512 });
+        const merged = mergeCreate(request, template, {
+          imageId: 'img-default',
+          vcpuCount: 1,
+          memMib: 512,
+          idle: DEFAULT_IDLE,
+        });
         if (merged.userData !== null) checkUserData(merged.userData);
         if (merged.name !== null && [...vms.values()].some((vm) => vm.name === merged.name))
           throw new Failure('already_exists', 'The name is taken.', { details: { field: 'name' } });
@@ -241,7 +246,7 @@ export function fakeHatch(clock: Clock): FakeHatch {
       patch: async (caller, id, { idle, ...patch }) =>
         change(own(caller, id), {
           ...Object.fromEntries(Object.entries(patch).filter(([, value]) => value !== undefined)),
-          ...(idle === undefined ? {} : { idle: idle && mergeIdle(null, idle) }),
+          ...(idle === undefined ? {} : { idle: idle && mergeIdle(DEFAULT_IDLE, idle) }),
         }),
       userData: async (caller, id) => own(caller, id).userData,
       start: async (caller, id) => {

@@ -1,5 +1,5 @@
 import { parseImageId } from '../base/ids.ts';
-import { mergeIdle } from '../model/create-request.ts';
+import { DEFAULT_IDLE, mergeIdle } from '../model/create-request.ts';
 import type { Template } from '../model/records.ts';
 import type { TemplateFields } from '../ops/hatch.ts';
 
@@ -15,7 +15,7 @@ export const templateFields = (
   diskMib: to.diskMib === undefined ? from.diskMib : to.diskMib,
   userData: to.userData === undefined ? from.userData : to.userData,
   bootArgs: to.bootArgs === undefined ? from.bootArgs : to.bootArgs,
-  idle: to.idle === undefined ? from.idle : to.idle && mergeIdle(from.idle, to.idle),
+  idle: to.idle === undefined ? from.idle : to.idle && mergeIdle(from.idle ?? DEFAULT_IDLE, to.idle),
   labels: to.labels ?? from.labels,
 });
 /** A template that says nothing. */

@@ -136,7 +136,7 @@ export const IdlePatch = Type.Partial(Type.Object(idleFields), {
   $id: 'IdlePatch',
   additionalProperties: false,
   description:
-    'What happens to a VM nobody uses. What is left out is as the template says, else 2700 s, `snapshot`, `hold`, not pinned.',
+    'What happens to a VM nobody uses. What is left out is as the template says, else the server’s timeout (45 min unless configured), `snapshot`, `hold`, not pinned.',
 });
 export type Idle = Static<typeof Idle>;
 export type IdlePatch = Static<typeof IdlePatch>;

@@ -13,6 +13,7 @@ import { realGuestFiles } from '../guest/real-files.ts';
 import { writeFileAtomic } from '../host/files.ts';
 import { bootId } from '../host/process.ts';
 import { run } from '../host/run.ts';
+import { DEFAULT_IDLE } from '../model/create-request.ts';
 import { Failure } from '../model/failure.ts';
 import { openFakeNetwork } from '../net/fake.ts';
 import { openLinuxNetwork } from '../net/linux.ts';
@@ -26,6 +27,7 @@ import type { Hatch } from '../ops/hatch.ts';
 import { openHatch } from '../ops/open-hatch.ts';
 import { reconcile } from '../ops/reconcile.ts';
 import { recover, settle } from '../ops/recover.ts';
+import { Sleeper } from '../ops/sleeper.ts';
 import { Visits } from '../ops/visits.ts';
 import { Waker } from '../ops/waker.ts';
 import { PATIENCE, type World } from '../ops/world.ts';
@@ -147,6 +149,9 @@ async function assemble(
   await recover(world, stopping);
   signal.throwIfAborted();
   world.flights.open();
+  const sleeper = new Sleeper(world, { clock, sleepsAtOnce: values.HATCH_SLEEPS_AT_ONCE });
+  // Closed after the operations: those it waits for are cut off by then.
+  shutdown.add('sleeper', () => sleeper.close());
   shutdown.add('operations', () => world.flights.close());
   await settleSoon(world);
   await reconcile(world);
@@ -163,6 +168,7 @@ async function assemble(
     },
     'ready',
   );
+  sleeper.start(values.HATCH_IDLE_CHECK_INTERVAL);
   void every(world, stopping);
   return { world, hatch, data, shutdown, url, firstKey };
 }
@@ -270,6 +276,7 @@ export async function openWorld(
     },
     defaultVcpuCount: values.HATCH_DEFAULT_VCPU,
     defaultMemMib: values.HATCH_DEFAULT_MEM_MIB,
+    idle: { ...DEFAULT_IDLE, timeoutSeconds: values.HATCH_IDLE_TIMEOUT / 1000 },
     defaultBootArgs: values.HATCH_DEFAULT_BOOT_ARGS ?? null,
     limits: {
       vms: values.HATCH_MAX_VMS_PER_ACCOUNT,

@@ -123,9 +123,9 @@ export const SETTINGS = {
     null,
     read.whole(0, 2 ** 40),
   ),
-  HATCH_IDLE_TIMEOUT: setting('when an unused VM goes to sleep', '45m', read.duration, { later: true }),
-  HATCH_IDLE_CHECK_INTERVAL: setting('how often that is looked at', '30s', read.duration, { later: true }),
-  HATCH_SLEEPS_AT_ONCE: setting('most VMs put to sleep at once', '2', read.whole(1, 1000), { later: true }),
+  HATCH_IDLE_TIMEOUT: setting('when an unused VM goes to sleep', '45m', read.duration),
+  HATCH_IDLE_CHECK_INTERVAL: setting('how often that is looked at', '30s', read.duration),
+  HATCH_SLEEPS_AT_ONCE: setting('most VMs put to sleep at once', '2', read.whole(1, 1000)),
   HATCH_MEMORY_BUDGET_MIB: setting('most memory of running guests', null, read.whole(128, 2 ** 40), {
     later: true,
   }),

@@ -19,6 +19,8 @@ export interface Activity {
   readonly lastUsedAt: number;
   /** When it was last woken or started, as far as this process knows. */
   readonly awakeSince: number;
-  /** Until when somebody has said that it is busy; null: nobody. */
+  /** How often that was within the last hour. */
+  readonly wakesInLastHour: number;
+  /** Until when somebody has said that it is busy, also once that is over; null: nobody. */
   readonly leasedUntil: number | null;
 }

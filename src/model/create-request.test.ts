@@ -4,7 +4,7 @@ import fc from 'fast-check';
 import { DEFAULT_IDLE, mergeCreate, mergeIdle, type TemplateDefaults } from './create-request.ts';
 import { Failure } from './failure.ts';
 
-const defaults = { imageId: 'img-default', vcpuCount: 1, memMib: 512 };
+const defaults = { imageId: 'img-default', vcpuCount: 1, memMib: 512, idle: DEFAULT_IDLE };
 const template: TemplateDefaults = {
   imageId: 'img-web',
   vcpuCount: 2,
@@ -70,7 +70,7 @@ test('labels are put together, and idle field by field', () => {
   const merged = mergeCreate({ labels: { env: 'live' }, idle: { pinned: true } }, template, defaults);
   assert.deepEqual(merged.labels, { tier: 'web', env: 'live' });
   assert.deepEqual(merged.idle, { timeoutSeconds: 60, action: 'stop', connections: 'quiet', pinned: true });
-  assert.deepEqual(mergeIdle(null, { timeoutSeconds: 5 }), { ...DEFAULT_IDLE, timeoutSeconds: 5 });
+  assert.deepEqual(mergeIdle(DEFAULT_IDLE, { timeoutSeconds: 5 }), { ...DEFAULT_IDLE, timeoutSeconds: 5 });
 });
 
 test('more than 32 labels together are refused', () => {

@@ -35,6 +35,7 @@ export interface ServerDefaults {
   readonly imageId: string;
   readonly vcpuCount: number;
   readonly memMib: number;
+  readonly idle: IdlePolicy;
 }
 
 /** What the VM is to be, with nothing left open but what the image decides (null). */
@@ -60,7 +61,7 @@ export interface MergedCreate {
 /** Most labels a VM has, its template's included. */
 export const MOST_LABELS = 32;
 
-/** What an idle policy is where a request gives only some of its fields and no template the others. */
+/** What an idle policy is where neither request, template nor configuration says anything. */
 export const DEFAULT_IDLE: IdlePolicy = {
   timeoutSeconds: 2700,
   action: 'snapshot',
@@ -68,9 +69,8 @@ export const DEFAULT_IDLE: IdlePolicy = {
   pinned: false,
 };
 
-/** An idle policy with the given fields changed; `base` null: the defaults. */
-export function mergeIdle(base: IdlePolicy | null, patch: Partial<IdlePolicy>): IdlePolicy {
-  const from = base ?? DEFAULT_IDLE;
+/** An idle policy with the given fields changed. */
+export function mergeIdle(from: IdlePolicy, patch: Partial<IdlePolicy>): IdlePolicy {
   return {
     timeoutSeconds: patch.timeoutSeconds ?? from.timeoutSeconds,
     action: patch.action ?? from.action,
@@ -108,7 +108,7 @@ export function mergeCreate(
     diskMib: request.diskMib ?? template?.diskMib ?? null,
     bootArgs: request.bootArgs ?? template?.bootArgs ?? null,
     userData: userData === '' ? null : userData,
-    idle: request.idle ? mergeIdle(template?.idle ?? null, request.idle) : (template?.idle ?? null),
+    idle: request.idle ? mergeIdle(template?.idle ?? defaults.idle, request.idle) : (template?.idle ?? null),
     labels,
     enableNetwork,
     guestIp: request.guestIp ?? null,

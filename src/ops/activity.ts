@@ -2,11 +2,31 @@ import type { VmId } from '../base/ids.ts';
 import type { SteadyClock } from '../base/clock.ts';
 import type { Activity, OpenUse, WayIn } from '../model/activity.ts';
 
+const HOUR_MS = 3_600_000;
+
 /** One use of a VM, for whoever carries it. */
 export interface Use {
   /** Something went through it, either way. */
   payload(): void;
   /** It is over; saying so again does nothing. */
+  end(): void;
+}
+
+/** Somebody came before a VM that nobody had used was asleep: it stays awake. */
+export class Wanted extends Error {
+  override readonly name = 'Wanted';
+  constructor() {
+    super('somebody came before the VM was asleep');
+  }
+}
+
+/** A VM that is about to sleep because nobody uses it. */
+export interface FallingAsleep {
+  /** Aborts with Wanted when somebody uses the VM, unless that is too late. */
+  readonly signal: AbortSignal;
+  /** From now on it is too late: who comes waits until the VM sleeps, and wakes it. Throws Wanted when somebody was faster. */
+  seal(): void;
+  /** It sleeps, or does not. */
   end(): void;
 }
 
@@ -19,21 +39,22 @@ interface Entry {
   readonly open: Set<Mutable>;
   lastUsedAt: number;
   awakeSince: number;
+  /** When it was woken or started, of the last hour. */
+  wakes: number[];
   leasedUntil: number | null;
+  falling: { readonly cancel: () => void } | undefined;
 }
 
 /**
  * Who uses which VM of this host: all ways in tell it, and it alone is asked. It lives in memory, for with the daemon all connections
  * end; what has to outlive it is written to the VM's row by whoever looks at it from time to time.
  *
- * A visitor first begins a use and then looks at the VM's row; whoever puts a VM to sleep first writes that to its row and then looks at
- * the version here. So one of them always sees the other, and `onUse` lets a sleep that has not sealed be given up.
+ * A visitor first begins a use and then looks at the VM's row; whoever puts a VM to sleep first writes that to its row and then calls
+ * `fallAsleep` with the version it decided on. So one of them always sees the other, and the visitor wins until the sleep is sealed.
  */
 export class ActivityTracker {
   readonly #clock: SteadyClock;
   readonly #entries = new Map<VmId, Entry>();
-  /** Called whenever a use or lease begins. */
-  onUse: (vmId: VmId) => void = () => undefined;
 
   constructor({ clock }: { readonly clock: SteadyClock }) {
     this.#clock = clock;
@@ -41,13 +62,10 @@ export class ActivityTracker {
 
   /** Begins a use of a VM; `end` must be called whatever becomes of it. */
   begin(vmId: VmId, by: WayIn): Use {
-    const entry = this.#entry(vmId);
-    const now = this.#clock.steady();
+    const entry = this.#used(vmId);
+    const now = entry.lastUsedAt;
     const use: Mutable = { by, since: now, lastPayloadAt: now };
-    entry.version++;
-    entry.lastUsedAt = now;
     entry.open.add(use);
-    this.onUse(vmId);
     return {
       payload: () => {
         use.lastPayloadAt = this.#clock.steady();
@@ -59,28 +77,79 @@ export class ActivityTracker {
     };
   }
 
+  /** Somebody uses a VM for this moment alone. */
+  touch(vmId: VmId): void {
+    this.#used(vmId);
+  }
+
   /** Somebody says that a VM is busy for so long from now, in milliseconds; 0 ends that. A later word takes the place of an earlier one. */
   lease(vmId: VmId, ms: number): void {
-    const entry = this.#entry(vmId);
-    entry.version++;
-    const now = this.#clock.steady();
-    entry.lastUsedAt = now;
-    entry.leasedUntil = ms > 0 ? now + ms : null;
-    this.onUse(vmId);
+    const entry = this.#used(vmId);
+    entry.leasedUntil = ms > 0 ? entry.lastUsedAt + ms : null;
   }
 
   /** A VM was started or woken. */
   awake(vmId: VmId): void {
     const entry = this.#entry(vmId);
+    const now = this.#clock.steady();
     entry.version++;
-    entry.awakeSince = this.#clock.steady();
-    entry.lastUsedAt = Math.max(entry.lastUsedAt, entry.awakeSince);
+    entry.awakeSince = now;
+    entry.wakes = [...entry.wakes, now].filter((at) => now - at < HOUR_MS);
+    entry.lastUsedAt = Math.max(entry.lastUsedAt, now);
+  }
+
+  /**
+   * A VM was found running by a new daemon: when it was last used, in milliseconds before now; null: nobody wrote that down, and it counts as used now.
+   * Its connections ended with the old daemon, so those who had them are given the time after a wake to come back.
+   */
+  adopt(vmId: VmId, usedBeforeMs: number | null): void {
+    const entry = this.#entry(vmId);
+    const now = this.#clock.steady();
+    entry.awakeSince = now;
+    entry.lastUsedAt = now - Math.max(usedBeforeMs ?? 0, 0);
+  }
+
+  /** A VM is about to sleep, decided on a version of its activity; on another one than now, it is wanted already. */
+  fallAsleep(vmId: VmId, version: number): FallingAsleep {
+    const entry = this.#entry(vmId);
+    const abort = new AbortController();
+    let sealed = false;
+    const falling = {
+      cancel: () => {
+        if (!sealed) abort.abort(new Wanted());
+      },
+    };
+    if (entry.version !== version) falling.cancel();
+    entry.falling = falling;
+    return {
+      signal: abort.signal,
+      seal() {
+        abort.signal.throwIfAborted();
+        sealed = true;
+      },
+      end() {
+        if (entry.falling === falling) entry.falling = undefined;
+      },
+    };
+  }
+
+  /** Whether a VM is about to sleep because nobody uses it. */
+  isFallingAsleep(vmId: VmId): boolean {
+    return this.#entries.get(vmId)?.falling !== undefined;
   }
 
   /** What is known of a VM now. One that was never heard of counts as used at this moment. */
   of(vmId: VmId): Activity {
-    const { version, open, lastUsedAt, awakeSince, leasedUntil } = this.#entry(vmId);
-    return { version, open: [...open].map((use) => ({ ...use })), lastUsedAt, awakeSince, leasedUntil };
+    const { version, open, lastUsedAt, awakeSince, wakes, leasedUntil } = this.#entry(vmId);
+    const now = this.#clock.steady();
+    return {
+      version,
+      open: [...open].map((use) => ({ ...use })),
+      lastUsedAt,
+      awakeSince,
+      wakesInLastHour: wakes.filter((at) => now - at < HOUR_MS).length,
+      leasedUntil,
+    };
   }
 
   /** Forgets a VM that is gone. */
@@ -88,11 +157,27 @@ export class ActivityTracker {
     this.#entries.delete(vmId);
   }
 
+  #used(vmId: VmId): Entry {
+    const entry = this.#entry(vmId);
+    entry.version++;
+    entry.lastUsedAt = this.#clock.steady();
+    entry.falling?.cancel();
+    return entry;
+  }
+
   #entry(vmId: VmId): Entry {
     const known = this.#entries.get(vmId);
     if (known) return known;
     const now = this.#clock.steady();
-    const entry: Entry = { version: 0, open: new Set(), lastUsedAt: now, awakeSince: now, leasedUntil: null };
+    const entry: Entry = {
+      version: 0,
+      open: new Set(),
+      lastUsedAt: now,
+      awakeSince: now,
+      wakes: [],
+      leasedUntil: null,
+      falling: undefined,
+    };
     this.#entries.set(vmId, entry);
     return entry;
   }

@@ -83,12 +83,13 @@ async function fail(world: World, vm: Vm, operation: Operation, reason: StateRea
   });
 }
 
-function runningStep({ store, fleet }: World, vm: Vm): Step {
+function runningStep({ store, fleet, activity }: World, vm: Vm): Step {
   return {
     name: 'running',
     async run() {
       const moved = await store.vms.move(vm.id, ownerOf(vm), ['starting'], { state: 'running' });
       if (!moved) throw new Failure('wrong_state', 'The VM was taken away while it started.');
+      activity.awake(vm.id);
       await store.events.add({
         accountId: vm.accountId,
         vmId: vm.id,

@@ -86,7 +86,7 @@ async function wantedCopy(
     diskMib: diskMib ?? snapshot.diskMib,
     bootArgs: source.bootArgs,
     sshAuthorizedKeys: source.sshAuthorizedKeys,
-    idle: request.idle === undefined ? source.idle : mergeIdle(source.idle, request.idle),
+    idle: request.idle === undefined ? source.idle : mergeIdle(source.idle ?? settings.idle, request.idle),
     autostart: false,
     labels: { ...source.labels, ...request.labels },
     userData: await store.vms.userData(source.id),

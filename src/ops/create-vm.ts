@@ -37,6 +37,7 @@ async function plan(world: World, caller: Caller, request: CreateVm): Promise<Wa
     imageId: 'img-default',
     vcpuCount: settings.defaultVcpuCount,
     memMib: settings.defaultMemMib,
+    idle: settings.idle,
   });
   if (merged.userData !== null) checkUserData(merged.userData);
   const image = await imageNamed(world, caller, merged.imageId, 'image_id');

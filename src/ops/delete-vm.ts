@@ -43,7 +43,7 @@ export async function deleteVm(world: World, caller: Caller, idOrName: string): 
 
 /** Carries a deletion to its end, as often as it takes: every step is done or was already. */
 export async function carryOutDelete(world: World, operation: Operation, signal: AbortSignal): Promise<void> {
-  const { store, ports, net, settings, fleet } = world;
+  const { store, ports, net, settings, fleet, activity } = world;
   const vm = await store.vms.get(operation.vmId);
   if (!vm) return;
   const steps = [
@@ -64,6 +64,7 @@ export async function carryOutDelete(world: World, operation: Operation, signal:
           data: { name: vm.name },
         });
         await store.vms.remove(vm.id, ownerOf(vm));
+        activity.forget(vm.id);
         fleet.touch(vm.id);
       },
     },

@@ -11,7 +11,7 @@ import { mustBeHereOrAsleep } from './elsewhere.ts';
 import { dropSnapshot } from './save-vm.ts';
 import { planOf } from './snapshot-plan.ts';
 import { beginSave, carryOutSnapshot } from './snapshot-vm.ts';
-import { findVm } from './vms.ts';
+import { findVmForUse } from './vms.ts';
 import type { World } from './world.ts';
 import type { Caller, Wait, ForkRequest } from './hatch.ts';
 
@@ -27,7 +27,7 @@ export async function forkVm(
   wait?: Wait,
 ): Promise<readonly Vm[]> {
   const { store } = world;
-  const source = await findVm(world, caller, idOrName);
+  const source = await findVmForUse(world, caller, idOrName);
   mustBeHereOrAsleep(world, source);
   const refused = refuse(source, 'fork');
   if (refused) throw refused;
@@ -56,7 +56,7 @@ async function forkRunning(
     await flights.fly(
       source.id,
       'fork',
-      () => beginSave(world, source, 'fork', { name: null, kind: 'fork', keepRunning }),
+      () => beginSave(world, source, 'fork', { name: null, kind: 'fork', keepRunning, decided: null }),
       async (operation, signal) => {
         made = [];
         await carryOutSnapshot(world, operation, signal);

@@ -20,7 +20,7 @@ export async function patchVm(
   idOrName: string,
   request: PatchVm,
 ): Promise<Vm> {
-  const { store } = world;
+  const { store, settings } = world;
   const vm = await findVm(world, caller, idOrName);
   mustBeHere(world, vm);
   const sizes = Object.entries({
@@ -44,7 +44,7 @@ export async function patchVm(
     ...(request.labels === undefined ? {} : { labels: request.labels }),
     ...(request.idle === undefined
       ? {}
-      : { idle: request.idle === null ? null : mergeIdle(vm.idle, request.idle) }),
+      : { idle: request.idle === null ? null : mergeIdle(vm.idle ?? settings.idle, request.idle) }),
     ...(request.vcpuCount === undefined ? {} : { vcpuCount: request.vcpuCount }),
     ...(request.memMib === undefined ? {} : { memMib: request.memMib }),
     ...(request.diskMib === undefined ? {} : { diskMib: request.diskMib }),

@@ -11,7 +11,7 @@ import { askToPowerOff, noteRungs } from './power-off.ts';
 import { Closing, Overtaken, runForward, TryAgain } from './steps.ts';
 import { exitReason } from './stop-vm.ts';
 import { translate } from './translate.ts';
-import { findVm, waitFor } from './vms.ts';
+import { findVmForUse, waitFor } from './vms.ts';
 import type { World } from './world.ts';
 import { ownerOf } from './owner.ts';
 import { depsOf, mustGet } from './carry-out.ts';
@@ -21,7 +21,7 @@ const GRACE_MS = 30_000;
 /** Reboots a running VM: the guest shuts down in order (30 s, then it is cut off) and a fresh hypervisor boots its disk. */
 export async function rebootVm(world: World, caller: Caller, idOrName: string, wait?: Wait): Promise<Vm> {
   const { store, flights } = world;
-  const vm = await findVm(world, caller, idOrName);
+  const vm = await findVmForUse(world, caller, idOrName);
   await flights.fly(
     vm.id,
     'reboot',

@@ -131,7 +131,7 @@ async function takeBack(world: World, operation: Operation): Promise<void> {
 
 /** Takes up the guest of a VM that was running; false when it is gone. */
 async function adopt(world: World, vm: Vm, signal: AbortSignal): Promise<boolean> {
-  const { driver, fleet, ports, net, log } = world;
+  const { driver, fleet, ports, net, log, activity, clock } = world;
   if (vm.process === null) return false;
   const image = await imageOf(world, vm);
   const machine = await driver.adopt(specOf(world, vm, image, await diskOf(world, vm)), vm.process, signal);
@@ -139,6 +139,7 @@ async function adopt(world: World, vm: Vm, signal: AbortSignal): Promise<boolean
   // One that was to be saved, or of whose pause nobody knows any more.
   if ((await machine.status()) === 'paused') await machine.resume();
   fleet.add(vm, machine, { ready: vm.readyAt !== null });
+  activity.adopt(vm.id, vm.lastActiveAt === null ? null : clock.now() - vm.lastActiveAt);
   log.info({ vm: vm.id, pid: machine.process.pid }, 'took up a guest that ran on');
   if (vm.network !== null) {
     try {

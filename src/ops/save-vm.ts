@@ -27,6 +27,8 @@ const SPARE_BYTES = 64 * MIB;
 export interface PlanKeeper {
   plan: SnapshotPlan;
   readonly operation: Operation;
+  /** Called in the moment the machine is saved; throws when it is to run on all the same. */
+  readonly seal: () => void;
 }
 
 /** Remembers how a machine was saved, for whoever carries the operation on. */
@@ -89,6 +91,7 @@ export function saveSteps(world: World, vm: Vm, keeper: PlanKeeper): readonly St
           statePath: layerFile(settings, { id: stateId, kind: 'state', format: 'raw' }),
           memoryPath: layerFile(settings, { id: memoryId, kind: 'memory', format: 'raw' }),
         });
+        keeper.seal();
         await noteSaved(world, keeper, { version, machineType, accel, memoryPath });
       },
       async undo() {

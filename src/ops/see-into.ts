@@ -10,7 +10,7 @@ import type { Live } from './fleet.ts';
 import { busy } from './flights.ts';
 import type { Caller, Visitor, VmMetrics } from './hatch.ts';
 import { translate } from './translate.ts';
-import { findVm } from './vms.ts';
+import { findVm, findVmForUse } from './vms.ts';
 import type { Waker } from './waker.ts';
 import type { World } from './world.ts';
 import { vmFolder } from './settings.ts';
@@ -27,21 +27,32 @@ const MAY_MS = 800;
 /** A wake nobody has had an end of by then is no longer waited for. */
 const WAKE_MS = 60_000;
 
+type ExecDeps = Pick<World, 'store' | 'fleet' | 'settings' | 'activity' | 'flights'>;
+
 /**
  * Runs a command in a running guest through its agent; for a `visitor` it is woken first. Throws `wrong_state`, `busy`,
  * `no_guest_agent`, `timeout`, and as `Waker.wake`.
  */
 export async function execIn(
-  world: Pick<World, 'store' | 'fleet' | 'settings'>,
+  world: ExecDeps,
   waker: Waker,
   caller: Caller,
   idOrName: string,
   command: ExecCommand,
   visitor?: Visitor,
 ): Promise<ExecResult> {
-  const found = await findVm(world, caller, idOrName);
-  if (visitor) await wakeFor(waker, found, visitor);
-  const vm = visitor ? await findVm(world, caller, found.id) : found;
+  const { id } = await findVm(world, caller, idOrName);
+  const use = world.activity.begin(id, 'exec');
+  try {
+    if (visitor) await wakeFor(waker, id, visitor);
+    const vm = await findVmForUse(world, caller, id);
+    return await runIn(world, vm, command);
+  } finally {
+    use.end();
+  }
+}
+
+async function runIn(world: ExecDeps, vm: Vm, command: ExecCommand): Promise<ExecResult> {
   mustBeHere(world, vm);
   const live = liveOf(
     world,
@@ -58,7 +69,7 @@ export async function execIn(
   }
 }
 
-async function wakeFor(waker: Waker, { id }: Vm, visitor: Visitor): Promise<void> {
+async function wakeFor(waker: Waker, id: Vm['id'], visitor: Visitor): Promise<void> {
   try {
     await deadline('waking the VM', WAKE_MS, (signal) => waker.wake(id, visitor, signal));
   } catch (error) {
@@ -115,15 +126,33 @@ export async function consoleOf(
  * caller's key is revoked or expires meanwhile.
  */
 export async function* followConsole(
-  world: Pick<World, 'store' | 'settings' | 'clock'>,
+  world: Pick<World, 'store' | 'settings' | 'clock' | 'activity'>,
   caller: Caller,
   idOrName: string,
   offset: number,
   signal: AbortSignal,
 ): AsyncIterable<string> {
-  const { store, settings, clock } = world;
   const vm = await findVm(world, caller, idOrName);
   mustBeHere(world, vm);
+  const use = world.activity.begin(vm.id, 'console');
+  try {
+    for await (const text of follow(world, caller, vm, offset, signal)) {
+      use.payload();
+      yield text;
+    }
+  } finally {
+    use.end();
+  }
+}
+
+async function* follow(
+  world: Pick<World, 'store' | 'settings' | 'clock'>,
+  caller: Caller,
+  vm: Vm,
+  offset: number,
+  signal: AbortSignal,
+): AsyncIterable<string> {
+  const { store, settings, clock } = world;
   const path = `${vmFolder(settings, vm.id)}/${CONSOLE_FILE}`;
   const decoder = new TextDecoder();
   let looked = clock.now();

@@ -2,6 +2,7 @@ import type { AccountId, VmId } from '../base/ids.ts';
 import type { AddressPlan } from '../model/cidr.ts';
 import type { Quotas } from '../model/records.ts';
 import type { ProxyPlace } from '../model/route.ts';
+import type { IdlePolicy } from '../model/vm.ts';
 
 export interface Settings {
   /** This host's row; every row it writes bears it. */
@@ -21,6 +22,8 @@ export interface Settings {
   readonly proxy: ProxyPlace;
   readonly defaultVcpuCount: number;
   readonly defaultMemMib: number;
+  /** What happens to VMs nobody uses that have no policy of their own. */
+  readonly idle: IdlePolicy;
   /** Kernel arguments for images that bring none; null: the driver's own. */
   readonly defaultBootArgs: string | null;
   /** Quotas of an account that has none of its own. */

@@ -26,13 +26,17 @@ export interface SnapshotPlan {
   readonly keepRunning: boolean;
   /** Whether the agent had answered when it was asked for. */
   readonly agent: boolean;
+  /** What it was decided on that the VM sleeps although nobody asked for it; null: somebody asked. */
+  readonly decided: Readonly<Record<string, unknown>> | null;
   /** Once it is saved. */
   readonly saved: SavedFacts | null;
 }
 
 /** A plan with fresh names. */
 export function newPlan(
-  asked: Pick<SnapshotPlan, 'name' | 'kind' | 'keepRunning' | 'agent'> & { readonly live: boolean },
+  asked: Pick<SnapshotPlan, 'name' | 'kind' | 'keepRunning' | 'agent' | 'decided'> & {
+    readonly live: boolean;
+  },
 ): SnapshotPlan {
   return {
     snapshotId: newId('snap'),
@@ -43,6 +47,7 @@ export function newPlan(
     kind: asked.kind,
     keepRunning: asked.keepRunning,
     agent: asked.agent,
+    decided: asked.decided,
     saved: null,
   };
 }
@@ -70,6 +75,7 @@ export function planOf({ id, args }: Pick<Operation, 'id' | 'args'>): SnapshotPl
     name: typeof args['name'] === 'string' ? args['name'] : null,
     keepRunning: args['keepRunning'] === true,
     agent: args['agent'] === true,
+    decided: decidedIn(args['decided']),
     saved: savedIn(args['saved']),
   };
 }
@@ -89,4 +95,9 @@ function savedIn(value: unknown): SavedFacts | null {
   return typeof version === 'string' && typeof machineType === 'string' && typeof accel === 'string'
     ? { version, machineType, accel, memoryPath: typeof memoryPath === 'string' ? memoryPath : null }
     : null;
+}
+
+/** What an operation's arguments say that a sleep nobody asked for was decided on. */
+export function decidedIn(value: unknown): SnapshotPlan['decided'] {
+  return typeof value === 'object' && value !== null ? (value as Record<string, unknown>) : null;
 }

@@ -1,9 +1,10 @@
 import { Failure, notFound } from '../model/failure.ts';
 import type { Operation } from '../model/records.ts';
-import type { Snapshot, SnapshotKind } from '../model/snapshot.ts';
+import type { Snapshot } from '../model/snapshot.ts';
 import { refuse } from '../model/states.ts';
 import type { Vm } from '../model/vm.ts';
 import { remove } from '../host/files.ts';
+import { Wanted, type FallingAsleep } from './activity.ts';
 import { mustBeHere } from './elsewhere.ts';
 import { dropIdle } from './idle-snapshots.ts';
 import { layerFolder } from './layers.ts';
@@ -13,9 +14,10 @@ import { newPlan, planOf, toArgs, type SnapshotPlan } from './snapshot-plan.ts';
 import { snapshotNameTaken, waitStored } from './snapshots.ts';
 import { Closing, Overtaken, runForward, runSteps, Stuck } from './steps.ts';
 import { translate } from './translate.ts';
-import { findVm } from './vms.ts';
+import { findVmForUse } from './vms.ts';
 import { undoWake, wake } from './wake-vm.ts';
 import type { World } from './world.ts';
+import { noteSlept } from './note-slept.ts';
 import { ownerOf } from './owner.ts';
 import { depsOf, mustGet } from './carry-out.ts';
 import type { Caller, SnapshotRequest } from './hatch.ts';
@@ -32,26 +34,36 @@ export async function snapshotVm(
   idOrName: string,
   { name, keepRunning, storedWithinMs }: SnapshotRequest,
 ): Promise<Snapshot> {
-  const vm = await findVm(world, caller, idOrName);
-  const found = await take(world, vm, { name: name ?? null, kind: 'manual', keepRunning });
+  const vm = await findVmForUse(world, caller, idOrName);
+  const found = await take(world, vm, { name: name ?? null, kind: 'manual', keepRunning, decided: null });
   return storedWithinMs === undefined ? found : waitStored(world, found, storedWithinMs);
+}
+
+/** Why a VM is put to sleep unasked. */
+export interface IdleSleep {
+  /** Whoever uses the VM before it is saved ends this, and it runs on: `busy` then. */
+  readonly falling: Pick<FallingAsleep, 'signal' | 'seal'>;
+  /** What it was decided on, for its event. */
+  readonly decided: Readonly<Record<string, unknown>>;
 }
 
 /**
  * Puts a running VM to sleep because nobody uses it: an idle snapshot without a name, which takes the place of the last idle one.
- * Fails as `snapshotVm` does.
+ * Fails as `snapshotVm` does, and as `falling` says; without that nobody ends it.
  */
-export async function sleepVm(world: World, vm: Pick<Vm, 'id'>): Promise<Snapshot> {
+export async function sleepVm(
+  world: World,
+  vm: Pick<Vm, 'id'>,
+  { falling, decided = {} }: Partial<IdleSleep> = {},
+): Promise<Snapshot> {
   const now = await world.store.vms.get(vm.id);
   if (!now) throw notFound('vm', vm.id);
-  return take(world, now, { name: null, kind: 'idle', keepRunning: false });
+  return take(world, now, { name: null, kind: 'idle', keepRunning: false, decided }, falling);
 }
 
-async function take(
-  world: World,
-  vm: Vm,
-  asked: { readonly name: string | null; readonly kind: SnapshotKind; readonly keepRunning: boolean },
-): Promise<Snapshot> {
+type Asked = Pick<SnapshotPlan, 'name' | 'kind' | 'keepRunning' | 'decided'>;
+
+async function take(world: World, vm: Vm, asked: Asked, falling?: IdleSleep['falling']): Promise<Snapshot> {
   const { store, flights } = world;
   let snapshotId: Snapshot['id'] | undefined;
   await flights.fly(
@@ -62,7 +74,7 @@ async function take(
       snapshotId = planOf(begun).snapshotId;
       return begun;
     },
-    (operation, signal) => carryOutSnapshot(world, operation, signal),
+    (operation, signal) => carryOutSnapshot(world, operation, signal, falling),
   );
   const made = snapshotId === undefined ? undefined : await store.snapshots.get(snapshotId);
   // Who joined a snapshot that was under way is given that one.
@@ -76,7 +88,7 @@ export async function beginSave(
   world: World,
   vm: Vm,
   verb: 'snapshot' | 'fork',
-  asked: { readonly name: string | null; readonly kind: SnapshotKind; readonly keepRunning: boolean },
+  asked: Asked,
 ): Promise<Operation> {
   const { store, driver, settings } = world;
   const now = (await store.vms.get(vm.id)) ?? vm;
@@ -106,28 +118,34 @@ async function checkCount({ store }: World, vm: Vm, limit: number | null): Promi
 
 /**
  * Carries a snapshot to its end, also one that a crash cut off after the machine was saved. Before that it can only be taken back
- * (`recoverSnapshot`).
+ * (`recoverSnapshot`); one of a VM that is `falling` asleep is, when somebody uses that.
  */
 export async function carryOutSnapshot(
   world: World,
   operation: Operation,
   signal: AbortSignal,
+  falling?: IdleSleep['falling'],
 ): Promise<void> {
-  const keeper: PlanKeeper = { plan: planOf(operation), operation };
-  await save(world, keeper, signal);
+  const keeper: PlanKeeper = { plan: planOf(operation), operation, seal: () => falling?.seal() };
+  await save(world, keeper, signal, falling?.signal);
   const vm = await mustGet(world, operation);
   const { snapshotId, keepRunning, diskId } = keeper.plan;
   const snapshot = await world.store.snapshots.get(snapshotId);
   if (snapshot && diskId !== null) await note(world, vm, 'vm.snapshotted', SAVED, snapshot);
   else if (snapshot && keepRunning && vm.state === 'snapshotted')
     await goOn(world, operation, vm, snapshot, signal);
-  else if (snapshot && !keepRunning) await fallAsleep(world, operation, vm, snapshot, signal);
+  else if (snapshot && !keepRunning) await fallAsleep(world, keeper, vm, snapshot, signal);
   if (snapshot && snapshot.kind !== 'fork') world.archive.enqueue(snapshotId);
   if (snapshot?.kind === 'idle') await dropIdle(world, vm.id);
 }
 
 /** Saves the machine and makes the snapshot, or what of it is left to do. The VM sleeps then. */
-async function save(world: World, keeper: PlanKeeper, signal: AbortSignal): Promise<void> {
+async function save(
+  world: World,
+  keeper: PlanKeeper,
+  signal: AbortSignal,
+  wanted?: AbortSignal,
+): Promise<void> {
   const { operation } = keeper;
   const vm = await mustGet(world, operation);
   if (await world.store.snapshots.get(keeper.plan.snapshotId)) return;
@@ -136,9 +154,19 @@ async function save(world: World, keeper: PlanKeeper, signal: AbortSignal): Prom
     const steps =
       diskId === null ? saveSteps(world, vm, keeper) : liveSteps(world, vm, { ...keeper.plan, diskId });
     try {
-      await runSteps(depsOf(world), operation, steps, signal);
+      const until = wanted ? AbortSignal.any([signal, wanted]) : signal;
+      await runSteps(depsOf(world), operation, steps, until);
     } catch (error) {
       if (error instanceof Closing) throw error;
+      if (error instanceof Wanted) {
+        await note(
+          world,
+          vm,
+          'vm.sleep_cancelled',
+          'Somebody came before the VM was asleep: it stays awake.',
+        );
+        throw error;
+      }
       const { code, message, details } = translate(error);
       const became = whatBecameOf(world, vm, error);
       await note(world, vm, 'vm.snapshot_failed', `The VM could not be saved${became}: ${message}`);
@@ -186,7 +214,7 @@ async function goOn(
 
 async function fallAsleep(
   world: World,
-  operation: Operation,
+  { operation, plan }: PlanKeeper,
   vm: Vm,
   snapshot: Snapshot,
   signal: AbortSignal,
@@ -196,7 +224,10 @@ async function fallAsleep(
     { name: 'network', run: () => (vm.network === null ? Promise.resolve() : world.net.detach(vm.id)) },
     {
       name: 'asleep',
-      run: () => note(world, vm, 'vm.snapshotted', 'The VM was saved, and sleeps.', snapshot),
+      run: async () => {
+        await note(world, vm, 'vm.snapshotted', 'The VM was saved, and sleeps.', snapshot);
+        await noteSlept(world, vm, 'snapshot', plan.decided);
+      },
     },
   ];
   await runForward(depsOf(world), operation, steps, signal);

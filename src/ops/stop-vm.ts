@@ -1,4 +1,5 @@
 import type { Caller } from './hatch.ts';
+import { Failure } from '../model/failure.ts';
 import type { Operation } from '../model/records.ts';
 import { refuse } from '../model/states.ts';
 import type { StateReason, Vm, VmState } from '../model/vm.ts';
@@ -7,10 +8,16 @@ import { mustBeHere } from './elsewhere.ts';
 import { endVmm } from './host-steps.ts';
 import { askToPowerOff, noteRungs } from './power-off.ts';
 import { runForward, type Step } from './steps.ts';
-import { findVm, waitFor } from './vms.ts';
+import type { IdleSleep } from './snapshot-vm.ts';
+import { decidedIn } from './snapshot-plan.ts';
+import { noteSlept } from './note-slept.ts';
+import { findVmForUse, waitFor } from './vms.ts';
 import type { World } from './world.ts';
 import { ownerOf } from './owner.ts';
 import { depsOf, mustGet } from './carry-out.ts';
+
+/** How long the guest of a VM nobody uses has to power off, in seconds. */
+const IDLE_GRACE_SECONDS = 60;
 
 /**
  * Stops a VM: asks the guest, waits up to `graceSeconds`, then kills it and says so. Its disk, IP, MAC and port stay.
@@ -23,8 +30,11 @@ export async function stopVm(
   { graceSeconds }: { readonly graceSeconds: number },
 ): Promise<Vm> {
   const { store, flights } = world;
-  const vm = await findVm(world, caller, idOrName);
-  if (vm.state !== 'stopped' || vm.operation !== null) {
+  const vm = await findVmForUse(world, caller, idOrName);
+  // Who comes by does not start it any more.
+  if (vm.state === 'stopped' && vm.operation === null && vm.stoppedBy === 'policy')
+    await store.vms.move(vm.id, ownerOf(vm), ['stopped'], { stoppedBy: 'person' });
+  else if (vm.state !== 'stopped' || vm.operation !== null) {
     await flights.fly(
       vm.id,
       'stop',
@@ -42,6 +52,30 @@ export async function stopVm(
     );
   }
   return waitFor(world, vm.id, undefined);
+}
+
+/**
+ * Stops a VM because nobody uses it: who comes by starts it again. Somebody who uses it before its guest was told leaves it running:
+ * `busy` then.
+ */
+export async function stopIdle(world: World, vm: Vm, { falling, decided }: IdleSleep): Promise<void> {
+  const { store, flights } = world;
+  await flights.fly(
+    vm.id,
+    'stop',
+    async () => {
+      const now = (await store.vms.get(vm.id)) ?? vm;
+      mustBeHere(world, now);
+      if (now.state !== 'running')
+        throw refuse(now, 'stop') ?? new Failure('wrong_state', 'It does not run.');
+      const args = { graceSeconds: IDLE_GRACE_SECONDS, by: 'policy', decided };
+      return store.operations.begin({ id: vm.id, owner: ownerOf(now) }, 'stop', args);
+    },
+    async (operation, signal) => {
+      falling.seal();
+      await carryOutStop(world, operation, signal);
+    },
+  );
 }
 
 /** Puts a VM whose guest has ended by itself to rest: `stopped` after a poweroff, `error` after anything else. */
@@ -114,7 +148,8 @@ export async function carryOutStop(world: World, operation: Operation, signal: A
     steps.push({
       name: 'ask',
       async run(stepSignal) {
-        await moveTo(world, vm, 'stopping', {});
+        // Who comes by meanwhile knows by this that it may be started again.
+        await moveTo(world, vm, 'stopping', by === 'policy' ? { stoppedBy: by } : {});
         const live = world.fleet.get(vm.id);
         if (live)
           forced = !(await askToPowerOff(
@@ -154,6 +189,7 @@ export async function carryOutStop(world: World, operation: Operation, signal: A
             why?.message ?? (by === 'guest' ? 'The guest powered itself off.' : 'The guest has stopped.'),
           data: { by, forced, ...(why ? { code: why.code } : {}) },
         });
+        if (by === 'policy') await noteSlept(world, vm, 'stop', decidedIn(operation.args['decided']) ?? {});
         world.fleet.touch(vm.id);
       },
     },

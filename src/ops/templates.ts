@@ -86,7 +86,7 @@ async function columns(deps: Deps, caller: Caller, fields: TemplateFields): Prom
   return {
     ...Object.fromEntries(given),
     ...(userData === undefined ? {} : { userData }),
-    ...(idle === undefined ? {} : { idle: idle === null ? null : mergeIdle(null, idle) }),
+    ...(idle === undefined ? {} : { idle: idle === null ? null : mergeIdle(deps.settings.idle, idle) }),
     ...(imageId === undefined
       ? {}
       : { imageId: imageId === null ? null : (await imageNamed(deps, caller, imageId, 'image_id')).id }),

@@ -6,6 +6,7 @@ import { Failure } from '../model/failure.ts';
 import { OPERATION_NAMES } from '../model/vm.ts';
 import { NetError } from '../net/network.ts';
 import { VmmError } from '../vmm/driver.ts';
+import { Wanted } from './activity.ts';
 import { Closing, Overtaken, Stuck } from './steps.ts';
 
 /** The lower rooms' errors as a Failure a caller may see: no path, no command line; those stay in the cause for the log. */
@@ -17,6 +18,10 @@ export function translate(error: unknown): Failure {
   if (error instanceof Overtaken)
     return new Failure('busy', 'The VM is being deleted, which has cut this short.', {
       details: { operation: OPERATION_NAMES.delete },
+      cause: error,
+    });
+  if (error instanceof Wanted)
+    return new Failure('busy', 'Somebody came before the VM was asleep, and it stays awake; ask again.', {
       cause: error,
     });
   if (error instanceof VmmError) return fromVmm(error);

@@ -14,6 +14,22 @@ export async function findVm({ store }: Pick<World, 'store'>, caller: Caller, id
 }
 
 /**
+ * As `findVm`, for whoever wants something of a running VM: it counts as used, and one that is just falling asleep because nobody used it
+ * stays awake for this, or sleeps when this resolves.
+ */
+export async function findVmForUse(
+  world: Pick<World, 'store' | 'activity' | 'flights'>,
+  caller: Caller,
+  idOrName: string,
+): Promise<Vm> {
+  const vm = await findVm(world, caller, idOrName);
+  world.activity.touch(vm.id);
+  if (!world.activity.isFallingAsleep(vm.id)) return vm;
+  await world.flights.landed(vm.id);
+  return findVm(world, caller, vm.id);
+}
+
+/**
  * Gives the VM once it is as `wait` wants it; at once without. Throws `timeout` when it takes too long, which changes
  * nothing, and the VM's own reason when it cannot get there any more.
  */

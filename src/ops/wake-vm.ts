@@ -258,7 +258,12 @@ export async function waitForAgent(
 export const AWAKE = { state: 'running', stateReason: null, stoppedBy: null, snapshotId: null } as const;
 
 /** Notes that a VM goes on from a snapshot, and tells those who wait for it. */
-export async function noteAwake({ store, fleet }: World, vm: Vm, snapshot: Snapshot): Promise<void> {
+export async function noteAwake(
+  { store, fleet, activity }: World,
+  vm: Vm,
+  snapshot: Snapshot,
+): Promise<void> {
+  activity.awake(vm.id);
   await store.events.add({
     accountId: vm.accountId,
     vmId: vm.id,

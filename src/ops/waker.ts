@@ -82,14 +82,21 @@ export class Waker {
     const from = clock.now();
     try {
       const asleep = vm.state;
-      await this.#untilAwake(vm.id);
+      const woke = await this.#untilAwake(vm.id);
       this.#failed.delete(vm.id);
+      // One that was about to sleep, and stays awake for them, tells of that itself.
+      if (!woke) return;
       await store.events.add({
         accountId: vm.accountId,
         vmId: vm.id,
         kind: 'vm.woken',
         message: `Woken by ${visitor.by}${visitor.from === null ? '' : ` from ${visitor.from}`}.`,
-        data: { ...visitor, was: asleep, waited_ms: clock.now() - from },
+        data: {
+          ...visitor,
+          was: asleep,
+          waiters: this.#waiting.get(vm.id) ?? 0,
+          waited_ms: clock.now() - from,
+        },
       });
     } catch (error) {
       const cause = translate(error);
@@ -100,23 +107,32 @@ export class Waker {
     }
   }
 
-  /** Whatever is under way on the VM ends first: one that is just falling asleep is woken when it sleeps. */
-  async #untilAwake(vmId: VmId): Promise<void> {
+  /**
+   * Whatever is under way on the VM ends first: one that is just falling asleep is woken when it sleeps. Gives whether it had to be woken.
+   */
+  async #untilAwake(vmId: VmId): Promise<boolean> {
     const { store, flights } = this.#world;
+    let woke = false;
     for (let turn = 0; turn < MOST_TURNS; turn++) {
       const vm = await store.vms.get(vmId);
       if (!vm) throw notFound('vm', vmId);
-      if (isAwake(vm)) return;
+      if (isAwake(vm)) return woke;
       const refused = refusal(vm);
       if (refused) throw refused;
       try {
-        if (vm.state === 'snapshotted') await flyRestore(this.#world, vm, {});
-        else if (vm.state === 'stopped') {
+        if (vm.state === 'snapshotted') {
+          await flyRestore(this.#world, vm, {});
+          woke = true;
+        } else if (vm.state === 'stopped') {
           await flyStart(this.#world, vm);
+          woke = true;
           await waitFor(this.#world, vmId, { until: 'ready', timeoutMs: BOOT_MS });
         } else await waitFor(this.#world, vmId, { until: 'running', timeoutMs: BOOT_MS });
       } catch (error) {
-        if (!(error instanceof Failure) || error.code !== 'busy') throw error;
+        if (!(error instanceof Failure)) throw error;
+        // It was on its way down: what it has come to is looked at anew.
+        const ended = error.code === 'wrong_state' && vm.operation !== null;
+        if (error.code !== 'busy' && !ended) throw error;
       }
       await flights.landed(vmId);
     }
@@ -166,7 +182,7 @@ function refusal({ id, state, stoppedBy, stateReason }: Vm): Failure | undefined
   const why =
     state === 'stopped' && stoppedBy !== 'policy'
       ? 'is stopped, and only a start by its owner brings it up'
-      : state === 'stopping'
+      : state === 'stopping' && stoppedBy !== 'policy'
         ? 'is being stopped'
         : state === 'error'
           ? `is in error${stateReason ? `: ${stateReason.message}` : ''}`

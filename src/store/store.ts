@@ -193,6 +193,8 @@ export interface Vms {
    * null: that is not so. Throws Taken for what somebody has there. Then nothing was changed.
    */
   claim(id: VmId, seen: Owner, to: string): Promise<Vm | null>;
+  /** Notes when a VM was last used, in milliseconds since 1970; that is no change of it. */
+  noteActive(id: VmId, owner: Owner, at: number): Promise<void>;
   /** Removes the row with its operations and journal; its events stay. */
   remove(id: VmId, owner: Owner): Promise<boolean>;
   /** What is taken on this host, for choosing what is not: IPs, MACs, SSH ports. */

@@ -2,7 +2,7 @@ import { mkdir, mkdtemp, readdir, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import assert from 'node:assert/strict';
-import { systemClock, type Clock } from '../../src/base/clock.ts';
+import { systemClock, type Clock, type SteadyClock } from '../../src/base/clock.ts';
 import { parseImageId, type VmId } from '../../src/base/ids.ts';
 import { silent } from '../../src/base/logger.ts';
 import { openAgent } from '../../src/guest/agent-client.ts';
@@ -11,6 +11,7 @@ import { openSavedDisks } from '../../src/guest/saved-disk/inside.ts';
 import { waitReady } from '../../src/guest/readiness.ts';
 import { exists } from '../../src/host/files.ts';
 import { run } from '../../src/host/run.ts';
+import { DEFAULT_IDLE } from '../../src/model/create-request.ts';
 import { planAddresses } from '../../src/model/cidr.ts';
 import { SCOPES } from '../../src/model/records.ts';
 import { openFakeNetwork, type FakeFailures } from '../../src/net/fake.ts';
@@ -66,6 +67,10 @@ export interface WorldOptions {
   readonly qcow2?: boolean;
   readonly limits?: World['settings']['limits'];
   readonly cidr?: string;
+  /** What happens to VMs nobody uses. */
+  readonly idle?: World['settings']['idle'];
+  /** What the use of VMs is measured by. */
+  readonly activityClock?: SteadyClock;
   /** What stored snapshots are encrypted with. */
   readonly master?: MasterKey;
   /** Another host beside the first: its name, the first one's store, and where its snapshots are stored. */
@@ -120,6 +125,7 @@ export async function openFakeWorld(host: FakeHostFolder, options: WorldOptions 
     proxy: { scheme: 'http', port: 9090, baseDomain: 'hatch.localhost' },
     defaultVcpuCount: 1,
     defaultMemMib: 512,
+    idle: options.idle ?? DEFAULT_IDLE,
     defaultBootArgs: null,
     limits: options.limits ?? { vms: 50, vcpus: null, memMib: null },
     maxSnapshotsPerVm: 10,
@@ -150,7 +156,7 @@ export async function openFakeWorld(host: FakeHostFolder, options: WorldOptions 
     clock: systemClock,
     log: silent,
     archive,
-    activity: new ActivityTracker({ clock: systemClock }),
+    activity: new ActivityTracker({ clock: options.activityClock ?? systemClock }),
     disks: openSavedDisks({ run, tmp: host.root }),
     settings,
     findDefaultImage: async () => undefined,

@@ -51,6 +51,15 @@ export function vms(engine: Engine): Vms {
     },
     update: (id, owner, patch) => change(engine, id, owner, undefined, patch),
     move: (id, owner, from, patch, options) => change(engine, id, owner, from, patch, options?.limits),
+    async noteActive(id, owner, at) {
+      await db
+        .updateTable('vms')
+        .set({ last_active_at: at })
+        .where('id', '=', id)
+        .where('host_id', '=', owner.hostId)
+        .where('epoch', '=', owner.epoch)
+        .execute();
+    },
     async remove(id, owner) {
       const { numDeletedRows } = await db
         .deleteFrom('vms')

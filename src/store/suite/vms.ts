@@ -200,10 +200,19 @@ export function vmTests(test: Declare): void {
     for (const owner of strangers) {
       assert.equal(await store.vms.update(vm.id, owner, { name: 'x', labels: { x: 'y' } }), null);
       assert.equal(await store.vms.move(vm.id, owner, ['starting'], { state: 'running' }), null);
+      await store.vms.noteActive(vm.id, owner, 4711);
       assert.equal(await store.vms.remove(vm.id, owner), false);
       await fails(store.operations.begin({ id: vm.id, owner }, 'stop', {}), 'not_found');
     }
     assert.deepEqual(await store.vms.get(vm.id), vm);
+  });
+
+  test('the last use of a VM is noted, and is no change of it', async ({ store, clock }) => {
+    const { newVm } = await furnish(store);
+    const vm = await make(store, newVm());
+    await clock.advance(1000);
+    await store.vms.noteActive(vm.id, ownerOf(vm), 4711);
+    assert.deepEqual(await store.vms.get(vm.id), { ...vm, lastActiveAt: 4711 });
   });
 
   test('a move happens only from the states it names, and for one of two at once', async ({ store }) => {

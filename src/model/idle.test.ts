@@ -1,0 +1,168 @@
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import fc from 'fast-check';
+import { WAYS_IN, type Activity, type OpenUse } from './activity.ts';
+import { DEFAULT_IDLE } from './create-request.ts';
+import { decideIdle, MANY_WAKES, QUIET_MS, STAYS_AWAKE_MS, type IdleSignals, type Verdict } from './idle.ts';
+import type { IdlePolicy } from './vm.ts';
+
+const NOW = 100_000_000;
+const TIMEOUT_MS = DEFAULT_IDLE.timeoutSeconds * 1000;
+
+const use = (by: OpenUse['by'], quietMs = 0): OpenUse => ({ by, since: 0, lastPayloadAt: NOW - quietMs });
+
+/** Decides on a VM that nobody has used for the default timeout, but for what is said. */
+function decide(
+  policy: Partial<IdlePolicy> = {},
+  activity: Partial<Activity> = {},
+  signals: Partial<IdleSignals> = {},
+): Verdict {
+  return decideIdle(
+    { ...DEFAULT_IDLE, ...policy },
+    {
+      now: NOW,
+      activity: {
+        version: 1,
+        open: [],
+        lastUsedAt: NOW - TIMEOUT_MS,
+        awakeSince: 0,
+        wakesInLastHour: 0,
+        leasedUntil: null,
+        ...activity,
+      },
+      operation: null,
+      canSave: true,
+      failedUntil: null,
+      ...signals,
+    },
+  );
+}
+
+/** A verdict in short: the action, or why not, with an exclamation mark where that is a refusal, and how long it holds. */
+function short(verdict: Verdict): string {
+  if (verdict.sleep) return verdict.action;
+  const holds = verdict.until === null ? '' : ` ${verdict.until - NOW}`;
+  return `${verdict.reason}${verdict.refused ? '!' : ''}${holds}`;
+}
+
+test('a VM nobody has used for its timeout does what its policy says', () => {
+  assert.equal(short(decide()), 'snapshot');
+  assert.equal(short(decide({ action: 'stop' })), 'stop');
+  assert.equal(short(decide({ action: 'none' })), 'no_action');
+  assert.equal(short(decide({ pinned: true })), 'pinned');
+  assert.equal(short(decide({}, { lastUsedAt: NOW - TIMEOUT_MS + 1 })), 'used 1');
+  assert.equal(short(decide({ timeoutSeconds: 1 }, { lastUsedAt: NOW - 999 })), 'used 1');
+});
+
+test('open connections count as the policy says; requests and commands always', () => {
+  const table: readonly [IdlePolicy['connections'], OpenUse, string][] = [
+    ['hold', use('ssh', 24 * 3_600_000), 'in_use'],
+    ['hold', use('upgrade'), 'in_use'],
+    ['hold', use('console', QUIET_MS), 'in_use'],
+    ['quiet', use('ssh', QUIET_MS - 1), 'in_use 1'],
+    ['quiet', use('ssh', TIMEOUT_MS - 1), 'used 1'],
+    ['quiet', use('upgrade', TIMEOUT_MS), 'snapshot'],
+    ['quiet', use('http', TIMEOUT_MS), 'in_use'],
+    ['ignore', use('ssh'), 'snapshot'],
+    ['ignore', use('upgrade'), 'snapshot'],
+    ['ignore', use('console'), 'snapshot'],
+    ['ignore', use('http', TIMEOUT_MS), 'in_use'],
+    ['ignore', use('exec', TIMEOUT_MS), 'in_use'],
+  ];
+  for (const [connections, open, expected] of table)
+    assert.equal(
+      short(decide({ connections }, { open: [open] })),
+      expected,
+      `${connections} ${JSON.stringify(open)}`,
+    );
+  const short1 = decide({ connections: 'quiet', timeoutSeconds: 5 }, { open: [use('ssh', 60_000)] });
+  assert.equal(short(short1), `in_use ${QUIET_MS - 60_000}`, 'whatever the timeout');
+});
+
+test('a lease keeps a VM awake until it ends, and is its last use then', () => {
+  assert.equal(short(decide({}, { leasedUntil: NOW + 5 })), 'leased 5');
+  assert.equal(short(decide({}, { leasedUntil: NOW - 5 })), `used ${TIMEOUT_MS - 5}`);
+  assert.equal(short(decide({}, { leasedUntil: NOW - TIMEOUT_MS })), 'snapshot');
+});
+
+test('a VM that was just woken stays awake for a minute, and for two when it is woken again and again', () => {
+  const policy = { timeoutSeconds: 1 };
+  const awake = (ms: number, wakesInLastHour: number): string =>
+    short(decide(policy, { awakeSince: NOW - ms, wakesInLastHour }));
+  assert.equal(awake(STAYS_AWAKE_MS - 1, 1), 'just_woken! 1');
+  assert.equal(awake(STAYS_AWAKE_MS, MANY_WAKES), 'snapshot');
+  assert.equal(awake(STAYS_AWAKE_MS, MANY_WAKES + 1), `just_woken! ${STAYS_AWAKE_MS}`);
+  assert.equal(awake(2 * STAYS_AWAKE_MS, MANY_WAKES + 1), 'snapshot');
+});
+
+test('what is under way, cannot be done or failed a moment ago is a refusal, with its reason', () => {
+  assert.equal(short(decide({}, {}, { operation: 'fork' })), 'operation!');
+  assert.equal(short(decide({}, { lastUsedAt: NOW }, { operation: 'fork' })), 'operation');
+  assert.equal(short(decide({}, {}, { canSave: false })), 'cannot_save!');
+  assert.equal(short(decide({ action: 'stop' }, {}, { canSave: false })), 'stop');
+  assert.equal(short(decide({}, {}, { failedUntil: NOW + 7 })), 'failed! 7');
+  assert.equal(short(decide({}, {}, { failedUntil: NOW })), 'snapshot');
+});
+
+const policies = fc.record({
+  timeoutSeconds: fc.integer({ min: 1, max: 100_000 }),
+  action: fc.constantFrom('snapshot' as const, 'stop' as const),
+  connections: fc.constantFrom('hold' as const, 'quiet' as const, 'ignore' as const),
+  pinned: fc.constant(false),
+});
+const ago = fc.integer({ min: 0, max: NOW }).map((ms) => NOW - ms);
+const uses = fc.record({ by: fc.constantFrom(...WAYS_IN), since: ago, lastPayloadAt: ago });
+const activities = fc.record({
+  version: fc.nat(),
+  open: fc.array(uses, { maxLength: 3 }),
+  lastUsedAt: ago,
+  awakeSince: ago,
+  wakesInLastHour: fc.nat(20),
+  leasedUntil: fc.option(fc.integer({ min: 0, max: 2 * NOW })),
+});
+const operations = fc.option(fc.constantFrom('fork' as const, 'snapshot' as const, 'stop' as const));
+
+test('never asleep while anything that counts is open, leased, pinned or under way, or before its time', () => {
+  fc.assert(
+    fc.property(policies, activities, operations, fc.boolean(), (policy, activity, operation, pinned) => {
+      const signals = { now: NOW, activity, operation, canSave: true, failedUntil: null };
+      const verdict = decideIdle({ ...policy, pinned }, signals);
+      if (!verdict.sleep) return;
+      assert.ok(!pinned && operation === null);
+      assert.ok(activity.leasedUntil === null || activity.leasedUntil <= NOW);
+      for (const { by, lastPayloadAt } of activity.open) {
+        assert.ok(by !== 'http' && by !== 'exec');
+        assert.notEqual(policy.connections, 'hold');
+        if (policy.connections === 'quiet') assert.ok(NOW - lastPayloadAt >= QUIET_MS);
+      }
+      assert.ok(NOW - activity.lastUsedAt >= policy.timeoutSeconds * 1000);
+      assert.ok(NOW - activity.awakeSince >= STAYS_AWAKE_MS);
+      assert.equal(verdict.action, policy.action);
+    }),
+  );
+});
+
+test('whoever looks again when he is told to, while nothing changes, sees the VM go to sleep', () => {
+  fc.assert(
+    fc.property(policies, activities, (policy, activity) => {
+      const held = activity.open.some(
+        ({ by }) => by === 'http' || by === 'exec' || policy.connections === 'hold',
+      );
+      fc.pre(!held);
+      let now = NOW;
+      for (let looks = 0; looks < 10; looks++) {
+        const verdict = decideIdle(policy, {
+          now,
+          activity,
+          operation: null,
+          canSave: true,
+          failedUntil: null,
+        });
+        if (verdict.sleep) return;
+        assert.ok(verdict.until !== null && verdict.until > now, `${verdict.reason} does not say when`);
+        now = verdict.until;
+      }
+      assert.fail('it never slept');
+    }),
+  );
+});

@@ -1,0 +1,56 @@
+import { STAYS_AWAKE_MS } from '../model/idle.ts';
+import type { Decision } from './sleeper.ts';
+
+/** Why a VM stays awake or goes to sleep, in a sentence. */
+export function sayVerdict({ policy, signals, verdict }: Decision): string {
+  const idle = seconds(verdict.idleMs);
+  if (verdict.sleep) return `Nobody has used it for ${idle} s: it goes to sleep at the next look.`;
+  const left = verdict.until === null ? 0 : seconds(verdict.until - signals.now);
+  switch (verdict.reason) {
+    case 'pinned':
+      return 'It is pinned, and never sleeps unasked.';
+    case 'no_action':
+      return 'Its idle action is "none": it never sleeps unasked.';
+    case 'operation':
+      return `It stays awake while something is under way on it: ${verdict.verb}.`;
+    case 'in_use':
+      return `It is in use by ${verdict.by.join(', ')}.`;
+    case 'leased':
+      return `Somebody has said that it is busy, for another ${left} s.`;
+    case 'used':
+      return `It was last used ${idle} s ago, and is idle after ${policy.timeoutSeconds} s: in ${left} s.`;
+    case 'just_woken':
+      return `It was woken or started a moment ago, and stays awake for another ${left} s${
+        left * 1000 > STAYS_AWAKE_MS ? ', for it is woken again and again' : ''
+      }.`;
+    case 'cannot_save':
+      return 'It stays awake: the hypervisor of this host cannot save machines. Set its idle action to "stop" or "none".';
+    case 'failed':
+      return `It could not be put to sleep, which is tried again in ${left} s.`;
+  }
+}
+
+/** What a decision was made on, as an event's data: for programs, in seconds. */
+export function signalsOf({ policy, signals, verdict }: Decision): Readonly<Record<string, unknown>> {
+  const { now, activity } = signals;
+  const { leasedUntil } = activity;
+  return {
+    ...(verdict.sleep ? {} : { reason: verdict.reason }),
+    idle_seconds: seconds(verdict.idleMs),
+    timeout_seconds: policy.timeoutSeconds,
+    action: policy.action,
+    connections: policy.connections,
+    awake_seconds: seconds(now - activity.awakeSince),
+    wakes_in_last_hour: activity.wakesInLastHour,
+    open: activity.open.map(({ by, since, lastPayloadAt }) => ({
+      by,
+      seconds: seconds(now - since),
+      quiet_seconds: seconds(now - lastPayloadAt),
+    })),
+    ...(leasedUntil !== null && leasedUntil > now ? { leased_seconds: seconds(leasedUntil - now) } : {}),
+  };
+}
+
+function seconds(ms: number): number {
+  return Math.round(ms / 1000);
+}
