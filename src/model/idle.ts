@@ -39,6 +39,13 @@ export type Verdict =
       readonly until: number | null;
     });
 
+/** What was decided about a VM, and on what. */
+export interface Decision {
+  readonly policy: IdlePolicy;
+  readonly signals: IdleSignals;
+  readonly verdict: Verdict;
+}
+
 /**
  * Decides whether a VM goes to sleep. Open uses that count, a lease and an operation keep it awake; else it sleeps when nobody has used it
  * for `timeoutSeconds`, unless it was just woken or cannot sleep.

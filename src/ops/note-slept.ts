@@ -1,5 +1,14 @@
 import type { Vm } from '../model/vm.ts';
+import type { FallingAsleep } from './activity.ts';
 import type { World } from './world.ts';
+
+/** Why a VM is put to sleep unasked. */
+export interface IdleSleep {
+  /** Whoever uses the VM before it is too late ends this, and it runs on: `busy` then. */
+  readonly falling: Pick<FallingAsleep, 'signal' | 'seal'>;
+  /** What it was decided on, for its event. */
+  readonly decided: Readonly<Record<string, unknown>>;
+}
 
 /** Writes into the ledger that a VM sleeps, and on what that was decided; `decided` null: somebody asked for it. */
 export async function noteSlept(

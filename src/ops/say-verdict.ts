@@ -1,5 +1,4 @@
-import { STAYS_AWAKE_MS } from '../model/idle.ts';
-import type { Decision } from './sleeper.ts';
+import { STAYS_AWAKE_MS, type Decision } from '../model/idle.ts';
 
 /** Why a VM stays awake or goes to sleep, in a sentence. */
 export function sayVerdict({ policy, signals, verdict }: Decision): string {

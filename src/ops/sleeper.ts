@@ -2,8 +2,8 @@ import type { SteadyClock } from '../base/clock.ts';
 import type { VmId } from '../base/ids.ts';
 import { errorFields } from '../base/logger.ts';
 import { Slots } from '../base/slots.ts';
-import { decideIdle, type IdleSignals, type Verdict } from '../model/idle.ts';
-import type { IdlePolicy, Vm } from '../model/vm.ts';
+import { decideIdle, type Decision, type IdleSignals } from '../model/idle.ts';
+import type { Vm } from '../model/vm.ts';
 import { ownerOf } from './owner.ts';
 import { sayVerdict, signalsOf } from './say-verdict.ts';
 import { sleepVm } from './snapshot-vm.ts';
@@ -15,13 +15,6 @@ import type { World } from './world.ts';
 const BACK_OFF = { firstMs: 60_000, mostMs: 3_600_000 } as const;
 /** What is written of the last use of a VM may be this much too early, in milliseconds. */
 const ACTIVE_MS = 1000;
-
-/** What was decided about a VM, and on what. */
-export interface Decision {
-  readonly policy: IdlePolicy;
-  readonly signals: IdleSignals;
-  readonly verdict: Verdict;
-}
 
 /**
  * Puts VMs to sleep that nobody uses. It looks at every running VM of this host from time to time, at each by itself: one that takes long

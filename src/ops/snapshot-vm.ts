@@ -4,7 +4,7 @@ import type { Snapshot } from '../model/snapshot.ts';
 import { refuse } from '../model/states.ts';
 import type { Vm } from '../model/vm.ts';
 import { remove } from '../host/files.ts';
-import { Wanted, type FallingAsleep } from './activity.ts';
+import { Wanted } from './activity.ts';
 import { mustBeHere } from './elsewhere.ts';
 import { dropIdle } from './idle-snapshots.ts';
 import { layerFolder } from './layers.ts';
@@ -17,7 +17,7 @@ import { translate } from './translate.ts';
 import { findVmForUse } from './vms.ts';
 import { undoWake, wake } from './wake-vm.ts';
 import type { World } from './world.ts';
-import { noteSlept } from './note-slept.ts';
+import { noteSlept, type IdleSleep } from './note-slept.ts';
 import { ownerOf } from './owner.ts';
 import { depsOf, mustGet } from './carry-out.ts';
 import type { Caller, SnapshotRequest } from './hatch.ts';
@@ -37,14 +37,6 @@ export async function snapshotVm(
   const vm = await findVmForUse(world, caller, idOrName);
   const found = await take(world, vm, { name: name ?? null, kind: 'manual', keepRunning, decided: null });
   return storedWithinMs === undefined ? found : waitStored(world, found, storedWithinMs);
-}
-
-/** Why a VM is put to sleep unasked. */
-export interface IdleSleep {
-  /** Whoever uses the VM before it is saved ends this, and it runs on: `busy` then. */
-  readonly falling: Pick<FallingAsleep, 'signal' | 'seal'>;
-  /** What it was decided on, for its event. */
-  readonly decided: Readonly<Record<string, unknown>>;
 }
 
 /**
