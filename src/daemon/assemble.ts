@@ -3,7 +3,6 @@ import { createApi } from '../api/server.ts';
 import { systemClock } from '../base/clock.ts';
 import { deadline, DeadlineExceeded } from '../base/deadline.ts';
 import { errorFields, type Logger } from '../base/logger.ts';
-import { openProxy, type ProxyDeps } from '../gateway/proxy/proxy.ts';
 import { openSshPorts } from '../gateway/ssh/ports.ts';
 import { openAgent } from '../guest/agent-client.ts';
 import { fakeGuestFiles } from '../guest/fake-files.ts';
@@ -48,6 +47,7 @@ import { checkDatabaseOf, hostNameOf } from './host-name.ts';
 import { whyNotListening } from './listening.ts';
 import { imageRegistry, pretendedRegistry } from './image-registry.ts';
 import { openHome, readSnapshotKey } from './snapshot-home.ts';
+import { listenForRoutes } from './route-listener.ts';
 import { Shutdown } from './shutdown.ts';
 import { startTending } from './tending.ts';
 import { readTls } from './tls.ts';
@@ -127,7 +127,7 @@ async function assemble(
       version,
     },
     {
-      tls: await readTls(values),
+      tls: await readTls(values, 'HATCH_HTTP'),
       rateLimit: { perSecond: values.HATCH_RATE_LIMIT, burst: values.HATCH_RATE_BURST },
     },
   );
@@ -141,6 +141,7 @@ async function assemble(
     values,
     { visits: new Visits(world, waker), log: log.child({ room: 'proxy' }), clock },
     shutdown,
+    stopping,
   );
 
   late.driver = await chooseDriver(values, { run, log: log.child({ room: 'vmm' }), data });
@@ -171,30 +172,6 @@ async function assemble(
   sleeper.start(values.HATCH_IDLE_CHECK_INTERVAL);
   void every(world, stopping);
   return { world, hatch, data, shutdown, url, firstKey };
-}
-
-/** The HTTP proxy that leads to the guests' routes. Requests under way end with the daemon. */
-async function listenForRoutes(values: Values, deps: ProxyDeps, shutdown: Shutdown): Promise<void> {
-  const { host, port } = values.HATCH_PROXY_ADDR;
-  const proxy = openProxy(deps, {
-    baseDomain: values.HATCH_PROXY_BASE_DOMAIN,
-    wakeTimeoutMs: values.HATCH_PROXY_WAKE_TIMEOUT,
-    trustedProxies: values.HATCH_TRUSTED_PROXIES ?? [],
-  });
-  try {
-    await new Promise<void>((resolve, reject) => {
-      proxy.once('error', reject);
-      proxy.listen({ host, port, exclusive: true }, resolve);
-    });
-  } catch (error) {
-    throw new Error(whyNotListening('HATCH_PROXY_ADDR', values.HATCH_PROXY_ADDR, error), { cause: error });
-  }
-  proxy.on('error', (error) => deps.log.warn(errorFields(error), 'could not take a connection'));
-  shutdown.add('proxy', async () => {
-    proxy.close();
-    proxy.closeAllConnections();
-  });
-  deps.log.info({ addr: `${host}:${port}`, domain: values.HATCH_PROXY_BASE_DOMAIN }, 'the proxy listens');
 }
 
 /** What is cut off goes on in the background: a guest may take its time to power off. */
@@ -269,8 +246,7 @@ export async function openWorld(
     sshPortMin: values.HATCH_SSH_PORT_MIN,
     sshPortMax: values.HATCH_SSH_PORT_MAX,
     proxy: {
-      // Until the proxy takes HATCH_PROXY_TLS_CERT.
-      scheme: 'http',
+      scheme: values.HATCH_PROXY_TLS_CERT === undefined ? 'http' : 'https',
       port: values.HATCH_PROXY_ADDR.port,
       baseDomain: values.HATCH_PROXY_BASE_DOMAIN,
     },

@@ -81,6 +81,10 @@ test('settings that need each other are refused alone', () => {
     /must not be above/,
   );
   assert.match(problemsOf({ HATCH_S3_ACCESS_KEY: 'key' }).join(), /HATCH_S3_SECRET_KEY must be set together/);
+  assert.match(
+    problemsOf({ HATCH_PROXY_TLS_KEY: '/key' }).join(),
+    /HATCH_PROXY_TLS_KEY must be set together/,
+  );
   assert.deepEqual(problemsOf({ HATCH_VM_UID_MIN: '70000' }), [
     'HATCH_VM_UID_MIN must not be above HATCH_VM_UID_MAX.',
   ]);

@@ -101,8 +101,8 @@ export const SETTINGS = {
     read.baseDomain,
   ),
   HATCH_PROXY_WAKE_TIMEOUT: setting('longest wait for a wake', '60s', read.duration),
-  HATCH_PROXY_TLS_CERT: setting("file with the proxy's certificate", null, read.path, { later: true }),
-  HATCH_PROXY_TLS_KEY: setting("file with the proxy's private key", null, read.path, { later: true }),
+  HATCH_PROXY_TLS_CERT: setting("file with the proxy's certificate and its chain", null, read.path),
+  HATCH_PROXY_TLS_KEY: setting("file with the proxy's private key", null, read.path),
   HATCH_TRUSTED_PROXIES: setting('whose X-Forwarded headers count', null, read.networks),
   HATCH_SNAPSHOT_STORE: setting(
     'dir:PATH or s3://bucket/prefix; dir:<data>/snapshots unless set',
@@ -204,6 +204,7 @@ function contradictions(values: Values): string[] {
   };
   together('HATCH_DEFAULT_KERNEL_PATH', 'HATCH_DEFAULT_ROOTFS_PATH');
   together('HATCH_HTTP_TLS_CERT', 'HATCH_HTTP_TLS_KEY');
+  together('HATCH_PROXY_TLS_CERT', 'HATCH_PROXY_TLS_KEY');
   together('HATCH_S3_ACCESS_KEY', 'HATCH_S3_SECRET_KEY');
   if (values.HATCH_SSH_PORT_MIN > values.HATCH_SSH_PORT_MAX)
     problems.push('HATCH_SSH_PORT_MIN must not be above HATCH_SSH_PORT_MAX.');

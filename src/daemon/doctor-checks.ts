@@ -115,17 +115,18 @@ async function network(values: Values): Promise<readonly Found[]> {
 }
 
 async function api(values: Values, data: DataFolder): Promise<readonly Found[]> {
-  const tls = await readTls(values);
+  const tls = await readTls(values, 'HATCH_HTTP');
   const { host, port } = values.HATCH_HTTP_ADDR;
   const why = await whyTaken(data, 'HATCH_HTTP_ADDR', { host, port });
   return why === undefined ? ok(`${tls ? 'https' : 'http'} on ${host}:${port}`) : fail(why);
 }
 
 async function proxy(values: Values, data: DataFolder): Promise<readonly Found[]> {
+  const tls = await readTls(values, 'HATCH_PROXY');
   const { host, port } = values.HATCH_PROXY_ADDR;
   const why = await whyTaken(data, 'HATCH_PROXY_ADDR', { host, port });
   return why === undefined
-    ? ok(`http on ${host}:${port}, for names under ${values.HATCH_PROXY_BASE_DOMAIN}`)
+    ? ok(`${tls ? 'https' : 'http'} on ${host}:${port}, for names under ${values.HATCH_PROXY_BASE_DOMAIN}`)
     : fail(why);
 }
 

@@ -124,6 +124,8 @@ test('TLS files that will not do are told by the name of their setting', async (
   await fails('api', tls('/nonexistent.pem', pem), /^HATCH_HTTP_TLS_CERT \/nonexistent\.pem is not there\.$/);
   await fails('api', tls(folder, pem), /^HATCH_HTTP_TLS_CERT .* cannot be read\.$/);
   await fails('api', tls(pem, pem), /^HATCH_HTTP_TLS_CERT .*nonsense\.pem is not a certificate, in PEM\.$/);
+  const proxy = { HATCH_PROXY_TLS_CERT: pem, HATCH_PROXY_TLS_KEY: pem };
+  await fails('proxy', proxy, /^HATCH_PROXY_TLS_CERT .*nonsense\.pem is not a certificate, in PEM\.$/);
 });
 
 test('a data folder that cannot be used is told in a sentence', async () => {

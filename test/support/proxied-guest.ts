@@ -12,7 +12,8 @@ import { setImmediate } from 'node:timers/promises';
 import { systemClock } from '../../src/base/clock.ts';
 import { newId, type VmId } from '../../src/base/ids.ts';
 import { silent } from '../../src/base/logger.ts';
-import { openProxy } from '../../src/gateway/proxy/proxy.ts';
+import type { Door } from '../../src/gateway/proxy/door.ts';
+import { openProxy, type ProxyOptions } from '../../src/gateway/proxy/proxy.ts';
 import { ActivityTracker } from '../../src/ops/activity.ts';
 import type { Arrival, Visit, Visits } from '../../src/ops/visits.ts';
 import type { Route } from '../../src/model/route.ts';
@@ -32,7 +33,7 @@ export interface ProxiedGuest {
   readonly vmId: VmId;
   /** Who uses the guest's VM. */
   readonly activity: ActivityTracker;
-  readonly proxy: Server;
+  readonly door: Door;
   /** Where the proxy listens, at 127.0.0.1. */
   readonly port: number;
   readonly guest: Server;
@@ -58,7 +59,7 @@ export interface ProxiedGuest {
 }
 
 /** Opens both; `closed.hatch.localhost` leads to a port nobody listens at, other names to nothing. */
-export async function openProxiedGuest(): Promise<ProxiedGuest> {
+export async function openProxiedGuest(more: Partial<ProxyOptions> = {}): Promise<ProxiedGuest> {
   const vmId = newId('vm');
   const activity = new ActivityTracker({ clock: systemClock });
   const seen: IncomingMessage[] = [];
@@ -80,12 +81,12 @@ export async function openProxiedGuest(): Promise<ProxiedGuest> {
           : null,
     arrive: (...how: Parameters<Arrive>) => opened.arrive(...how),
   } as unknown as Visits;
-  const proxy = openProxy(
+  const door = openProxy(
     { visits, log: silent, clock: systemClock },
-    { baseDomain: 'hatch.localhost', wakeTimeoutMs: 3000, trustedProxies: ['127.0.0.2/32'] },
+    { baseDomain: 'hatch.localhost', wakeTimeoutMs: 3000, trustedProxies: ['127.0.0.2/32'], ...more },
   );
-  await listening(proxy);
-  const port = portOf(proxy);
+  await listening(door.server);
+  const port = portOf(door.server);
   const arrived: ProxiedGuest['arrived'] = (by, wokenMs) => ({
     ip: '127.0.0.1',
     wokenMs,
@@ -101,7 +102,7 @@ export async function openProxiedGuest(): Promise<ProxiedGuest> {
   const opened: ProxiedGuest = {
     vmId,
     activity,
-    proxy,
+    door,
     port,
     guest,
     seen,
@@ -137,10 +138,9 @@ export async function openProxiedGuest(): Promise<ProxiedGuest> {
       }
     },
     close: () => {
-      for (const server of [guest, proxy]) {
-        server.close();
-        server.closeAllConnections();
-      }
+      door.close();
+      guest.close();
+      guest.closeAllConnections();
     },
   };
   return opened;

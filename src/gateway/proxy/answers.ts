@@ -1,10 +1,11 @@
 import type { ServerResponse } from 'node:http';
 import type { Failure } from '../../model/failure.ts';
 import { ANSWER_HEADERS, errorBody, errorHeaders, statusOf } from '../../model/failure-answer.ts';
+import { closing, cut } from './versions.ts';
 
 /** Answers with a failure, as the API does. One whose answer has begun is cut off: that it was not all is seen. */
 export function answerFailure(response: ServerResponse, failure: Failure, requestId: string): void {
-  if (response.headersSent) return void response.destroy();
+  if (response.headersSent) return cut(response);
   const body = JSON.stringify(errorBody(failure, requestId));
   response.writeHead(statusOf(failure), {
     ...ANSWER_HEADERS,
@@ -13,7 +14,7 @@ export function answerFailure(response: ServerResponse, failure: Failure, reques
     'content-length': Buffer.byteLength(body),
     'x-request-id': requestId,
     // What is left of its body is not read.
-    connection: 'close',
+    ...closing(response),
   });
   response.end(body);
 }
@@ -29,7 +30,7 @@ export function answerWaiting(response: ServerResponse, requestId: string): void
     'content-security-policy': "default-src 'none'; style-src 'unsafe-inline'",
     'retry-after': String(AGAIN_SECONDS),
     'x-request-id': requestId,
-    connection: 'close',
+    ...closing(response),
   });
   response.end(WAITING);
 }

@@ -3,7 +3,9 @@ import type { Socket } from 'node:net';
 import type { Duplex } from 'node:stream';
 import { Failure } from '../../model/failure.ts';
 import type { Use } from '../../ops/activity.ts';
-import { pairs, towardsClient, towardsGuest, type ClientFacts } from './headers.ts';
+import { towardsClient, towardsGuest, type ClientFacts } from './headers.ts';
+import { pairs } from './pairs.ts';
+import { addTrailers, beginAnswer, cut } from './versions.ts';
 
 /** A guest that has said nothing of its answer by then is not waited for any longer. */
 const ANSWER_MS = 300_000;
@@ -31,7 +33,7 @@ export async function forward(exchange: Exchange, response: ServerResponse): Pro
   const gone = (): void => void sent.destroy();
   response.once('close', gone);
   try {
-    request.on('end', () => sent.addTrailers(asTuples(request.rawTrailers)));
+    request.on('end', () => sent.addTrailers(pairs(request.rawTrailers)));
     request.on('error', gone);
     request.pipe(sent);
     await answerBack(await answerOf(sent), exchange, response);
@@ -131,20 +133,17 @@ function upgradeOf(sent: ClientRequest): Promise<Answered> {
 function answerBack(answer: IncomingMessage, { wokenMs }: Exchange, response: ServerResponse): Promise<void> {
   const headers = towardsClient(answer);
   if (wokenMs !== undefined) headers.push('Hatch-Wake-Ms', String(Math.round(wokenMs)));
-  response.sendDate = false;
-  response.writeHead(answer.statusCode ?? 502, answer.statusMessage ?? '', headers);
-  // Its head is news already, as of server-sent events.
-  response.flushHeaders();
+  beginAnswer(response, answer.statusCode ?? 502, answer.statusMessage ?? '', headers);
   return new Promise((resolve) => {
     answer.on('end', () => {
-      if (answer.rawTrailers.length > 0) response.addTrailers(asTuples(answer.rawTrailers));
+      if (answer.rawTrailers.length > 0) addTrailers(response, answer.rawTrailers);
       response.end();
     });
     // Cut off, so that the client sees that it was not all.
     answer.on('close', () => {
-      if (!answer.complete) response.destroy();
+      if (!answer.complete) cut(response);
     });
-    answer.on('error', () => response.destroy());
+    answer.on('error', () => cut(response));
     response.once('close', () => {
       answer.destroy();
       resolve();
@@ -166,8 +165,4 @@ function together(one: Duplex, other: Duplex, use: Use): Promise<void> {
       from.pipe(to);
     });
   return Promise.all([closed(one, other), closed(other, one)]).then(() => undefined);
-}
-
-function asTuples(raw: readonly string[]): [string, string][] {
-  return pairs(raw).map(([name, value]) => [name, value]);
 }

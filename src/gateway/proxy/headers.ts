@@ -1,5 +1,7 @@
 import type { IncomingMessage } from 'node:http';
 import { isIP } from 'node:net';
+import { pairs, type RawHeaders } from './pairs.ts';
+import { headersOf, hostOf, isOpenEnded } from './versions.ts';
 
 /** Headers of one connection, not of what it carries (RFC 9110, 7.6.1); whoever sends on makes its own. */
 const HOP_BY_HOP = new Set([
@@ -44,9 +46,6 @@ export function clientOf(
   return client;
 }
 
-/** Names and values in turn, as Node takes and gives them: what comes more than once stays so. */
-export type RawHeaders = readonly string[];
-
 /**
  * The headers a guest is sent: the client's own, with the original `Host`, without those of its connection, and who it is by
  * X-Forwarded-*. `upgrade`: those that ask for another protocol are sent too.
@@ -57,11 +56,11 @@ export function towardsGuest(request: IncomingMessage, sender: ClientFacts, upgr
     return typeof value === 'string' && value !== '' ? value : undefined;
   };
   const before = said('x-forwarded-for');
-  const sent = endToEnd(request.rawHeaders, request.headers.connection, FORWARDED);
+  const sent = endToEnd(headersOf(request), request.headers.connection, FORWARDED);
   sent.push('X-Forwarded-For', before === undefined ? sender.from : `${before}, ${sender.from}`);
   sent.push('X-Forwarded-Proto', said('x-forwarded-proto') ?? sender.proto);
-  sent.push('X-Forwarded-Host', said('x-forwarded-host') ?? request.headers.host ?? '');
-  if (request.headers['transfer-encoding'] !== undefined) sent.push('Transfer-Encoding', 'chunked');
+  sent.push('X-Forwarded-Host', said('x-forwarded-host') ?? hostOf(request) ?? '');
+  if (isOpenEnded(request)) sent.push('Transfer-Encoding', 'chunked');
   sent.push('Connection', upgrade ? 'Upgrade' : 'close');
   if (upgrade) sent.push('Upgrade', request.headers.upgrade ?? '');
   return sent;
@@ -80,9 +79,4 @@ function endToEnd(raw: RawHeaders, connection: string | undefined, not: Readonly
     const lower = name.toLowerCase();
     return HOP_BY_HOP.has(lower) || named.has(lower) || not.has(lower) ? [] : [name, value];
   });
-}
-
-/** Names with their values. */
-export function pairs(raw: RawHeaders): readonly (readonly [string, string])[] {
-  return raw.flatMap((name, i) => (i % 2 === 0 ? [[name, raw[i + 1] ?? ''] as const] : []));
 }

@@ -1,4 +1,4 @@
-import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
+import type { IncomingMessage, ServerResponse } from 'node:http';
 import type { Socket } from 'node:net';
 import type { Duplex } from 'node:stream';
 import type { Clock } from '../../base/clock.ts';
@@ -13,9 +13,11 @@ import type { Arrival, Visit, Visits } from '../../ops/visits.ts';
 import { dial } from '../dial.ts';
 import { allowSources } from '../ssh/sources.ts';
 import { answerFailure, answerWaiting } from './answers.ts';
+import { openDoor, type Certificate, type Door } from './door.ts';
 import { routeOfHost } from './host-header.ts';
 import { answerOn, forward, forwardUpgrade, type Exchange } from './forward.ts';
 import { clientOf } from './headers.ts';
+import { hostOf, isGone } from './versions.ts';
 import { whyNotWake, type WakeRequest } from './wake-rules.ts';
 
 export interface ProxyDeps {
@@ -31,13 +33,12 @@ export interface ProxyOptions {
   readonly wakeTimeoutMs: number;
   /** Networks whose X-Forwarded-* headers count. */
   readonly trustedProxies: readonly string[];
+  /** With one, TLS is spoken, and nothing else. */
+  readonly certificate?: Certificate | undefined;
+  readonly mostConnections?: number | undefined;
 }
 
-const HEADER_BYTES = 32 * 1024;
-/** A client has so long for the head of a request; for its body as long as it likes. */
-const HEAD_MS = 60_000;
-const KEEP_ALIVE_MS = 65_000;
-/** Connections there may be at once. */
+/** Connections there may be at once unless told otherwise. */
 const MOST_CONNECTIONS = 10_000;
 /** A guest on the host's own bridge takes a connection at once or not at all. */
 const DIAL_MS = 1000;
@@ -46,23 +47,18 @@ const DIAL_AGAIN = { firstMs: 20, mostMs: 250 } as const;
 /** A browser is shown a page when a wake takes longer. */
 const PAGE_MS = 2000;
 
-/** Makes the HTTP server that leads to the guests' routes; it does not listen yet. */
-export function openProxy(deps: ProxyDeps, options: ProxyOptions): Server {
+/** Makes the door to the guests' routes; its server does not listen yet. */
+export function openProxy(deps: ProxyDeps, options: ProxyOptions): Door {
   const proxy = new Proxy(deps, options);
-  const server = createServer({
-    maxHeaderSize: HEADER_BYTES,
-    headersTimeout: HEAD_MS,
-    requestTimeout: 0,
-    keepAliveTimeout: KEEP_ALIVE_MS,
-    // RFC 9112, 3.2: a request without a Host, or with two, is answered 400.
-    requireHostHeader: true,
-  });
-  server.maxConnections = MOST_CONNECTIONS;
-  server.on('request', (request, response) => void proxy.serve(request, response));
-  server.on('checkContinue', (request, response) => void proxy.serve(request, response));
-  server.on('upgrade', (request, socket, head) => void proxy.upgrade(request, socket, head));
-  server.on('connect', (request, socket) => proxy.refuseConnect(request, socket));
-  return server;
+  const { certificate, mostConnections = MOST_CONNECTIONS } = options;
+  return openDoor(
+    { certificate, mostConnections },
+    {
+      serve: (request, response) => void proxy.serve(request, response),
+      upgrade: (request, client, head) => void proxy.upgrade(request, client, head),
+      refuseConnect: (request, client) => proxy.refuseConnect(request, client),
+    },
+  );
 }
 
 class Proxy {
@@ -112,11 +108,16 @@ class Proxy {
   ): Promise<Exchange | undefined> {
     const gone = new AbortController();
     const onClose = (): void => gone.abort(new Error('the client went away'));
-    client.once('close', onClose);
+    const ear = response ?? client;
+    ear.once('close', onClose);
     try {
       const route = await this.#routeOf(request);
       const peer = request.socket.remoteAddress ?? '';
-      const sender = { from: peer, proto: 'http', trusted: this.#trusts(peer) } as const;
+      const sender = {
+        from: peer,
+        proto: this.#options.certificate ? 'https' : 'http',
+        trusted: this.#trusts(peer),
+      } as const;
       const from = clientOf(peer, request.headers['x-forwarded-for'], this.#trusts);
       const limit = AbortSignal.any([gone.signal, AbortSignal.timeout(this.#options.wakeTimeoutMs)]);
       const unwanted = whyNotWake(route.wake, wakeRequestOf(request, from));
@@ -139,14 +140,14 @@ class Proxy {
       if (gone.signal.aborted) return undefined;
       throw error;
     } finally {
-      client.off('close', onClose);
+      ear.off('close', onClose);
     }
   }
 
   async #routeOf(request: IncomingMessage): Promise<Route> {
     if (!request.url?.startsWith('/') && request.url !== '*')
       throw new Failure('invalid_request', 'Ask for a path: whole URLs are not taken here.');
-    const name = routeOfHost(request.headers.host, this.#options.baseDomain);
+    const name = routeOfHost(hostOf(request), this.#options.baseDomain);
     const route = name && (await this.#deps.visits.find(name));
     if (!route) throw new Failure('not_found', 'Nothing is published under this host name.');
     return route;
@@ -203,7 +204,7 @@ class Proxy {
   }
 
   #answer(error: unknown, id: string, response: ServerResponse): void {
-    if (response.destroyed) return;
+    if (isGone(response)) return;
     const failure =
       error instanceof Failure
         ? error
