@@ -26,7 +26,9 @@ import type { Hatch } from '../ops/hatch.ts';
 import { openHatch } from '../ops/open-hatch.ts';
 import { reconcile } from '../ops/reconcile.ts';
 import { recover, settle } from '../ops/recover.ts';
+import { Refusals } from '../ops/refusals.ts';
 import { Sleeper } from '../ops/sleeper.ts';
+import { SshVisits } from '../ops/ssh-visits.ts';
 import { Visits } from '../ops/visits.ts';
 import { Waker } from '../ops/waker.ts';
 import { PATIENCE, type World } from '../ops/world.ts';
@@ -71,6 +73,13 @@ export interface Daemon {
   readonly firstKey: string | undefined;
 }
 
+/** What comes when the rest of the daemon is there. */
+export interface Late {
+  driver: Driver | undefined;
+  /** Without it connections to SSH ports are closed: `hatchd down` lets nobody in. */
+  visits: SshVisits | undefined;
+}
+
 export interface AssembleOptions {
   readonly log: Logger;
   readonly version: string;
@@ -112,6 +121,7 @@ async function assemble(
   signal.throwIfAborted();
   const problems: { start: string | undefined } = { start: 'The server is still starting.' };
   const waker = new Waker(world);
+  late.visits = new SshVisits(world, waker, new Refusals(world));
   const hatch = openHatch(
     world,
     values.HATCH_VMM === 'fake' ? pretendedRegistry() : imageRegistry(world.settings, { run }),
@@ -189,7 +199,7 @@ export async function openWorld(
 ): Promise<{
   readonly world: World;
   readonly data: DataFolder;
-  readonly late: { driver: Driver | undefined };
+  readonly late: Late;
   readonly firstKey: string | undefined;
 }> {
   const clock = systemClock;
@@ -212,14 +222,14 @@ export async function openWorld(
     }),
   );
 
+  const late: Late = { driver: undefined, visits: undefined };
   const ports = openSshPorts(
-    { log: log.child({ room: 'ssh' }), clock, connectTimeoutMs: 20_000 },
+    { log: log.child({ room: 'ssh' }), clock, visits: () => late.visits, connectTimeoutMs: 20_000 },
     { addr: values.HATCH_SSH_ADDR, allowedCidrs: values.HATCH_SSH_ALLOWED_CIDR },
   );
   shutdown.add('ssh ports', () => ports.closeAll());
   const net = network(values, data, log);
   shutdown.add('network', () => net.release());
-  const late: { driver: Driver | undefined } = { driver: undefined };
   const fleet = new Fleet({
     clock,
     log: log.child({ room: 'ops' }),

@@ -77,6 +77,8 @@ export async function recoverBoot(world: World, operation: Operation): Promise<v
 }
 
 async function fail(world: World, vm: Vm, operation: Operation, reason: StateReason): Promise<void> {
+  // It was open before the start where the VM had been stopped by policy.
+  await world.ports.close(vm.id);
   await markError(world, vm, reason, ['starting', 'stopped', 'error'], {
     event: `Could not ${operation.verb}: ${reason.message}`,
     data: { operation: operation.id },

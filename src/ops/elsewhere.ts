@@ -69,6 +69,8 @@ async function mustHavePlace({ settings, ports }: World, vm: Vm): Promise<void> 
   const { sshPortMin, sshPortMax } = settings;
   if (sshPort < sshPortMin || sshPort > sshPortMax)
     throw noPlace({ settings }, vm, 'ssh_port', `SSH ports here are ${sshPortMin} to ${sshPortMax}`);
+  // It may have been this host's before, and its port not have been closed since.
+  await ports.close(vm.id);
   if (!(await ports.isFree(sshPort)))
     throw placeTaken({ settings }, vm, 'ssh_port', 'a program on this host listens there');
 }

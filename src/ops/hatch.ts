@@ -354,13 +354,17 @@ export interface ImportedSnapshot {
 
 /**
  * The host's ports that lead to guests' SSH, as ops need them; gateway/ssh keeps them. A port is open only while its VM
- * runs (or may be woken).
+ * runs or may be woken; where it leads is asked anew for each connection (`SshVisits`).
  */
 export interface SshPorts {
-  /** Listens on the VM's port and leads to its port 22. Twice is as good as once. Throws when the port is not to be had. */
-  open(target: { readonly vmId: VmId; readonly port: number; readonly ip: string }): Promise<void>;
+  /** Listens on the VM's port. Twice is as good as once. Throws when the port is not to be had. */
+  open(target: { readonly vmId: VmId; readonly port: number }): Promise<void>;
+  /** Ends what leads to a guest that is gone; who waits for its VM goes on waiting. */
+  hangUp(vmId: VmId): void;
   /** Stops listening and ends what is connected. No failure when it was not open. */
   close(vmId: VmId): Promise<void>;
   /** Whether nothing else on the host listens on it. */
   isFree(port: number): Promise<boolean>;
+  /** The VMs whose ports are open. */
+  vmIds(): readonly VmId[];
 }

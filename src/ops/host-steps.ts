@@ -275,11 +275,16 @@ export async function endVmm(
   await releaseLayers({ store, settings }, [before?.memoryLayerId ?? null]);
 }
 
-/** The way in by SSH. */
-export function sshStep({ ports }: Pick<Deps, 'ports'>, vm: Vm, network: VmNetwork): Step {
+/** The way in by SSH. `asleep`: what is taken back then is a wake, and the port of a VM that sleeps stays open. */
+export function sshStep(
+  { ports }: Pick<Deps, 'ports'>,
+  vm: Vm,
+  network: VmNetwork,
+  { asleep = false }: { readonly asleep?: boolean } = {},
+): Step {
   return {
     name: 'ssh-port',
-    run: () => ports.open({ vmId: vm.id, port: network.sshPort, ip: network.ip }),
-    undo: () => ports.close(vm.id),
+    run: () => ports.open({ vmId: vm.id, port: network.sshPort }),
+    undo: async () => (asleep ? ports.hangUp(vm.id) : ports.close(vm.id)),
   };
 }

@@ -25,6 +25,7 @@ import { ownerOf } from './owner.ts';
 import { mustHaveRoom } from './save-vm.ts';
 import { snapshotNameTaken } from './snapshots.ts';
 import { visibleAccounts } from './settings.ts';
+import { keepSshPort } from './ssh-ports.ts';
 import { explainFile, inTravelFolder, readFileKey } from './travel.ts';
 import type { World } from './world.ts';
 
@@ -216,6 +217,7 @@ async function fallAsleep(
     message: `Snapshot ${name ?? id} was imported; the VM sleeps as it.`,
     data: { snapshot: id, name },
   });
+  await keepSshPort(world, vm);
   fleet.touch(vm.id);
 }
 

@@ -51,7 +51,7 @@ test('a VM of nothing but defaults gets the first address, a MAC of ours and the
   assert.equal(vm.network?.ip, '192.168.241.10');
   assert.match(vm.network.mac, /^02:fc:/);
   assert.equal(vm.network.sshPort, 2200);
-  assert.equal(fake.openPorts.get(vm.id), 2200);
+  assert.deepEqual(fake.world.ports.vmIds(), [vm.id]);
   await fake.hatch.vms.delete(fake.caller, vm.id);
   await refused(fake.hatch.vms.get(fake.caller, vm.id), 'not_found');
 });
@@ -67,7 +67,7 @@ test('stop keeps addresses and disk, start brings them back, and both may be ask
   const stopped = await fake.hatch.vms.stop(fake.caller, 'keeper', { graceSeconds: 5 });
   assert.equal(stopped.state, 'stopped');
   assert.deepEqual(stopped.network, vm.network);
-  assert.equal(fake.openPorts.has(vm.id), false);
+  assert.deepEqual(fake.world.ports.vmIds(), []);
   assert.equal((await fake.hatch.vms.stop(fake.caller, vm.id, { graceSeconds: 5 })).state, 'stopped');
   const started = await fake.hatch.vms.start(fake.caller, vm.id);
   assert.equal(started.state, 'running');
@@ -138,7 +138,7 @@ test('a VM without a network has no address, no port in the network and no SSH p
   const vm = await create({ enableNetwork: false });
   assert.equal(vm.network, null);
   assert.deepEqual(await fake.world.net.observe(), []);
-  assert.equal(fake.openPorts.size, 0);
+  assert.deepEqual(fake.world.ports.vmIds(), []);
   await fake.hatch.vms.delete(fake.caller, vm.id);
 });
 

@@ -73,7 +73,7 @@ export async function carryOutReboot(world: World, operation: Operation, signal:
       run: async () => {
         if (vm.network === null) return;
         await attach(world, vm, vm.network);
-        await world.ports.open({ vmId: vm.id, port: vm.network.sshPort, ip: vm.network.ip });
+        await world.ports.open({ vmId: vm.id, port: vm.network.sshPort });
       },
     },
     {

@@ -6,6 +6,7 @@ import { CONSOLE_FILE } from '../vmm/driver.ts';
 import { layerFolder } from './layers.ts';
 import { portsOf, settle, wantsNetwork } from './recover.ts';
 import { layersPlanned } from './snapshot-plan.ts';
+import { keepSshPort, wantsSshPort } from './ssh-ports.ts';
 import type { World } from './world.ts';
 import { SCRATCH_FILE, vmFolder } from './settings.ts';
 
@@ -57,17 +58,16 @@ async function network(
   return net.repair(wanted.flatMap(portsOf), flying);
 }
 
-/** Opens the SSH ports of guests that run; one that somebody else on the host took may have come free. */
-async function sshPorts(
-  { ports, store, settings, log }: World,
-  flying: ReadonlySet<VmId>,
-): Promise<readonly string[]> {
-  for (const { id, state, network: place } of await store.vms.ofHost(settings.hostId)) {
-    if (state !== 'running' || place === null || flying.has(id)) continue;
-    await ports
-      .open({ vmId: id, port: place.sshPort, ip: place.ip })
-      .catch((error: unknown) => log.warn({ vm: id, ...errorFields(error) }, 'could not open an SSH port'));
-  }
+/**
+ * Opens the SSH ports of VMs that run or can be woken: one that somebody else on the host took may have come free. Closes those of VMs
+ * that went to another host while they slept.
+ */
+async function sshPorts(world: World, flying: ReadonlySet<VmId>): Promise<readonly string[]> {
+  const { ports, store, settings } = world;
+  const wanted = (await store.vms.ofHost(settings.hostId)).filter(wantsSshPort);
+  const ids = new Set(wanted.map(({ id }) => id));
+  for (const id of ports.vmIds()) if (!ids.has(id) && !flying.has(id)) await ports.close(id);
+  for (const vm of wanted) if (!flying.has(vm.id)) await keepSshPort(world, vm);
   return [];
 }
 

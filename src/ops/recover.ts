@@ -144,7 +144,7 @@ async function adopt(world: World, vm: Vm, signal: AbortSignal): Promise<boolean
   if (vm.network !== null) {
     try {
       await net.attach(portOf(vm, vm.network));
-      await ports.open({ vmId: vm.id, port: vm.network.sshPort, ip: vm.network.ip });
+      await ports.open({ vmId: vm.id, port: vm.network.sshPort });
     } catch (error) {
       // The guest runs all the same; reconciling tries again until it has its ways in.
       log.warn({ vm: vm.id, ...errorFields(error) }, 'a guest that ran on has no way in yet');

@@ -7,6 +7,7 @@ import type { Vm } from '../model/vm.ts';
 import { mustFitHere, mustHaveAgent } from './compatible.ts';
 import { claimHere, mustBeHereOrAsleep, mustBeWithinReach } from './elsewhere.ts';
 import { releaseLayers } from './layers.ts';
+import { keepSshPort } from './ssh-ports.ts';
 import { Closing, Overtaken, Stuck } from './steps.ts';
 import { translate } from './translate.ts';
 import { findVm, waitFor } from './vms.ts';
@@ -100,7 +101,9 @@ export async function carryOutRestore(
     if (error instanceof Closing || error instanceof Overtaken) throw error;
     const { code, message, details } = translate(error);
     const stateReason = { code, message: `It could not wake: ${message}`, at: clock.now() };
-    await store.vms.move(vm.id, ownerOf(vm), ['snapshotted'], { stateReason });
+    const asleep = await store.vms.move(vm.id, ownerOf(vm), ['snapshotted'], { stateReason });
+    // One that came here just now, or was stopped before, had no port here yet.
+    if (asleep) await keepSshPort(world, asleep);
     await store.events.add({
       accountId: vm.accountId,
       vmId: vm.id,

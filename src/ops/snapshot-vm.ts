@@ -12,6 +12,7 @@ import { canSaveLive, liveSteps, settleDisk } from './save-live.ts';
 import { saveSteps, sealSteps, type PlanKeeper } from './save-vm.ts';
 import { newPlan, planOf, toArgs, type SnapshotPlan } from './snapshot-plan.ts';
 import { snapshotNameTaken, waitStored } from './snapshots.ts';
+import { leaveSshPort } from './ssh-ports.ts';
 import { Closing, Overtaken, runForward, runSteps, Stuck } from './steps.ts';
 import { translate } from './translate.ts';
 import { findVmForUse } from './vms.ts';
@@ -212,7 +213,7 @@ async function fallAsleep(
   signal: AbortSignal,
 ): Promise<void> {
   const steps = [
-    { name: 'ssh-port', run: () => world.ports.close(vm.id) },
+    { name: 'ssh-port', run: () => leaveSshPort(world, vm) },
     { name: 'network', run: () => (vm.network === null ? Promise.resolve() : world.net.detach(vm.id)) },
     {
       name: 'asleep',

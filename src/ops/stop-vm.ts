@@ -7,6 +7,7 @@ import type { MachineExit } from '../vmm/driver.ts';
 import { mustBeHere } from './elsewhere.ts';
 import { endVmm } from './host-steps.ts';
 import { askToPowerOff, noteRungs } from './power-off.ts';
+import { leaveSshPort } from './ssh-ports.ts';
 import { runForward, type Step } from './steps.ts';
 import { decidedIn } from './snapshot-plan.ts';
 import { noteSlept, type IdleSleep } from './note-slept.ts';
@@ -166,7 +167,10 @@ export async function carryOutStop(world: World, operation: Operation, signal: A
   }
   steps.push(
     { name: 'vmm', run: () => endVmm(world, vm) },
-    { name: 'ssh-port', run: () => world.ports.close(vm.id) },
+    {
+      name: 'ssh-port',
+      run: () => (by === 'policy' && !reason ? leaveSshPort(world, vm) : world.ports.close(vm.id)),
+    },
     { name: 'network', run: () => (vm.network === null ? Promise.resolve() : world.net.detach(vm.id)) },
     {
       name: 'stopped',

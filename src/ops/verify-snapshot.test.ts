@@ -42,7 +42,7 @@ function withDriver(world: World, instead: Partial<Driver>): World {
 }
 
 test('a stored snapshot is proven by its durable copy: apart from all networks, and nothing is left of it', () =>
-  inWorld(async ({ world, hatch, caller, openPorts }, host) => {
+  inWorld(async ({ world, hatch, caller }, host) => {
     const vm = await hatch.vms.create(caller, {}, READY);
     const snapshot = await hatch.vms.snapshot(caller, vm.id, ASLEEP);
     const before = await readdir(world.settings.layersFolder);
@@ -74,12 +74,12 @@ test('a stored snapshot is proven by its durable copy: apart from all networks, 
       1,
     );
     assert.deepEqual((await readdir(world.settings.layersFolder)).sort(), [...before].sort());
-    await assertNothingLeft({ world, openPorts });
+    await assertNothingLeft({ world });
     assert.equal((await hatch.vms.get(caller, vm.id)).state, 'snapshotted');
   }));
 
 test('the API verifies a snapshot that is only here by its files here, while its VM runs', () =>
-  inWorld(async ({ world, hatch, caller, openPorts }) => {
+  inWorld(async ({ world, hatch, caller }) => {
     const vm = await hatch.vms.create(caller, { enableNetwork: false }, READY);
     const { id } = await hatch.vms.snapshot(caller, vm.id, { ...ASLEEP, keepRunning: true });
     await world.store.snapshots.update(id, { state: 'local', manifest: null });
@@ -89,11 +89,11 @@ test('the API verifies a snapshot that is only here by its files here, while its
     ]);
     assert.ok(one.verifiedAt);
     assert.equal(one.verifiedAt, two.verifiedAt, 'who asks for the same waits for the same');
-    await assertNothingLeft({ world, openPorts });
+    await assertNothingLeft({ world });
   }));
 
 test('a machine that does not load fails the proof, says so, leaves nothing and marks nothing', () =>
-  inWorld(async ({ world, hatch, caller, openPorts }) => {
+  inWorld(async ({ world, hatch, caller }) => {
     const vm = await hatch.vms.create(caller, {}, READY);
     const snapshot = await hatch.vms.snapshot(caller, vm.id, ASLEEP);
     const broken = withDriver(world, {
@@ -114,11 +114,11 @@ test('a machine that does not load fails the proof, says so, leaves nothing and 
       { limit: 5 },
     );
     assert.equal(events.length, 1);
-    await assertNothingLeft({ world, openPorts });
+    await assertNothingLeft({ world });
   }));
 
 test('bytes that do not read fail the proof and mark the snapshot damaged; put right, the next proof heals it', () =>
-  inWorld(async ({ world, hatch, caller, openPorts }, host) => {
+  inWorld(async ({ world, hatch, caller }, host) => {
     const vm = await hatch.vms.create(caller, {}, READY);
     const snapshot = await hatch.vms.snapshot(caller, vm.id, ASLEEP);
     assert.ok(await world.store.snapshots.dropLocal(snapshot.id, 'test-host'));
@@ -132,11 +132,11 @@ test('bytes that do not read fail the proof and mark the snapshot damaged; put r
     await writeFile(manifest, good);
     assert.ok((await hatch.snapshots.verify(caller, snapshot.id)).verifiedAt);
     assert.equal((await hatch.snapshots.get(caller, snapshot.id)).state, 'durable');
-    await assertNothingLeft({ world, openPorts });
+    await assertNothingLeft({ world });
   }));
 
 test('what a crash left of a proof is removed by reconciling, disk and process and tap', () =>
-  inWorld(async ({ world, hatch, caller, openPorts }) => {
+  inWorld(async ({ world, hatch, caller }) => {
     await hatch.vms.create(caller, {}, READY);
     const scratch = newId('vm');
     const folder = vmFolder(world.settings, scratch);
@@ -159,7 +159,7 @@ test('what a crash left of a proof is removed by reconciling, disk and process a
       new AbortController().signal,
     );
     await reconcile(world);
-    await assertNothingLeft({ world, openPorts });
+    await assertNothingLeft({ world });
   }));
 
 test("the schedule proves every VM's newest stored snapshot, and goes on after one that fails", () =>

@@ -126,7 +126,7 @@ export async function placeSteps(
 export function waysIn(world: World, vm: Vm, snapshot: Snapshot): readonly Step[] {
   return [
     ...(wasSavedElsewhere(vm, snapshot) ? [identityStep(world, vm)] : []),
-    ...(vm.network === null ? [] : [sshStep(world, vm, vm.network)]),
+    ...(vm.network === null ? [] : [sshStep(world, vm, vm.network, { asleep: true })]),
   ];
 }
 

@@ -158,15 +158,16 @@ function overDaemon(daemon: Daemon, adminKey: string, sshAddr: string): FakeDaem
     },
     assertNothingLeft: async () => {
       const { store, ports, settings } = daemon.world;
-      const openPorts = new Map<VmId, number>();
+      const listening: VmId[] = [];
       const owners = new Map(
         (await store.vms.ofHost(settings.hostId)).map((vm) => [vm.network?.sshPort, vm.id] as const),
       );
       for (let port = settings.sshPortMin; port <= settings.sshPortMax; port++) {
         if (await ports.isFree(port)) continue;
-        openPorts.set(owners.get(port) ?? assert.fail(`port ${port} is open and no VM's`), port);
+        listening.push(owners.get(port) ?? assert.fail(`port ${port} is open and no VM's`));
       }
-      await assertNothingLeft({ world: daemon.world, openPorts });
+      assert.deepEqual(listening.sort(), [...ports.vmIds()].sort(), 'what listens');
+      await assertNothingLeft({ world: daemon.world });
     },
     stop: () => daemon.shutdown.run('the test is over'),
   };

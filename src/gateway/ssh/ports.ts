@@ -5,14 +5,18 @@ import { KeyedLock } from '../../base/keyed-lock.ts';
 import { errorFields, type Logger } from '../../base/logger.ts';
 import { Failure } from '../../model/failure.ts';
 import type { SshPorts } from '../../ops/hatch.ts';
-import { relay } from './relay.ts';
+import { Connection, type ConnectionDeps } from './connection.ts';
 import { allowSources, type SourceCheck } from './sources.ts';
 
 interface Deps {
   readonly log: Logger;
   readonly clock: Clock;
+  /** Who is asked where a connection leads; undefined: nobody yet, and connections are closed. */
+  readonly visits: () => ConnectionDeps['visits'] | undefined;
   /** How long a guest may take to answer a connection, refusing it meanwhile; milliseconds. */
   readonly connectTimeoutMs: number;
+  /** How long a client may take to show its SSH banner where the VM sleeps; milliseconds. 30 s unless told. */
+  readonly bannerTimeoutMs?: number;
   /** 22 unless told. */
   readonly guestPort?: number;
   /** Connections a VM may have at once; those above are closed. 100 unless told. */
@@ -43,8 +47,8 @@ export function openSshPorts(deps: Deps, options: Options): OpenSshPorts {
 
 interface Entry {
   readonly server: Server;
-  target: Target;
-  readonly sockets: Set<Socket>;
+  readonly target: Target;
+  readonly connections: Set<Connection>;
 }
 
 class Ports implements OpenSshPorts {
@@ -53,6 +57,7 @@ class Ports implements OpenSshPorts {
   readonly #allowed: SourceCheck;
   readonly #entries = new Map<VmId, Entry>();
   readonly #lock = new KeyedLock();
+  readonly #silent = { count: 0 };
 
   constructor(deps: Deps, { addr, allowedCidrs }: Options) {
     this.#deps = deps;
@@ -63,15 +68,15 @@ class Ports implements OpenSshPorts {
   open(target: Target): Promise<void> {
     return this.#lock.run(target.vmId, async () => {
       const open = this.#entries.get(target.vmId);
-      if (open?.target.port === target.port) {
-        if (open.target.ip !== target.ip) endAll(open.sockets);
-        open.target = target;
-        return;
-      }
+      if (open?.target.port === target.port) return;
       const entry = await this.#listen(target);
       if (open) await closeEntry(open);
       this.#entries.set(target.vmId, entry);
     });
+  }
+
+  hangUp(vmId: VmId): void {
+    for (const connection of this.#entries.get(vmId)?.connections ?? []) connection.hangUp();
   }
 
   close(vmId: VmId): Promise<void> {
@@ -88,7 +93,11 @@ class Ports implements OpenSshPorts {
   }
 
   connections(vmId: VmId): number {
-    return this.#entries.get(vmId)?.sockets.size ?? 0;
+    return this.#entries.get(vmId)?.connections.size ?? 0;
+  }
+
+  vmIds(): readonly VmId[] {
+    return [...this.#entries.keys()];
   }
 
   async isFree(port: number): Promise<boolean> {
@@ -104,9 +113,9 @@ class Ports implements OpenSshPorts {
   }
 
   async #listen(target: Target): Promise<Entry> {
-    // Paused: what the client sends waits in the kernel until the guest has answered.
+    // Paused: nothing is read of who may not come in.
     const server = createServer({ allowHalfOpen: true, pauseOnConnect: true });
-    const entry: Entry = { server, target, sockets: new Set() };
+    const entry: Entry = { server, target, connections: new Set() };
     server.on('connection', (client) => void this.#accept(entry, client));
     try {
       await listen(server, this.#addr, target.port);
@@ -120,19 +129,26 @@ class Ports implements OpenSshPorts {
   }
 
   async #accept(entry: Entry, client: Socket): Promise<void> {
-    const { log, connectTimeoutMs, guestPort = 22, connectionsPerVm = 100 } = this.#deps;
-    const { vmId, ip } = entry.target;
+    const { log, clock, connectTimeoutMs } = this.#deps;
+    const { bannerTimeoutMs = 30_000, guestPort = 22, connectionsPerVm = 100 } = this.#deps;
+    const { vmId } = entry.target;
     client.on('error', () => undefined);
     const refuse = (why: string): void => {
       log.debug({ vm: vmId, from: client.remoteAddress, why }, 'refused an SSH connection');
       client.destroy();
     };
     if (!this.#allowed(client.remoteAddress)) return refuse('source not allowed');
-    if (entry.sockets.size >= connectionsPerVm) return refuse('too many connections');
-    entry.sockets.add(client);
-    const failure = await relay(this.#deps, client, { ip, port: guestPort, connectTimeoutMs });
-    entry.sockets.delete(client);
-    if (failure) log.debug({ vm: vmId, ...errorFields(failure) }, 'an SSH connection ended early');
+    if (entry.connections.size >= connectionsPerVm) return refuse('too many connections');
+    const visits = this.#deps.visits();
+    if (!visits) return refuse('the server is starting or stopping');
+    const silent = this.#silent;
+    const deps = { clock, visits, guestPort, connectTimeoutMs, bannerTimeoutMs, silent };
+    const connection = new Connection(deps, vmId, client);
+    entry.connections.add(connection);
+    const from = client.remoteAddress;
+    const failure = await connection.serve();
+    entry.connections.delete(connection);
+    if (failure) log.debug({ vm: vmId, from, ...errorFields(failure) }, 'an SSH connection ended early');
   }
 }
 
@@ -146,15 +162,11 @@ function listen(server: Server, host: string, port: number): Promise<void> {
   });
 }
 
-function endAll(sockets: ReadonlySet<Socket>): void {
-  for (const socket of sockets) socket.destroy();
-}
-
 /** Resolves when nothing listens and nothing is connected any more. */
-function closeEntry({ server, sockets }: Entry): Promise<void> {
+function closeEntry({ server, connections }: Entry): Promise<void> {
   return new Promise((resolve) => {
     server.close(() => resolve());
-    endAll(sockets);
+    for (const connection of connections) connection.end();
   });
 }
 

@@ -6,7 +6,7 @@ import { until } from '../../base/until.ts';
 import { dial } from '../dial.ts';
 
 /** After this long without a word TCP asks whether the other side is still there. */
-const KEEPALIVE_MS = 30_000;
+export const KEEPALIVE_MS = 30_000;
 
 /** Between two tries to reach a guest that refuses, in milliseconds: first, and at most. */
 const RETRY = { firstMs: 50, mostMs: 500 } as const;
@@ -19,22 +19,11 @@ interface GuestPort {
 }
 
 /**
- * Leads an accepted connection (opened with `allowHalfOpen`) to a guest's port, both ways, until both sides have said all:
- * one that stops sending still hears the other. An abort of one side is passed to the other. Resolves when both are closed,
- * with why it ended early; never rejects.
+ * Leads an accepted connection (opened with `allowHalfOpen`) to a guest's, both ways, until both sides have said all: one that stops
+ * sending still hears the other. An abort of one side is passed to the other. `first`: what the client has said before. Resolves when
+ * both are closed, with why it ended early; never rejects.
  */
-export async function relay(
-  { clock }: { readonly clock: Clock },
-  client: Socket,
-  target: GuestPort,
-): Promise<Error | undefined> {
-  let guest: Socket;
-  try {
-    guest = await reach(clock, client, target);
-  } catch (error) {
-    reset(client);
-    return error instanceof Error ? error : new Error(String(error));
-  }
+export async function relay(client: Socket, guest: Socket, first: Buffer): Promise<Error | undefined> {
   const closed = Promise.all([whenClosed(client, guest), whenClosed(guest, client)]);
   let failure: Error | undefined;
   try {
@@ -42,6 +31,7 @@ export async function relay(
       socket.setNoDelay(true);
       socket.setKeepAlive(true, KEEPALIVE_MS);
     }
+    if (first.length > 0) guest.write(first);
     await Promise.all([pipeline(client, guest), pipeline(guest, client)]);
   } catch (error) {
     failure = error instanceof Error ? error : new Error(String(error));
@@ -54,40 +44,35 @@ export async function relay(
 
 /**
  * Connects to the guest. A guest that boots refuses until its sshd is up, and has no address before that: the client waits, as
- * it would for a slow one. Rejects when the guest has not answered in time, or the client went away first.
+ * it would for a slow one. Rejects when the guest has not answered in time, or with the signal's reason.
  */
-async function reach(clock: Clock, client: Socket, target: GuestPort): Promise<Socket> {
+export async function reach(clock: Clock, target: GuestPort, signal: AbortSignal): Promise<Socket> {
   const { ip, port, connectTimeoutMs } = target;
-  const gone = new AbortController();
-  const onClientClose = (): void => gone.abort(new Error('the client went away before the guest answered'));
-  client.once('close', onClientClose);
   let refused: unknown;
   try {
     return await deadline(
       `connecting to ${ip}:${port}`,
       connectTimeoutMs,
-      (signal) =>
+      (within) =>
         until(
-          { clock, signal },
+          { clock, signal: within },
           async () => {
             try {
-              return await dial({ host: ip, port, allowHalfOpen: true }, signal);
+              return await dial({ host: ip, port, allowHalfOpen: true }, within);
             } catch (error) {
-              if (signal.aborted || !isErrno(error, NOT_YET)) throw error;
+              if (within.aborted || !isErrno(error, NOT_YET)) throw error;
               refused = error;
               return undefined;
             }
           },
           RETRY,
         ),
-      gone.signal,
+      signal,
     );
   } catch (error) {
     if (error instanceof DeadlineExceeded)
       throw new Error(`the guest did not answer within ${connectTimeoutMs} ms`, { cause: refused ?? error });
     throw error;
-  } finally {
-    client.off('close', onClientClose);
   }
 }
 
@@ -117,7 +102,7 @@ function whenClosed(socket: Socket, other: Socket): Promise<void> {
 }
 
 /** Ends a connection so that its other side sees it was cut off. */
-function reset(socket: Socket): void {
+export function reset(socket: Socket): void {
   if (socket.destroyed) return;
   // A socket that still connects would first go on connecting.
   if (socket.connecting) socket.destroy();

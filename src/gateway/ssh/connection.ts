@@ -1,0 +1,128 @@
+import type { Socket } from 'node:net';
+import type { Clock } from '../../base/clock.ts';
+import type { VmId } from '../../base/ids.ts';
+import { sooner } from '../../base/sooner.ts';
+import type { Use } from '../../ops/activity.ts';
+import type { SshVisits } from '../../ops/ssh-visits.ts';
+import { Opening } from './opening.ts';
+import { KEEPALIVE_MS, reach, relay, reset } from './relay.ts';
+
+/** How many connections may wait at once that have shown nothing yet, on all ports together. */
+export const MOST_SILENT = 1000;
+
+/** Counts those that have shown nothing yet. */
+export interface Silent {
+  count: number;
+}
+
+export interface ConnectionDeps {
+  readonly clock: Clock;
+  readonly visits: Pick<SshVisits, 'begin' | 'arrive'>;
+  readonly guestPort: number;
+  /** How long a guest may take to answer, refusing meanwhile; milliseconds. */
+  readonly connectTimeoutMs: number;
+  /** How long a client may take to show its banner where the VM does not run; milliseconds. */
+  readonly bannerTimeoutMs: number;
+  readonly silent: Silent;
+}
+
+/**
+ * One client at a VM's SSH port. Where the guest runs it is led there at once. Where the VM sleeps it has to show an SSH banner first, so
+ * that whoever only looks which ports are open wakes nothing; then it waits for the wake. It counts as a use of the VM from its banner on.
+ */
+export class Connection {
+  readonly #deps: ConnectionDeps;
+  readonly #vmId: VmId;
+  readonly #client: Socket;
+  #use: Use | undefined;
+  /** Of the guest it is being led to; a new one each time. */
+  #guestGone = new AbortController();
+  #through = false;
+
+  constructor(deps: ConnectionDeps, vmId: VmId, client: Socket) {
+    this.#deps = deps;
+    this.#vmId = vmId;
+    this.#client = client;
+  }
+
+  /** Ends it, wherever it is. */
+  end(): void {
+    this.#client.destroy();
+  }
+
+  /** The guest is gone: what leads there ends, and who is not there yet looks again where the VM is. */
+  hangUp(): void {
+    this.#guestGone.abort(new Error('the guest is gone'));
+    if (this.#through) reset(this.#client);
+  }
+
+  /** Leads the client to its guest until both have said all; resolves with why it ended early, never rejects. */
+  async serve(): Promise<Error | undefined> {
+    const client = this.#client;
+    // Also while it waits: one whose machine is gone is not waited for.
+    client.setKeepAlive(true, KEEPALIVE_MS);
+    const opening = new Opening(client, {
+      shown: () => {
+        this.#use = this.#deps.visits.begin(this.#vmId);
+      },
+      bytes: () => this.#use?.payload(),
+    });
+    try {
+      const guest = await this.#guest(opening);
+      guest.on('data', () => this.#use?.payload());
+      return await relay(client, guest, opening.take());
+    } catch (error) {
+      client.destroy();
+      return error instanceof Error ? error : new Error(String(error));
+    } finally {
+      this.#use?.end();
+    }
+  }
+
+  /** A connection to the guest, woken if it may be. Rejects with why there is none. */
+  async #guest(opening: Opening): Promise<Socket> {
+    const { clock, visits, guestPort, connectTimeoutMs } = this.#deps;
+    const from = this.#client.remoteAddress ?? null;
+    for (;;) {
+      const gone = new AbortController();
+      this.#guestGone = gone;
+      const at = await visits.arrive(this.#vmId, { from, shown: opening.shown === true }, opening.left);
+      opening.closed.throwIfAborted();
+      if (!at) {
+        await this.#untilShown(opening);
+        continue;
+      }
+      // It fell asleep since it was looked at.
+      if (gone.signal.aborted) continue;
+      try {
+        const signal = AbortSignal.any([opening.closed, gone.signal]);
+        const guest = await reach(clock, { ip: at.ip, port: guestPort, connectTimeoutMs }, signal);
+        if (!gone.signal.aborted) {
+          this.#through = true;
+          return guest;
+        }
+        guest.destroy();
+      } catch (error) {
+        if (!gone.signal.aborted || opening.closed.aborted) throw error;
+      }
+    }
+  }
+
+  /** Resolves when the client has shown an SSH banner. Rejects when it said something else, or nothing for too long. */
+  async #untilShown(opening: Opening): Promise<void> {
+    const { clock, bannerTimeoutMs, silent } = this.#deps;
+    if (silent.count >= MOST_SILENT) throw new Error('too many others have shown no SSH banner yet');
+    silent.count++;
+    try {
+      await sooner({ clock, signal: opening.left }, opening.said, bannerTimeoutMs);
+    } finally {
+      silent.count--;
+    }
+    if (opening.shown === true) return;
+    throw new Error(
+      opening.shown === false
+        ? 'it began with something else than an SSH banner'
+        : `it showed no SSH banner within ${bannerTimeoutMs / 1000} s`,
+    );
+  }
+}
