@@ -121,7 +121,9 @@ test('a VM that sleeps in the store wakes on another host with its own addresses
   assert.deepEqual(there.world.ports.vmIds(), [vm.id]);
 
   // The first host, still up, finds that it is not its own any more.
+  assert.deepEqual(here.world.ports.vmIds(), [vm.id]);
   await reconcile(here.world);
+  assert.deepEqual(here.world.ports.vmIds(), []);
   assert.deepEqual(await readdir(folders[0].vms), []);
   assert.deepEqual(await readdir(join(folders[0].root, 'layers')), []);
   assert.equal((await hatch.vms.get(caller, vm.id)).state, 'running', 'it runs on');
@@ -142,6 +144,15 @@ test('a VM that sleeps in the store wakes on another host with its own addresses
   const back = await here.hatch.vms.restore(here.caller, vm.id, {}, READY);
   assert.deepEqual([back.hostId, back.epoch, back.network], ['test-host', vm.epoch + 2, vm.network]);
   assert.equal(await readFile(join(folders[0].vms, vm.id, 'initrd'), 'utf8'), 'initrd of the first host');
+});
+
+test('a VM that comes back before its first host has looked finds its SSH port there', async () => {
+  const { vm } = await asleep();
+  await there.hatch.vms.start(there.caller, vm.id, READY);
+  const { id } = await there.hatch.vms.snapshot(there.caller, vm.id, { keepRunning: false });
+  await there.world.archive.stored(id, AbortSignal.timeout(5000));
+  assert.equal((await here.hatch.vms.start(here.caller, vm.id, READY)).hostId, 'test-host');
+  assert.deepEqual(here.world.ports.vmIds(), [vm.id]);
 });
 
 test('a snapshot says which kernel its guest booted, here and where it went to, and nothing where no image says', async () => {

@@ -45,7 +45,9 @@ export class SshVisits {
   ): Promise<{ readonly ip: string } | undefined> {
     const visitor: Visitor = { by: 'ssh', from };
     try {
-      const vm = await this.#world.store.vms.get(vmId);
+      const { store, activity } = this.#world;
+      const vm = await store.vms.get(vmId);
+      if (!vm) activity.forget(vmId);
       if (!vm?.network) throw notFound('vm', vmId);
       if (vm.hostId !== this.#world.settings.hostId)
         throw new Failure('wrong_state', `VM ${vmId} is on host "${vm.hostId ?? ''}": ask there.`);

@@ -32,9 +32,10 @@ export async function stopVm(
   const { store, flights } = world;
   const vm = await findVmForUse(world, caller, idOrName);
   // Who comes by does not start it any more.
-  if (vm.state === 'stopped' && vm.operation === null && vm.stoppedBy === 'policy')
+  if (vm.state === 'stopped' && vm.operation === null && vm.stoppedBy === 'policy') {
     await store.vms.move(vm.id, ownerOf(vm), ['stopped'], { stoppedBy: 'person' });
-  else if (vm.state !== 'stopped' || vm.operation !== null) {
+    await world.ports.close(vm.id);
+  } else if (vm.state !== 'stopped' || vm.operation !== null) {
     await flights.fly(
       vm.id,
       'stop',

@@ -291,6 +291,10 @@ test('vm ssh becomes ssh with the port, the image’s user and the command, once
   const other = await against(answer(vm), ['vm', 'ssh', 'root@web', '-i', 'my key'], { home });
   assert.deepEqual(other.became?.slice(0, 3), ['ssh', '-i', 'my key']);
   assert.ok(other.became.includes('root'));
+  const sleeping = answer({ ...vm, state: 'snapshotted', ready: false });
+  const knocks = await against(sleeping, ['vm', 'ssh', 'web'], { home });
+  assert.equal(knocks.became?.[0], 'ssh', 'which wakes it');
+  assert.ok(knocks.asked.every(({ path }) => !path.includes('wait=')));
   const { ssh_port: _port, ...rest } = vm;
   const bare: Vm = { ...rest, enable_network: false };
   for (const [first, says] of [

@@ -121,7 +121,7 @@ async function execInVm(
   return result.exit_code ?? TIMED_OUT;
 }
 
-/** The VM, once its guest has answered. Throws a UsageError when it has no network or does not run. */
+/** The VM, once its guest has answered, or asleep. Throws a UsageError when it has no network or does not run. */
 async function reachable(context: Context, name: string): Promise<Vm & { readonly ssh_port: number }> {
   const { client } = context;
   let vm = await client.vms.get(name);
@@ -132,7 +132,8 @@ async function reachable(context: Context, name: string): Promise<Vm & { readonl
   if (vm.state === 'stopped') throw new UsageError(`${name} is stopped. Start it: hatch vm start ${name}`);
   if (vm.state === 'error')
     throw new UsageError(`${name} has failed: ${vm.state_reason?.message ?? 'no reason is known'}`);
-  if (!vm.ready) {
+  // One that sleeps is woken by ssh itself.
+  if (!vm.ready && vm.state !== 'snapshotted') {
     const work = client.vms.get(name, { wait: 'ready', timeout: 300 });
     vm = await waiting(context, `Waiting until ${name} answers`, work);
   }

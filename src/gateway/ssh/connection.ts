@@ -7,12 +7,10 @@ import type { SshVisits } from '../../ops/ssh-visits.ts';
 import { Opening } from './opening.ts';
 import { KEEPALIVE_MS, reach, relay, reset } from './relay.ts';
 
-/** How many connections may wait at once that have shown nothing yet, on all ports together. */
-export const MOST_SILENT = 1000;
-
-/** Counts those that have shown nothing yet. */
+/** The connections of all ports that wait and have shown nothing yet. */
 export interface Silent {
   count: number;
+  readonly most: number;
 }
 
 export interface ConnectionDeps {
@@ -111,7 +109,7 @@ export class Connection {
   /** Resolves when the client has shown an SSH banner. Rejects when it said something else, or nothing for too long. */
   async #untilShown(opening: Opening): Promise<void> {
     const { clock, bannerTimeoutMs, silent } = this.#deps;
-    if (silent.count >= MOST_SILENT) throw new Error('too many others have shown no SSH banner yet');
+    if (silent.count >= silent.most) throw new Error('too many others have shown no SSH banner yet');
     silent.count++;
     try {
       await sooner({ clock, signal: opening.left }, opening.said, bannerTimeoutMs);

@@ -1,26 +1,26 @@
 import assert from 'node:assert/strict';
 import { createHash, randomBytes } from 'node:crypto';
 import { once } from 'node:events';
-import { connect, createServer, type AddressInfo, type Server, type Socket } from 'node:net';
+import { connect, type Socket } from 'node:net';
 import { test } from 'node:test';
 import { Worker } from 'node:worker_threads';
 import { FakeClock, systemClock, type Clock } from '../../base/clock.ts';
 import { newId } from '../../base/ids.ts';
 import { silent } from '../../base/logger.ts';
 import { Failure } from '../../model/failure.ts';
+import {
+  freePort,
+  gone,
+  hear,
+  oneChunk,
+  playGuest,
+  turnsUntil,
+  type PlayedGuest,
+} from '../../../test/support/tcp.ts';
 import { openSshPorts, type OpenSshPorts } from './ports.ts';
 
-/** A guest's port 22, played on a loopback address of its own. */
-interface Guest {
-  readonly ip: string;
-  readonly port: number;
-  /** The next connection that reaches it. */
-  next(): Promise<Socket>;
-  readonly seen: readonly Socket[];
-}
-
 interface Bench {
-  readonly guest: (ip: string, port?: number) => Promise<Guest>;
+  readonly guest: (ip: string, port?: number) => Promise<PlayedGuest>;
   readonly ports: (options?: {
     allowed?: string[];
     clock?: Clock;
@@ -46,22 +46,9 @@ function bench(name: string, body: (bench: Bench) => Promise<void>): void {
     try {
       await body({
         guest: async (ip, port = 0) => {
-          const seen: Socket[] = [];
-          const server = createServer({ allowHalfOpen: true }, (socket) => {
-            socket.on('error', () => undefined);
-            seen.push(socket);
-          });
-          const at = await listening(server, ip, port);
-          ends.push(() => {
-            for (const socket of seen) socket.destroy();
-            return new Promise((resolve) => server.close(resolve));
-          });
-          return {
-            ip,
-            port: at,
-            seen,
-            next: async () => ((await once(server, 'connection')) as [Socket])[0],
-          };
+          const inside = await playGuest(ip, port);
+          ends.push(() => inside.close());
+          return inside;
         },
         ports: ({
           allowed = ['127.0.0.0/8'],
@@ -97,41 +84,6 @@ function bench(name: string, body: (bench: Bench) => Promise<void>): void {
   });
 }
 
-async function listening(server: Server, host: string, port: number): Promise<number> {
-  server.listen({ host, port });
-  await once(server, 'listening');
-  return (server.address() as AddressInfo).port;
-}
-
-/** A port nobody listens on at the moment. */
-async function freePort(): Promise<number> {
-  const server = createServer();
-  const port = await listening(server, '127.0.0.1', 0);
-  await new Promise((resolve) => server.close(resolve));
-  return port;
-}
-
-/** All that a socket hears until the other side ends, leaving it open for what it has to say itself. */
-async function hear(socket: Socket): Promise<Buffer> {
-  const chunks: Buffer[] = [];
-  socket.on('data', (chunk: Buffer) => chunks.push(chunk));
-  if (!socket.readableEnded) await once(socket, 'end');
-  return Buffer.concat(chunks);
-}
-
-/** Resolves when a socket is closed, however it came to that. */
-function gone(socket: Socket): Promise<void> {
-  return new Promise((resolve) => {
-    if (socket.closed) resolve();
-    else socket.resume().once('close', () => resolve());
-  });
-}
-
-async function oneChunk(socket: Socket): Promise<string> {
-  const [chunk] = (await once(socket, 'data')) as [Buffer];
-  return chunk.toString();
-}
-
 bench('a guest that still boots is waited for', async ({ guest, ports, dial }) => {
   const clock = new FakeClock();
   const guestPort = await freePort();
@@ -141,7 +93,7 @@ bench('a guest that still boots is waited for', async ({ guest, ports, dial }) =
   const client = await dial(port);
   client.write('early');
   // It has been refused once it sleeps until the next try.
-  while (clock.sleepers === 0) await new Promise((resolve) => setImmediate(resolve));
+  await turnsUntil(() => clock.sleepers > 0);
   const inside = await guest(GUEST, guestPort);
   const [server] = await Promise.all([inside.next(), clock.advance(1000)]);
   assert.equal(await oneChunk(server), 'early');
@@ -278,7 +230,7 @@ bench(
     for (const socket of inside.seen) socket.end();
     for (const socket of held) socket.resume().end();
     await Promise.all(held.map(gone));
-    while (gateway.connections(vmId) > 0) await new Promise((resolve) => setImmediate(resolve));
+    await turnsUntil(() => gateway.connections(vmId) === 0);
     const arrival = inside.next();
     await dial(port);
     await arrival;
@@ -293,7 +245,7 @@ bench('a guest that goes on refusing ends the connection', async ({ ports, dial 
   const client = await dial(port);
   client.on('data', () => assert.fail('nobody can have said anything'));
   await gone(client);
-  while (gateway.connections(vmId) > 0) await new Promise((resolve) => setImmediate(resolve));
+  await turnsUntil(() => gateway.connections(vmId) === 0);
 });
 
 bench(

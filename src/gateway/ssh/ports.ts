@@ -5,7 +5,7 @@ import { KeyedLock } from '../../base/keyed-lock.ts';
 import { errorFields, type Logger } from '../../base/logger.ts';
 import { Failure } from '../../model/failure.ts';
 import type { SshPorts } from '../../ops/hatch.ts';
-import { Connection, type ConnectionDeps } from './connection.ts';
+import { Connection, type ConnectionDeps, type Silent } from './connection.ts';
 import { allowSources, type SourceCheck } from './sources.ts';
 
 interface Deps {
@@ -21,6 +21,8 @@ interface Deps {
   readonly guestPort?: number;
   /** Connections a VM may have at once; those above are closed. 100 unless told. */
   readonly connectionsPerVm?: number;
+  /** Connections that may wait at once without having shown a banner, on all ports; those above are closed. 1000 unless told. */
+  readonly silentConnections?: number;
 }
 
 interface Options {
@@ -57,11 +59,12 @@ class Ports implements OpenSshPorts {
   readonly #allowed: SourceCheck;
   readonly #entries = new Map<VmId, Entry>();
   readonly #lock = new KeyedLock();
-  readonly #silent = { count: 0 };
+  readonly #silent: Silent;
 
   constructor(deps: Deps, { addr, allowedCidrs }: Options) {
     this.#deps = deps;
     this.#addr = addr;
+    this.#silent = { count: 0, most: deps.silentConnections ?? 1000 };
     this.#allowed = allowSources(allowedCidrs);
   }
 
