@@ -4,6 +4,7 @@ import { randomBytes } from 'node:crypto';
 import { mkdir, mkdtemp, readdir, rename, rm, writeFile } from 'node:fs/promises';
 import { once } from 'node:events';
 import { request, type IncomingMessage } from 'node:http';
+import { connect } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, test } from 'node:test';
@@ -198,6 +199,24 @@ test('requests for its route wake it, once for all of them, and a crawler does n
     assert.ok(Number(got.wakeMs) > 0);
   }
   const woken = (await eventsOf(first, vm.id, 'vm.woken')).filter(({ data }) => data?.['by'] === 'http');
+  assert.equal(woken.length, 1);
+  await snapshots.delete(id);
+});
+
+test('ssh wakes it, once for all who come, and who only looks at its port does not', async () => {
+  const { vms, snapshots } = first.client;
+  const counted = await count(first, vm.id);
+  const { id } = await vms.snapshot(vm.id, {});
+  for (const says of ['', 'GET / HTTP/1.1\r\n\r\n']) {
+    const scan = connect({ host: '127.0.0.1', port: vm.ssh_port ?? 0 });
+    scan.end(says);
+    assert.deepEqual(await scan.toArray(), []);
+  }
+  assert.equal((await vms.get(vm.id)).state, 'snapshotted');
+  const [said, also] = await Promise.all([1, 2].map(() => first.ssh(vm, 'debian', 'hostname')));
+  assert.deepEqual([said, also], ['counter', 'counter']);
+  await goesOnFrom(first, counted);
+  const woken = (await eventsOf(first, vm.id, 'vm.woken')).filter(({ data }) => data?.['by'] === 'ssh');
   assert.equal(woken.length, 1);
   await snapshots.delete(id);
 });
