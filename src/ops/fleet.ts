@@ -14,6 +14,8 @@ export interface Live {
   readonly exit: MachineExit | undefined;
   /** Resolves when commands may be run in it. */
   readonly commandable: Promise<unknown>;
+  /** Aborts when the machine has ended, or is not held any more. */
+  readonly ended: AbortSignal;
 }
 
 interface Held extends Live {
@@ -58,12 +60,14 @@ export class Fleet {
    */
   add(vm: Vm, machine: Machine, { ready }: { readonly ready: boolean | 'later' }): void {
     this.drop(vm.id);
+    const watch = new AbortController();
     const held: Held = {
       machine,
       agent: this.#deps.openAgent(machine),
       exit: undefined,
       commandable: Promise.resolve(),
-      watch: new AbortController(),
+      watch,
+      ended: watch.signal,
     };
     this.#live.set(vm.id, held);
     void machine.exited.then((exit) => {

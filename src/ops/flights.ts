@@ -48,6 +48,11 @@ export class Flights {
     return this.#flights.has(vmId) || this.#aside.has(vmId);
   }
 
+  /** What is under way on a VM in this process. */
+  verbOf(vmId: VmId): Verb | undefined {
+    return this.#flights.get(vmId)?.verb;
+  }
+
   /**
    * Carries out an operation: `claim` makes its row (or finds the one a crash left), `work` does it. Resolves when it is done; rejects
    * with a Failure. Joins one of the same verb; throws `busy` for another.

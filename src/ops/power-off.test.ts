@@ -36,6 +36,7 @@ async function guest(instead: { agent: Partial<GuestAgent>; machine: Partial<Mac
       agent: over(real.agent, instead.agent),
       machine: over(real.machine, { exited, ...instead.machine }),
       commandable: Promise.resolve(),
+      ended: new AbortController().signal,
       get exit() {
         return exit;
       },

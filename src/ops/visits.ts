@@ -4,6 +4,7 @@ import { Failure } from '../model/failure.ts';
 import type { Route, RouteName } from '../model/route.ts';
 import type { Vm } from '../model/vm.ts';
 import type { Use } from './activity.ts';
+import { GuestLives, type GuestLife } from './guest-lives.ts';
 import type { Waker } from './waker.ts';
 import { isAwake } from './waker.ts';
 import type { World } from './world.ts';
@@ -25,6 +26,8 @@ export interface Arrival {
   readonly wokenMs: number | undefined;
   /** The visit as a use of the VM: whoever is given it ends it. */
   readonly use: Use;
+  /** The guest it has come to; undefined where it is not known yet, as when the daemon has just started. */
+  readonly life: GuestLife | undefined;
 }
 
 /** The use of a VM by a visit that does not count as one. */
@@ -32,15 +35,20 @@ const NOT_COUNTED: Use = { payload: () => undefined, end: () => undefined };
 
 /** Visits of VMs by their routes. */
 export class Visits {
-  readonly #world: Pick<World, 'store' | 'settings' | 'clock' | 'activity'>;
+  readonly #world: Pick<World, 'store' | 'settings' | 'clock' | 'activity' | 'fleet' | 'flights'>;
   readonly #waker: Pick<Waker, 'wake'>;
+  readonly #lives: GuestLives;
   readonly #waking = new Set<VmId>();
   /** How often routes with a budget have woken their VMs on a day. */
   readonly #woken = new Map<Route['id'], { readonly day: number; readonly times: number }>();
 
-  constructor(world: Pick<World, 'store' | 'settings' | 'clock' | 'activity'>, waker: Pick<Waker, 'wake'>) {
+  constructor(
+    world: Pick<World, 'store' | 'settings' | 'clock' | 'activity' | 'fleet' | 'flights'>,
+    waker: Pick<Waker, 'wake'>,
+  ) {
     this.#world = world;
     this.#waker = waker;
+    this.#lives = new GuestLives(world);
   }
 
   find(name: RouteName): Promise<Route | null> {
@@ -62,7 +70,7 @@ export class Visits {
     const vm = await this.#look(route);
     if (!isAwake(vm)) return asleep();
     if (visit.unwanted === undefined) return this.#use(route, visit, asleep);
-    return { ip: vm.network.ip, wokenMs: undefined, use: NOT_COUNTED };
+    return { ip: vm.network.ip, wokenMs: undefined, use: NOT_COUNTED, life: this.#lives.of(vm.id) };
   }
 
   async #use(
@@ -73,7 +81,8 @@ export class Visits {
     const use = this.#world.activity.begin(route.vmId, visit.by);
     try {
       const vm = await this.#look(route);
-      return { ip: vm.network.ip, wokenMs: isAwake(vm) ? undefined : await asleep(vm), use };
+      const wokenMs = isAwake(vm) ? undefined : await asleep(vm);
+      return { ip: vm.network.ip, wokenMs, use, life: this.#lives.of(vm.id) };
     } catch (error) {
       use.end();
       throw error;

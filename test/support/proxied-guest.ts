@@ -15,6 +15,7 @@ import { silent } from '../../src/base/logger.ts';
 import type { Door } from '../../src/gateway/proxy/door.ts';
 import { openProxy, type ProxyOptions } from '../../src/gateway/proxy/proxy.ts';
 import { ActivityTracker } from '../../src/ops/activity.ts';
+import type { GuestLife } from '../../src/ops/guest-lives.ts';
 import type { Arrival, Visit, Visits } from '../../src/ops/visits.ts';
 import type { Route } from '../../src/model/route.ts';
 
@@ -45,6 +46,8 @@ export interface ProxiedGuest {
   arrive: Arrive;
   /** The guest's port; another server of the test's may be put in its place. */
   targetPort: number;
+  /** The life of the guest; ended by `end`, and followed by another. */
+  life: GuestLife & { end(): void };
   /** A visit that has come, and counts as a use. */
   arrived(by: Visit['by'], wokenMs?: number): Arrival;
   /** Sends a request and gives its whole answer. */
@@ -91,6 +94,7 @@ export async function openProxiedGuest(more: Partial<ProxyOptions> = {}): Promis
     ip: '127.0.0.1',
     wokenMs,
     use: activity.begin(vmId, by),
+    life: opened.life,
   });
   const sending: ProxiedGuest['sending'] = ({ headers, ...more } = {}) => ({
     host: '127.0.0.1',
@@ -109,6 +113,7 @@ export async function openProxiedGuest(more: Partial<ProxyOptions> = {}): Promis
     handle: (_request, response) => response.end('fine'),
     arrive: async (_route, { by }) => arrived(by),
     targetPort: portOf(guest),
+    life: newLife(),
     arrived,
     sending,
     get: async (path, { body, ...options } = {}) => {
@@ -163,6 +168,20 @@ export async function allOf(socket: Socket): Promise<string> {
   socket.on('error', () => undefined);
   await once(socket, 'close', { signal: AbortSignal.timeout(10_000) });
   return said;
+}
+
+/** The life of a guest that has just begun. */
+export function newLife(): GuestLife & { end(): void } {
+  const done: (() => void)[] = [];
+  const life = {
+    isOver: false,
+    whenOver: (what: () => void) => void done.push(what),
+    end: () => {
+      life.isOver = true;
+      for (const one of done) one();
+    },
+  };
+  return life;
 }
 
 function routeOf(vmId: VmId, targetPort: number): Route {

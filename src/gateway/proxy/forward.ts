@@ -1,25 +1,37 @@
-import { request as httpRequest, ServerResponse, type ClientRequest, type IncomingMessage } from 'node:http';
+import { ServerResponse, type IncomingMessage } from 'node:http';
 import type { Socket } from 'node:net';
 import type { Duplex } from 'node:stream';
 import { Failure } from '../../model/failure.ts';
 import type { Use } from '../../ops/activity.ts';
-import { towardsClient, towardsGuest, type ClientFacts } from './headers.ts';
-import { pairs } from './pairs.ts';
-import { addTrailers, beginAnswer, cut } from './versions.ts';
+import type { AnswerHead } from './answer-reader.ts';
+import type { GuestConnection, Listener } from './guest-connection.ts';
+import { GuestOver } from './guest-pool.ts';
+import { headForGuest, type ClientFacts, type Going } from './headers.ts';
+import { BadMessage } from './message-head.ts';
+import type { RawHeaders } from './pairs.ts';
+import { addTrailers, beginAnswer, cut, hasBody, isOpenEnded, sayInterim } from './versions.ts';
 
-/** A guest that has said nothing of its answer by then is not waited for any longer. */
-const ANSWER_MS = 300_000;
+/** What a client still sends when it has its answer is thrown away for so long; then its connection ends. */
+const LINGER_MS = 5000;
 
 export interface Exchange {
   readonly request: IncomingMessage;
   readonly sender: ClientFacts;
-  /** A connection to the guest that is used for this alone: one that was kept would be ahead of a guest that slept meanwhile. */
-  readonly guest: Socket;
+  readonly guest: GuestConnection;
+  /** Whether the connection may be kept for the next request. */
+  readonly going: Going;
+  /** Connects to the guest anew, where it has hung up on a connection that was kept. */
+  readonly again: () => Promise<GuestConnection>;
+  /** A guest that has had all of the request, or takes no more of it, is waited for so long until its answer begins; milliseconds. */
+  readonly answerMs: number;
   /** How long its wake was waited for, in milliseconds; undefined: it was awake. */
   readonly wokenMs: number | undefined;
   /** The use of the VM that it is. */
   readonly use: Use;
 }
+
+/** The guest hung up without a word on a connection that had been kept: what was asked did not reach it. */
+class Unheard extends Error {}
 
 /**
  * Sends a request on to a guest and its answer back, as they come: bodies of any length both ways, no faster than the other side takes
@@ -27,21 +39,128 @@ export interface Exchange {
  * `timeout` when there was no answer; resolves when all is over.
  */
 export async function forward(exchange: Exchange, response: ServerResponse): Promise<void> {
-  const { request } = exchange;
-  const sent = start(exchange, false);
-  sent.on('continue', () => response.writeContinue());
-  const gone = (): void => void sent.destroy();
-  response.once('close', gone);
+  const head = headOf(exchange);
   try {
-    request.on('end', () => sent.addTrailers(pairs(request.rawTrailers)));
-    request.on('error', gone);
-    request.pipe(sent);
-    await answerBack(await answerOf(sent), exchange, response);
-  } finally {
-    response.off('close', gone);
-    request.unpipe(sent);
-    sent.destroy();
+    await converse(exchange, head, exchange.guest, response);
+  } catch (error) {
+    if (!(error instanceof Unheard)) throw error;
+    await converse(exchange, head, await exchange.again(), response);
   }
+}
+
+function headOf({ request, sender, going, guest }: Exchange): string {
+  try {
+    return headForGuest(request, sender, going);
+  } catch (error) {
+    guest.end(new Error('there is nothing to ask'));
+    throw error;
+  }
+}
+
+/** Whether a request may be sent over a connection that was kept: it does no harm twice, and has nothing to be sent twice (RFC 9110, 9.2.2). */
+export function mayRepeat(request: IncomingMessage): boolean {
+  return REPEATABLE.has(request.method ?? '') && !hasBody(request);
+}
+
+const REPEATABLE = new Set(['GET', 'HEAD', 'OPTIONS', 'PUT', 'DELETE']);
+
+function converse(
+  { request, wokenMs, answerMs }: Exchange,
+  head: string,
+  guest: GuestConnection,
+  response: ServerResponse,
+): Promise<void> {
+  return new Promise((resolve, reject) => {
+    const late = endIfLate(guest, answerMs);
+    let [heard, begun, wrote, whole] = [false, false, false, false];
+    const going = (): void => {
+      // One that was cleared would run again.
+      if (!heard) late.refresh();
+    };
+    const onDrain = (): void => guest.resume();
+    const onClose = (): void => {
+      clearTimeout(late);
+      heard = true;
+      if (!whole) guest.end(new Error('the client went away'));
+      resolve();
+    };
+    const listener: Listener = {
+      interim: ({ status, headers }) => sayInterim(response, status, headers),
+      head: ({ status, reason, headers }) => {
+        clearTimeout(late);
+        heard = true;
+        if (status === 101) throw new BadMessage('is for another protocol, which nobody asked for');
+        beginAnswer(response, status, reason, withWake(headers, wokenMs));
+        begun = true;
+      },
+      body: (piece) => {
+        wrote = true;
+        return response.write(piece);
+      },
+      settled: () => {
+        // Its head is news already, as of server-sent events.
+        if (begun && !wrote && !whole) response.flushHeaders();
+      },
+      end: (trailers) => {
+        whole = true;
+        // The connection may be another's by then.
+        response.off('drain', onDrain);
+        if (trailers.length > 0) addTrailers(response, trailers);
+        response.end();
+        if (!sentWhole()) leaveUnread(request, guest);
+      },
+      drained: () => {
+        going();
+        request.resume();
+      },
+      failed: (cause, anything) => {
+        clearTimeout(late);
+        heard = true;
+        response.off('close', onClose);
+        response.off('drain', onDrain);
+        if (!anything && guest.isUsed && !(cause instanceof GuestOver)) return reject(new Unheard());
+        if (!begun) return reject(whyNoAnswer(cause));
+        // Cut off, so that the client sees that it was not all.
+        cut(response);
+        resolve();
+      },
+    };
+    response.on('drain', onDrain);
+    response.once('close', onClose);
+    guest.ask(head, request.method ?? 'GET', listener);
+    const sentWhole = sendBody(request, guest, going);
+  });
+}
+
+/** Sends the body of a request, no faster than it is taken; `going` is told as it does. Gives whether all of it was. */
+function sendBody(request: IncomingMessage, guest: GuestConnection, going: () => void): () => boolean {
+  let whole = !hasBody(request);
+  const chunked = isOpenEnded(request);
+  if (whole) {
+    guest.sent();
+    return () => whole;
+  }
+  request.on('data', (piece: Buffer) => {
+    going();
+    if (!(chunked ? guest.writeChunk(piece) : guest.write(piece))) request.pause();
+  });
+  request.on('end', () => {
+    whole = true;
+    if (chunked) guest.write(`0\r\n${lines(request.rawTrailers)}\r\n`);
+    guest.sent();
+  });
+  // That the client went away is heard from its answer.
+  request.on('error', () => undefined);
+  return () => whole;
+}
+
+/** The guest has answered without waiting for the whole request: what is left of it is thrown away. */
+function leaveUnread(request: IncomingMessage, guest: GuestConnection): void {
+  request.removeAllListeners('data');
+  guest.end(new Error('it answered before it had been asked'));
+  request.resume();
+  const enough = setTimeout(() => request.destroy(), LINGER_MS).unref();
+  request.once('close', () => clearTimeout(enough));
 }
 
 /**
@@ -49,22 +168,63 @@ export async function forward(exchange: Exchange, response: ServerResponse): Pro
  * not agree has its answer sent back, and the client's connection ends with it. Rejects as `forward` does.
  */
 export async function forwardUpgrade(exchange: Exchange, client: Duplex, head: Buffer): Promise<void> {
-  const sent = start(exchange, true);
-  const gone = (): void => void sent.destroy();
-  client.once('close', gone);
-  sent.end();
-  try {
-    const { answer, socket, first } = await upgradeOf(sent);
-    if (!socket) return await answerBack(answer, exchange, answerOn(exchange.request, client));
-    const lines = pairs(answer.rawHeaders).map(([name, value]) => `${name}: ${value}\r\n`);
-    client.write(`HTTP/1.1 ${answer.statusCode} ${answer.statusMessage}\r\n${lines.join('')}\r\n`);
-    if (first.length > 0) client.write(first);
-    if (head.length > 0) socket.write(head);
-    await together(client, socket, exchange.use);
-  } finally {
-    client.off('close', gone);
-    sent.destroy();
-  }
+  const { use } = exchange;
+  const guest = await upgraded(exchange, headOf(exchange), client);
+  if (!guest) return;
+  if (head.length > 0) guest.write(head);
+  await together(client, guest, use);
+}
+
+/** The guest's socket when it agrees; undefined when it has answered otherwise. */
+function upgraded(
+  { request, guest, wokenMs, answerMs }: Exchange,
+  head: string,
+  client: Duplex,
+): Promise<Socket | undefined> {
+  return new Promise((resolve, reject) => {
+    const late = endIfLate(guest, answerMs);
+    let response: ServerResponse | undefined;
+    let agreed: AnswerHead | undefined;
+    const gone = (): void => {
+      clearTimeout(late);
+      guest.end(new Error('the client went away'));
+      resolve(undefined);
+    };
+    client.once('close', gone);
+    guest.ask(head, 'GET', {
+      interim: () => undefined,
+      head: (answer) => {
+        clearTimeout(late);
+        if (answer.status === 101) {
+          if (answer.upgrade === undefined) throw new BadMessage('does not say which protocol it goes on in');
+          agreed = answer;
+          return;
+        }
+        response = answerOn(request, client);
+        response.on('drain', () => guest.resume());
+        beginAnswer(response, answer.status, answer.reason, withWake(answer.headers, wokenMs));
+      },
+      body: (piece) => response?.write(piece) ?? true,
+      settled: () => response?.flushHeaders(),
+      end: () => {
+        if (!agreed) return void response?.end();
+        client.off('close', gone);
+        const { reason, headers, upgrade = '' } = agreed;
+        const own = `Connection: Upgrade\r\nUpgrade: ${upgrade}\r\n`;
+        client.write(`HTTP/1.1 101 ${reason}\r\n${lines(withWake(headers, wokenMs))}${own}\r\n`, 'latin1');
+        resolve(guest.release());
+      },
+      drained: () => undefined,
+      failed: (cause) => {
+        clearTimeout(late);
+        client.off('close', gone);
+        if (!response) return reject(whyNoAnswer(cause));
+        client.destroy();
+        resolve(undefined);
+      },
+    });
+    guest.sent();
+  });
 }
 
 /** An answer for a request whose connection was taken out of the server's hands; the connection ends with it. */
@@ -76,80 +236,28 @@ export function answerOn(request: IncomingMessage, client: Duplex): ServerRespon
   return response;
 }
 
-function start({ request, sender, guest }: Exchange, upgrade: boolean): ClientRequest {
-  const sent = httpRequest({
-    createConnection: () => guest,
-    method: request.method,
-    path: request.url,
-    headers: towardsGuest(request, sender, upgrade),
-    setHost: false,
-  });
-  // Heard where the answer is waited for; one that comes later ends with the connection.
-  sent.on('error', () => undefined);
-  return sent;
+function endIfLate(guest: GuestConnection, ms: number): NodeJS.Timeout {
+  const why = `The guest did not answer within ${ms / 1000} s.`;
+  return setTimeout(() => guest.end(new Failure('timeout', why)), ms);
 }
 
-function answerOf(sent: ClientRequest): Promise<IncomingMessage> {
-  return upgradeOf(sent).then(({ answer, socket }) => {
-    // Nobody asked for another protocol.
-    socket?.destroy();
-    return answer;
-  });
+function whyNoAnswer(cause: Error): Failure {
+  if (cause instanceof Failure) return cause;
+  const why =
+    cause instanceof GuestOver
+      ? 'The machine was stopped or put to sleep before it answered.'
+      : cause instanceof BadMessage
+        ? `What the guest answered is not HTTP/1.1: it ${cause.message}.`
+        : 'The guest ended the connection without an answer.';
+  return new Failure('guest_unreachable', why, { cause });
 }
 
-interface Answered {
-  readonly answer: IncomingMessage;
-  /** Where the guest goes on in another protocol, and what it has said there. */
-  readonly socket: Socket | undefined;
-  readonly first: Buffer;
+function withWake(headers: RawHeaders, wokenMs: number | undefined): RawHeaders {
+  return wokenMs === undefined ? headers : [...headers, 'Hatch-Wake-Ms', String(Math.round(wokenMs))];
 }
 
-function upgradeOf(sent: ClientRequest): Promise<Answered> {
-  return new Promise((resolve, reject) => {
-    const late = setTimeout(() => {
-      reject(new Failure('timeout', `The guest did not answer within ${ANSWER_MS / 1000} s.`));
-      sent.destroy();
-    }, ANSWER_MS);
-    const failed = (cause?: unknown): void => {
-      clearTimeout(late);
-      reject(
-        new Failure('guest_unreachable', 'The guest ended the connection without an answer.', { cause }),
-      );
-    };
-    sent.once('response', (answer) => {
-      clearTimeout(late);
-      resolve({ answer, socket: undefined, first: Buffer.alloc(0) });
-    });
-    sent.once('upgrade', (answer, socket, first) => {
-      clearTimeout(late);
-      resolve({ answer, socket, first });
-    });
-    sent.once('error', failed);
-    sent.once('close', () => failed());
-  });
-}
-
-/** Sends an answer back; resolves when it has been, or one side has gone. */
-function answerBack(answer: IncomingMessage, { wokenMs }: Exchange, response: ServerResponse): Promise<void> {
-  const headers = towardsClient(answer);
-  if (wokenMs !== undefined) headers.push('Hatch-Wake-Ms', String(Math.round(wokenMs)));
-  beginAnswer(response, answer.statusCode ?? 502, answer.statusMessage ?? '', headers);
-  return new Promise((resolve) => {
-    answer.on('end', () => {
-      if (answer.rawTrailers.length > 0) addTrailers(response, answer.rawTrailers);
-      response.end();
-    });
-    // Cut off, so that the client sees that it was not all.
-    answer.on('close', () => {
-      if (!answer.complete) cut(response);
-    });
-    answer.on('error', () => cut(response));
-    response.once('close', () => {
-      answer.destroy();
-      resolve();
-    });
-    answer.pipe(response, { end: false });
-  });
+function lines(raw: RawHeaders): string {
+  return raw.map((text, i) => (i % 2 === 0 ? `${text}: ` : `${text}\r\n`)).join('');
 }
 
 /** Leads both ways; resolves when both are closed. One that closes takes the other with it, after what it had said. */

@@ -1,20 +1,13 @@
 import type { IncomingMessage } from 'node:http';
 import { isIP } from 'node:net';
-import { pairs, type RawHeaders } from './pairs.ts';
+import { Failure } from '../../model/failure.ts';
+import { HOP_BY_HOP, withoutNamed } from './message-head.ts';
+import { pairs } from './pairs.ts';
 import { headersOf, hostOf, isOpenEnded } from './versions.ts';
 
-/** Headers of one connection, not of what it carries (RFC 9110, 7.6.1); whoever sends on makes its own. */
-const HOP_BY_HOP = new Set([
-  'connection',
-  'keep-alive',
-  'proxy-connection',
-  'proxy-authenticate',
-  'proxy-authorization',
-  'te',
-  'transfer-encoding',
-  'upgrade',
-  'http2-settings',
-]);
+/** One line that asks, and headers: nothing in them ends a line but its end. */
+const SENDABLE =
+  /^[!#$%&'*+\-.^_`|~0-9A-Za-z]+ [\x21-\x7e\x80-\xff]+ HTTP\/1\.1\r\n(?:[!#$%&'*+\-.^_`|~0-9A-Za-z]+: [\t\x20-\x7e\x80-\xff]*\r\n)*$/;
 const FORWARDED = new Set(['forwarded', 'x-forwarded-for', 'x-forwarded-proto', 'x-forwarded-host']);
 
 /** What is known of a request besides what it says. */
@@ -46,37 +39,32 @@ export function clientOf(
   return client;
 }
 
+/** How a request goes on: over a connection that is kept or not, or asking for another protocol. */
+export type Going = 'kept' | 'once' | 'upgrade';
+
 /**
- * The headers a guest is sent: the client's own, with the original `Host`, without those of its connection, and who it is by
- * X-Forwarded-*. `upgrade`: those that ask for another protocol are sent too.
+ * The head of a request as a guest is sent it: the client's own, with the original `Host`, without the headers of its connection, and who
+ * it is by X-Forwarded-*. Throws `invalid_request` for what HTTP/2 lets through and HTTP/1.1 cannot say.
  */
-export function towardsGuest(request: IncomingMessage, sender: ClientFacts, upgrade: boolean): string[] {
+export function headForGuest(request: IncomingMessage, sender: ClientFacts, going: Going): string {
+  const { method = 'GET', url = '/', headers } = request;
   const said = (name: string): string | undefined => {
-    const value = sender.trusted ? request.headers[name] : undefined;
+    const value = sender.trusted ? headers[name] : undefined;
     return typeof value === 'string' && value !== '' ? value : undefined;
   };
   const before = said('x-forwarded-for');
-  const sent = endToEnd(headersOf(request), request.headers.connection, FORWARDED);
-  sent.push('X-Forwarded-For', before === undefined ? sender.from : `${before}, ${sender.from}`);
-  sent.push('X-Forwarded-Proto', said('x-forwarded-proto') ?? sender.proto);
-  sent.push('X-Forwarded-Host', said('x-forwarded-host') ?? hostOf(request) ?? '');
-  if (isOpenEnded(request)) sent.push('Transfer-Encoding', 'chunked');
-  sent.push('Connection', upgrade ? 'Upgrade' : 'close');
-  if (upgrade) sent.push('Upgrade', request.headers.upgrade ?? '');
-  return sent;
-}
-
-/** The headers a client is sent of a guest's answer. */
-export function towardsClient(answer: IncomingMessage): string[] {
-  return endToEnd(answer.rawHeaders, answer.headers.connection, new Set());
-}
-
-function endToEnd(raw: RawHeaders, connection: string | undefined, not: ReadonlySet<string>): string[] {
-  const named = new Set((connection ?? '').split(',').map((name) => name.trim().toLowerCase()));
-  // What says where a message goes and ends is never a connection's own, whoever says so.
-  for (const name of ['host', 'content-length']) named.delete(name);
-  return pairs(raw).flatMap(([name, value]) => {
+  let head = `${method} ${url} HTTP/1.1\r\n`;
+  const raw = withoutNamed(headersOf(request), (headers.connection ?? '').toLowerCase());
+  for (const [name, value] of pairs(raw)) {
     const lower = name.toLowerCase();
-    return HOP_BY_HOP.has(lower) || named.has(lower) || not.has(lower) ? [] : [name, value];
-  });
+    if (!HOP_BY_HOP.has(lower) && !FORWARDED.has(lower)) head += `${name}: ${value}\r\n`;
+  }
+  head += `X-Forwarded-For: ${before === undefined ? sender.from : `${before}, ${sender.from}`}\r\n`;
+  head += `X-Forwarded-Proto: ${said('x-forwarded-proto') ?? sender.proto}\r\n`;
+  head += `X-Forwarded-Host: ${said('x-forwarded-host') ?? hostOf(request) ?? ''}\r\n`;
+  if (isOpenEnded(request)) head += 'Transfer-Encoding: chunked\r\n';
+  if (going === 'upgrade') head += `Connection: Upgrade\r\nUpgrade: ${headers.upgrade ?? ''}\r\n`;
+  if (going === 'once') head += 'Connection: close\r\n';
+  if (!SENDABLE.test(head)) throw new Failure('invalid_request', 'HTTP/1.1 cannot say what was asked.');
+  return `${head}\r\n`;
 }

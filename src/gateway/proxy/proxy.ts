@@ -15,7 +15,9 @@ import { allowSources } from '../ssh/sources.ts';
 import { answerFailure, answerWaiting } from './answers.ts';
 import { openDoor, type Certificate, type Door } from './door.ts';
 import { routeOfHost } from './host-header.ts';
-import { answerOn, forward, forwardUpgrade, type Exchange } from './forward.ts';
+import { answerOn, forward, forwardUpgrade, mayRepeat, type Exchange } from './forward.ts';
+import { GuestPool } from './guest-pool.ts';
+import type { GuestConnection } from './guest-connection.ts';
 import { clientOf } from './headers.ts';
 import { hostOf, isGone } from './versions.ts';
 import { whyNotWake, type WakeRequest } from './wake-rules.ts';
@@ -36,10 +38,13 @@ export interface ProxyOptions {
   /** With one, TLS is spoken, and nothing else. */
   readonly certificate?: Certificate | undefined;
   readonly mostConnections?: number | undefined;
+  /** A guest whose answer has not begun by then is not waited for any longer; milliseconds. */
+  readonly answerMs?: number | undefined;
 }
 
 /** Connections there may be at once unless told otherwise. */
 const MOST_CONNECTIONS = 10_000;
+const ANSWER_MS = 300_000;
 /** A guest on the host's own bridge takes a connection at once or not at all. */
 const DIAL_MS = 1000;
 /** How a port is tried that nobody listens at yet, after a wake. */
@@ -65,6 +70,7 @@ class Proxy {
   readonly #deps: ProxyDeps;
   readonly #options: ProxyOptions;
   readonly #trusts: (address: string | undefined) => boolean;
+  readonly #pool = new GuestPool();
 
   constructor(deps: ProxyDeps, options: ProxyOptions) {
     this.#deps = deps;
@@ -121,7 +127,8 @@ class Proxy {
       const from = clientOf(peer, request.headers['x-forwarded-for'], this.#trusts);
       const limit = AbortSignal.any([gone.signal, AbortSignal.timeout(this.#options.wakeTimeoutMs)]);
       const unwanted = whyNotWake(route.wake, wakeRequestOf(request, from));
-      const arrived = this.#guestOf(route, { by: response ? 'http' : 'upgrade', from, unwanted }, limit);
+      const by = response ? 'http' : 'upgrade';
+      const arrived = this.#guestOf(request, route, { by, from, unwanted }, limit);
       if (
         response &&
         wantsPage(request) &&
@@ -153,13 +160,25 @@ class Proxy {
     return route;
   }
 
-  async #guestOf(route: Route, visit: Visit, signal: AbortSignal): Promise<Reached> {
+  async #guestOf(
+    request: IncomingMessage,
+    route: Route,
+    visit: Visit,
+    signal: AbortSignal,
+  ): Promise<Reached> {
+    const { targetPort: port } = route;
     let arrival: Arrival | undefined;
     try {
       arrival = await this.#deps.visits.arrive(route, visit, signal);
-      const { ip, wokenMs, use } = arrival;
-      const guest = await this.#dial(ip, route.targetPort, wokenMs !== undefined, signal);
-      return { guest, wokenMs, use };
+      const { ip, wokenMs, use, life } = arrival;
+      const connect = async (patient: boolean, within: AbortSignal): Promise<GuestConnection> =>
+        this.#pool.add(life, port, await this.#dial(ip, port, patient, within));
+      const kept =
+        life && visit.by === 'http' && mayRepeat(request) ? this.#pool.take(life, port) : undefined;
+      const guest = kept ?? (await connect(wokenMs !== undefined, signal));
+      const going = visit.by === 'upgrade' ? 'upgrade' : life ? 'kept' : 'once';
+      const { answerMs = ANSWER_MS } = this.#options;
+      return { guest, going, again: () => connect(false, NEVER), answerMs, wokenMs, use };
     } catch (error) {
       arrival?.use.end();
       if (!signal.aborted || !(signal.reason instanceof DOMException)) throw error;
@@ -215,11 +234,14 @@ class Proxy {
   }
 }
 
-type Reached = Pick<Exchange, 'guest' | 'wokenMs' | 'use'>;
+/** Connecting has its own bound. */
+const NEVER = new AbortController().signal;
+
+type Reached = Omit<Exchange, 'request' | 'sender'>;
 
 /** Nobody is there any more who would speak to the guest that was reached. */
 function leave({ guest, use }: Reached): void {
-  guest.destroy();
+  guest.end(new Error('the client went away'));
   use.end();
 }
 

@@ -31,6 +31,12 @@ export function isOpenEnded(request: IncomingMessage): boolean {
     : request.headers['transfer-encoding'] !== undefined;
 }
 
+/** Whether a request has a body, be it empty. */
+export function hasBody(request: IncomingMessage): boolean {
+  const length = request.headers['content-length'];
+  return isOpenEnded(request) || (length !== undefined && !/^0+$/.test(length));
+}
+
 /** Begins an answer. HTTP/2 has no reasons, and no headers about a connection. */
 export function beginAnswer(
   response: ServerResponse,
@@ -46,8 +52,13 @@ export function beginAnswer(
     for (const [name, value] of pairs(headers)) (several[name.toLowerCase()] ??= []).push(value);
     response.writeHead(status, several);
   }
-  // Its head is news already, as of server-sent events.
-  response.flushHeaders();
+}
+
+/** Sends what comes before an answer (RFC 9110, 15.2): that the body may come, and what will be needed; nothing else is passed on. */
+export function sayInterim(response: ServerResponse, status: number, headers: RawHeaders): void {
+  if (status === 100) response.writeContinue();
+  const link = pairs(headers).flatMap(([name, value]) => (name.toLowerCase() === 'link' ? [value] : []));
+  if (status === 103 && link.length > 0) response.writeEarlyHints({ link });
 }
 
 /** Adds what comes after the body of an answer. */
