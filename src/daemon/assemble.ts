@@ -121,7 +121,8 @@ async function assemble(
   signal.throwIfAborted();
   const problems: { start: string | undefined } = { start: 'The server is still starting.' };
   const waker = new Waker(world);
-  late.visits = new SshVisits(world, waker, new Refusals(world));
+  const refusals = new Refusals(world);
+  late.visits = new SshVisits(world, waker, refusals);
   const hatch = openHatch(
     world,
     values.HATCH_VMM === 'fake' ? pretendedRegistry() : imageRegistry(world.settings, { run }),
@@ -149,7 +150,7 @@ async function assemble(
   log.info({ url, data: data.root, version }, 'the API listens');
   await listenForRoutes(
     values,
-    { visits: new Visits(world, waker), log: log.child({ room: 'proxy' }), clock },
+    { visits: new Visits(world, waker, refusals), log: log.child({ room: 'proxy' }), clock },
     shutdown,
     stopping,
   );

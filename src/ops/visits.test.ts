@@ -1,11 +1,13 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
+import { FakeClock } from '../base/clock.ts';
 import { newId } from '../base/ids.ts';
 import { Failure } from '../model/failure.ts';
 import type { Route } from '../model/route.ts';
 import type { Vm } from '../model/vm.ts';
 import { makeHostFolder, openFakeWorld, over, type FakeWorld } from '../../test/support/fake-world.ts';
 import type { CreateRoute } from './hatch.ts';
+import { Refusals } from './refusals.ts';
 import { Visits, type Visit } from './visits.ts';
 import { Waker } from './waker.ts';
 
@@ -33,7 +35,7 @@ async function published(body: (one: Published) => Promise<void>): Promise<void>
     await body({
       ...fake,
       vm,
-      visits: new Visits(world, new Waker(world)),
+      visits: new Visits(world, new Waker(world), new Refusals(world)),
       publish: (more = {}) => hatch.routes.create(caller, vm.id, { targetPort: 80, ...more }),
       sleep: () => hatch.vms.snapshot(caller, vm.id, { keepRunning: false }),
       version: () => world.activity.of(vm.id).version,
@@ -60,7 +62,7 @@ test('a visit uses its VM from before it is looked at until it ends, through a w
         },
       }),
     });
-    const watched = new Visits({ ...world, store }, new Waker(world));
+    const watched = new Visits({ ...world, store }, new Waker(world), new Refusals(world));
     const route = await publish();
     const arrived = await watched.arrive(route, VISIT, signal);
     assert.deepEqual([seen, arrived.ip, arrived.wokenMs], [[['http']], vm.network?.ip, undefined]);
@@ -130,5 +132,27 @@ test('a visit that fails is over: of a VM that is gone, that a person stopped, o
     await assert.rejects(visits.arrive(route, VISIT, signal), /Nothing is published/);
     await assert.rejects(visits.arrive({ ...route, vmId: newId('vm') }, VISIT, signal), /Nothing is/);
     assert.deepEqual(open(), []);
+  });
+});
+
+test('visits that are turned away are told as an event, however many, once a minute', async () => {
+  await published(async ({ world, publish, sleep, vm }) => {
+    const clock = new FakeClock();
+    const timed = { ...world, clock };
+    const visits = new Visits(timed, new Waker(timed), new Refusals(timed));
+    const route = await publish();
+    await sleep();
+    for (let i = 0; i < 50; i++) await assert.rejects(visits.arrive(route, CRAWLER, signal));
+    await clock.advance(60_000);
+    await assert.rejects(visits.arrive(route, CRAWLER, signal));
+    const told = await world.store.events.list({ vmId: vm.id, kind: 'vm.wake_refused' }, { limit: 100 });
+    assert.deepEqual(
+      told.map(({ data }) => [data['by'], data['from'], data['times']]),
+      [
+        ['http', '203.0.113.9', 50],
+        ['http', '203.0.113.9', 1],
+      ],
+    );
+    assert.match(told[0]?.message ?? '', /not awake, and crawlers wake nothing\. It is the latest of 50/);
   });
 });

@@ -5,6 +5,7 @@ import type { Route, RouteName } from '../model/route.ts';
 import type { Vm } from '../model/vm.ts';
 import type { Use } from './activity.ts';
 import { GuestLives, type GuestLife } from './guest-lives.ts';
+import type { Refusals } from './refusals.ts';
 import type { Waker } from './waker.ts';
 import { isAwake } from './waker.ts';
 import type { World } from './world.ts';
@@ -37,6 +38,7 @@ const NOT_COUNTED: Use = { payload: () => undefined, end: () => undefined };
 export class Visits {
   readonly #world: Pick<World, 'store' | 'settings' | 'clock' | 'activity' | 'fleet' | 'flights'>;
   readonly #waker: Pick<Waker, 'wake'>;
+  readonly #refusals: Pick<Refusals, 'note'>;
   readonly #lives: GuestLives;
   readonly #waking = new Set<VmId>();
   /** How often routes with a budget have woken their VMs on a day. */
@@ -45,9 +47,11 @@ export class Visits {
   constructor(
     world: Pick<World, 'store' | 'settings' | 'clock' | 'activity' | 'fleet' | 'flights'>,
     waker: Pick<Waker, 'wake'>,
+    refusals: Pick<Refusals, 'note'>,
   ) {
     this.#world = world;
     this.#waker = waker;
+    this.#refusals = refusals;
     this.#lives = new GuestLives(world);
   }
 
@@ -63,9 +67,8 @@ export class Visits {
   async arrive(route: Route, visit: Visit, signal: AbortSignal): Promise<Arrival> {
     const refused = visit.unwanted ?? this.#whyNotWoken(route);
     if (refused === undefined) return this.#use(route, visit, (vm) => this.#wake(vm, route, visit, signal));
-    const asleep = (): never => {
-      throw notNow(`The machine is not awake, and ${refused}.`);
-    };
+    const asleep = (): Promise<never> =>
+      this.#refuse(route, visit, notNow(`The machine is not awake, and ${refused}.`));
     // Not counted before it is known to run: a visit that may not wake it is not to keep it from falling asleep either.
     const vm = await this.#look(route);
     if (!isAwake(vm)) return asleep();
@@ -73,11 +76,7 @@ export class Visits {
     return { ip: vm.network.ip, wokenMs: undefined, use: NOT_COUNTED, life: this.#lives.of(vm.id) };
   }
 
-  async #use(
-    route: Route,
-    visit: Visit,
-    asleep: (vm: Networked) => Promise<number> | never,
-  ): Promise<Arrival> {
+  async #use(route: Route, visit: Visit, asleep: (vm: Networked) => Promise<number>): Promise<Arrival> {
     const use = this.#world.activity.begin(route.vmId, visit.by);
     try {
       const vm = await this.#look(route);
@@ -100,18 +99,27 @@ export class Visits {
     return vm;
   }
 
-  async #wake(vm: Vm, route: Route, { from }: Visit, signal: AbortSignal): Promise<number> {
+  /** Notes that a visit is turned away, and throws that. */
+  async #refuse({ vmId }: Route, { from }: Visit, why: Failure): Promise<never> {
+    await this.#refusals.note(vmId, { by: 'http', from }, why);
+    throw why;
+  }
+
+  async #wake(vm: Vm, route: Route, visit: Visit, signal: AbortSignal): Promise<number> {
     // However many wait for it, a wake is one of the budget's.
     const first = !this.#waking.has(vm.id);
     this.#waking.add(vm.id);
     try {
-      const wokenMs = await this.#waker.wake(vm.id, { by: 'http', from }, signal);
+      const wokenMs = await this.#waker.wake(vm.id, { by: 'http', from: visit.from }, signal);
       if (first) this.#count(route);
       return wokenMs;
     } catch (error) {
-      if (!(error instanceof Failure) || error.code === 'not_found' || error.code === 'unavailable')
-        throw error;
-      throw notNow(`The machine could not be woken: ${error.message}`, error);
+      if (signal.aborted || !(error instanceof Failure) || error.code === 'not_found') throw error;
+      const why =
+        error.code === 'unavailable'
+          ? error
+          : notNow(`The machine could not be woken: ${error.message}`, error);
+      return await this.#refuse(route, visit, why);
     } finally {
       if (first) this.#waking.delete(vm.id);
     }
