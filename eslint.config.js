@@ -29,6 +29,8 @@ const readonly = (names) => Object.fromEntries(names.map((name) => [name, 'reado
 
 /** Doubles of whole programs: they have a command line, an environment and an end of their own, and start programs. */
 const doubles = 'src/vmm/firecracker/testing/**';
+/** The process that starts programs for the daemon: a program of its own, too. */
+const launcher = 'src/host/launcher-main.ts';
 
 export default tseslint.config(
   { ignores: ['node_modules/**', 'data/**', 'eslint.config.js'] },
@@ -94,7 +96,7 @@ export default tseslint.config(
   },
   {
     files: ['src/**/*.ts'],
-    ignores: ['src/daemon/**', 'src/clients/**', doubles, 'src/**/*.test.ts'],
+    ignores: ['src/daemon/**', 'src/clients/**', doubles, launcher, 'src/**/*.test.ts'],
     rules: { 'no-restricted-properties': ['error', ...processGlobals] },
   },
   {

@@ -10,8 +10,10 @@ import { openSavedDisks } from '../guest/saved-disk/inside.ts';
 import { waitReady } from '../guest/readiness.ts';
 import { realGuestFiles } from '../guest/real-files.ts';
 import { writeFileAtomic } from '../host/files.ts';
+import { useLauncher } from '../host/launch.ts';
+import { LauncherProcess } from '../host/launcher-process.ts';
 import { bootId } from '../host/process.ts';
-import { run } from '../host/run.ts';
+import { BASE_ENV, run } from '../host/run.ts';
 import { DEFAULT_IDLE } from '../model/create-request.ts';
 import { Failure } from '../model/failure.ts';
 import { openFakeNetwork } from '../net/fake.ts';
@@ -113,6 +115,12 @@ async function assemble(
 ): Promise<Daemon> {
   const { log, version, signal } = options;
   const clock = systemClock;
+  const launcher = new LauncherProcess({ env: BASE_ENV });
+  const launchHereAgain = useLauncher(launcher.launch);
+  shutdown.add('launcher', async () => {
+    launchHereAgain();
+    await launcher.close();
+  });
   const loops = new AbortController();
   shutdown.add('loops', async () => loops.abort(new Error('the server is stopping')));
   const stopping = AbortSignal.any([signal, loops.signal]);

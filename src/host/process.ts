@@ -1,6 +1,6 @@
-import { spawn } from 'node:child_process';
-import { closeSync, openSync } from 'node:fs';
 import { readFile } from 'node:fs/promises';
+import { systemClock } from '../base/clock.ts';
+import { launch, type Heard } from './launch.ts';
 import type { Argv } from './run.ts';
 import { BASE_ENV, CommandFailed } from './run.ts';
 
@@ -66,8 +66,16 @@ export async function commandLine(pid: number): Promise<readonly string[] | unde
 export interface Detached {
   readonly identity: ProcessIdentity;
   /** Resolves when it ends, while we are there to see it: its exit code, or the signal that killed it. */
-  readonly exited: Promise<{ readonly code: number | null; readonly signal: NodeJS.Signals | null }>;
+  readonly exited: Promise<Ending>;
 }
+
+interface Ending {
+  readonly code: number | null;
+  readonly signal: NodeJS.Signals | null;
+}
+
+/** How often it is looked whether a process has ended that is no child any more. */
+const GONE_MS = 500;
 
 /**
  * Starts a program in a session of its own that goes on when we end. Its output is appended to the file `log`, its
@@ -87,49 +95,44 @@ export function spawnDetached(
     readonly env?: Readonly<Record<string, string>>;
   },
 ): Promise<Detached> {
-  return new Promise((resolve, reject) => {
-    const err = openSync(log, 'a', 0o600);
-    let out = err;
-    const [program, ...args] = argv;
-    let child;
-    try {
-      if (stdout !== log) out = openSync(stdout, 'a', 0o600);
-      child = spawn(program, args, {
-        cwd,
-        env: { ...BASE_ENV, ...env },
-        detached: true,
-        stdio: ['ignore', out, err],
-      });
-    } finally {
-      closeSync(err);
-      if (out !== err) closeSync(out);
+  const exit = Promise.withResolvers<Ending>();
+  const { promise, resolve, reject } = Promise.withResolvers<Detached>();
+  let identity: ProcessIdentity | undefined;
+  const begin = async (pid: number): Promise<void> => {
+    identity = await identify(pid);
+    if (identity) return resolve({ identity, exited: exit.promise });
+    const { code } = await exit.promise;
+    reject(new CommandFailed(argv, `ended at once with exit code ${code}`, { exitCode: code ?? undefined }));
+  };
+  const hear = (heard: Heard): void => {
+    switch (heard.kind) {
+      case 'spawned':
+        begin(heard.pid).catch(reject);
+        return;
+      case 'failed':
+        return reject(
+          new CommandFailed(argv, heard.code === 'ENOENT' ? 'is not installed' : 'could not be started', {
+            missing: heard.code === 'ENOENT',
+            cause: new Error(heard.message),
+          }),
+        );
+      case 'exit':
+        return exit.resolve({ code: heard.code, signal: heard.signal });
+      case 'lost':
+        if (!identity)
+          reject(new CommandFailed(argv, 'was lost: the process that starts programs was killed', {}));
+        else void whenGone(identity).then(exit.resolve);
+        return;
+      case 'output':
+      case 'close':
     }
-    const exited = new Promise<{ code: number | null; signal: NodeJS.Signals | null }>((done) => {
-      child.once('exit', (code, signal) => done({ code, signal }));
-    });
-    child.once('error', (error: NodeJS.ErrnoException) =>
-      reject(
-        new CommandFailed(argv, error.code === 'ENOENT' ? 'is not installed' : 'could not be started', {
-          missing: error.code === 'ENOENT',
-          cause: error,
-        }),
-      ),
-    );
-    child.once('spawn', () => {
-      child.unref();
-      const { pid } = child;
-      if (pid === undefined) return reject(new CommandFailed(argv, 'has no pid', {}));
-      identify(pid).then((identity) => {
-        if (identity) resolve({ identity, exited });
-        else
-          void exited.then(({ code }) =>
-            reject(
-              new CommandFailed(argv, `ended at once with exit code ${code}`, {
-                exitCode: code ?? undefined,
-              }),
-            ),
-          );
-      }, reject);
-    });
-  });
+  };
+  launch({ argv, cwd, env: { ...BASE_ENV, ...env }, output: { stdout, stderr: log }, input: '' }, hear);
+  return promise;
+}
+
+/** Looks from time to time until a process that is nobody's child any more has ended; how is not to be had. */
+async function whenGone(identity: ProcessIdentity): Promise<Ending> {
+  while (await isAlive(identity)) await systemClock.sleep(GONE_MS);
+  return { code: null, signal: null };
 }

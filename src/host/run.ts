@@ -1,5 +1,5 @@
-import { spawn } from 'node:child_process';
 import { abortReason } from '../base/clock.ts';
+import { killGroup, launch, type Heard } from './launch.ts';
 
 export type Argv = readonly [string, ...string[]];
 
@@ -67,14 +67,8 @@ export const run: Run = (argv, options = {}) =>
   new Promise((resolve, reject) => {
     const { timeoutMs = 30_000, signal, okExitCodes = [0] } = options;
     if (signal?.aborted) return reject(abortReason(signal));
-    const [program, ...args] = argv;
-    const child = spawn(program, args, {
-      cwd: options.cwd,
-      env: { ...BASE_ENV, ...options.env },
-      detached: true,
-      stdio: 'pipe',
-    });
     let ended = false;
+    let pid: number | undefined;
     const kept = {
       stdout: new Output('stdout', options.onLine),
       stderr: new Output('stderr', options.onLine),
@@ -90,46 +84,53 @@ export const run: Run = (argv, options = {}) =>
       finish(() =>
         reject(new CommandFailed(argv, why, { ...more, stderrTail: kept.stderr.text.slice(-TAIL) })),
       );
-    const killAll = (): void => killGroup(child.pid);
+    const hear = (heard: Heard): void => {
+      switch (heard.kind) {
+        case 'spawned':
+          pid = heard.pid;
+          return;
+        case 'failed':
+          return fail(heard.code === 'ENOENT' ? 'is not installed' : 'could not be started', {
+            missing: heard.code === 'ENOENT',
+            cause: new Error(heard.message),
+          });
+        case 'output':
+          return kept[heard.stream].take(heard.chunk);
+        case 'exit':
+          return;
+        case 'lost':
+          killGroup(pid);
+          return fail('was lost: the process that had started it was killed', {});
+        case 'close': {
+          const { code } = heard;
+          kept.stdout.end();
+          kept.stderr.end();
+          if (code === null) return fail(`was killed by ${heard.signal ?? 'a signal'}`, {});
+          if (!okExitCodes.includes(code)) return fail(`ended with exit code ${code}`, { exitCode: code });
+          finish(() => resolve({ stdout: kept.stdout.text, stderr: kept.stderr.text, exitCode: code }));
+        }
+      }
+    };
+    const child = launch(
+      {
+        argv,
+        cwd: options.cwd,
+        env: { ...BASE_ENV, ...options.env },
+        output: 'piped',
+        input: options.input ?? '',
+      },
+      hear,
+    );
     const onAbort = (): void => {
-      killAll();
+      child.kill();
       finish(() => reject(signal ? abortReason(signal) : new Error('aborted')));
     };
     const timer = setTimeout(() => {
-      killAll();
+      child.kill();
       fail(`was killed after ${timeoutMs} ms`, {});
     }, timeoutMs);
     signal?.addEventListener('abort', onAbort, { once: true });
-
-    // A program that is not there gives `error` and neither `exit` nor `close`.
-    child.on('error', (error: NodeJS.ErrnoException) =>
-      fail(error.code === 'ENOENT' ? 'is not installed' : 'could not be started', {
-        missing: error.code === 'ENOENT',
-        cause: error,
-      }),
-    );
-    child.on('close', (code, killedBy) => {
-      kept.stdout.end();
-      kept.stderr.end();
-      if (code === null) return fail(`was killed by ${killedBy ?? 'a signal'}`, {});
-      if (!okExitCodes.includes(code)) return fail(`ended with exit code ${code}`, { exitCode: code });
-      finish(() => resolve({ stdout: kept.stdout.text, stderr: kept.stderr.text, exitCode: code }));
-    });
-    child.stdout.on('data', (chunk: Buffer) => kept.stdout.take(chunk));
-    child.stderr.on('data', (chunk: Buffer) => kept.stderr.take(chunk));
-    // A program that does not read its input to the end is no failure by itself.
-    child.stdin.on('error', () => undefined);
-    child.stdin.end(options.input ?? '');
   });
-
-function killGroup(pid: number | undefined): void {
-  if (pid === undefined) return;
-  try {
-    process.kill(-pid, 'SIGKILL');
-  } catch {
-    // It has ended already.
-  }
-}
 
 class Output {
   text = '';
@@ -143,7 +144,7 @@ class Output {
     this.#onLine = onLine;
   }
 
-  take(chunk: Buffer): void {
+  take(chunk: Uint8Array): void {
     const text = this.#decoder.decode(chunk, { stream: true });
     this.text += text;
     if (this.text.length > KEEP) this.text = this.text.slice(-KEEP);

@@ -1,0 +1,167 @@
+import assert from 'node:assert/strict';
+import { mkdtemp, readFile, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { after, before, describe, test } from 'node:test';
+import { systemClock } from '../base/clock.ts';
+import { until } from '../base/until.ts';
+import { useLauncher } from './launch.ts';
+import { LauncherProcess } from './launcher-process.ts';
+import { identify, isAlive, signalProcess, spawnDetached } from './process.ts';
+import { BASE_ENV, CommandFailed, run } from './run.ts';
+
+const AGAIN = { firstMs: 10, mostMs: 100 };
+const soon = { clock: systemClock, signal: AbortSignal.timeout(20_000) };
+
+for (const [name, open] of [
+  ['as children of this process', () => undefined],
+  ['by a process of its own', () => new LauncherProcess({ env: BASE_ENV })],
+] as const) {
+  describe(`programs started ${name}`, () => {
+    let launcher: LauncherProcess | undefined;
+    let undo: (() => void) | undefined;
+    let folder = '';
+    before(async () => {
+      launcher = open();
+      undo = launcher && useLauncher(launcher.launch);
+      folder = await mkdtemp(join(tmpdir(), 'launch-'));
+    });
+    after(async () => {
+      undo?.();
+      await launcher?.close();
+      await rm(folder, { recursive: true });
+    });
+
+    test('what it is given, says and ends with', async () => {
+      const lines: string[] = [];
+      const { stdout, stderr, exitCode } = await run(
+        ['sh', '-c', 'cat; echo "$HATCH_X $HOME" >&2; pwd; exit 3'],
+        {
+          input: 'é\n',
+          cwd: folder,
+          env: { HATCH_X: 'x' },
+          okExitCodes: [3],
+          onLine: (line, stream) => lines.push(`${stream}: ${line}`),
+        },
+      );
+      assert.deepEqual([stdout, stderr, exitCode], [`é\n${folder}\n`, 'x /root\n', 3]);
+      assert.deepEqual(lines.toSorted(), ['stderr: x /root', `stdout: ${folder}`, 'stdout: é']);
+    });
+
+    test('a large output comes whole and in order', async () => {
+      const { stdout } = await run(['seq', '1', '200000']);
+      assert.equal(stdout, Array.from({ length: 200_000 }, (_, i) => `${i + 1}\n`).join(''));
+    });
+
+    test('one that is not there, fails, or is killed says so', async () => {
+      const failed = async (argv: readonly [string, ...string[]]): Promise<CommandFailed> => {
+        const error: unknown = await run(argv, { timeoutMs: 300 }).catch((cause: unknown) => cause);
+        assert.ok(error instanceof CommandFailed);
+        return error;
+      };
+      const missing = await failed(['hatch-no-such-program']);
+      assert.deepEqual([missing.missing, missing.message], [true, 'hatch-no-such-program is not installed']);
+      const one = await failed(['sh', '-c', 'echo sorry >&2; exit 1']);
+      assert.deepEqual([one.exitCode, one.message], [1, 'sh ended with exit code 1: sorry']);
+      assert.match((await failed(['sh', '-c', 'kill -9 $$'])).message, /was killed by SIGKILL/);
+      assert.match((await failed(['sleep', '60'])).message, /was killed after 300 ms/);
+    });
+
+    test('one whose asker gives up ends with all it started', async () => {
+      const stop = new AbortController();
+      const pids: number[] = [];
+      const running = run(['sh', '-c', 'sleep 61 & echo $!; echo $$; wait'], {
+        signal: stop.signal,
+        onLine: (line) => {
+          pids.push(Number(line));
+          if (pids.length === 2) stop.abort(new Error('enough'));
+        },
+      });
+      await assert.rejects(running, /enough/);
+      for (const pid of pids)
+        await until(soon, async () => ((await identify(pid)) === undefined ? true : undefined), AGAIN);
+    });
+
+    test('a detached one writes to its files, is known, and its end is heard', async () => {
+      const [log, stdout] = [join(folder, 'log'), join(folder, 'out')];
+      const { identity, exited } = await spawnDetached(
+        ['sh', '-c', 'echo out; echo err >&2; exec sleep 62'],
+        {
+          cwd: folder,
+          log,
+          stdout,
+        },
+      );
+      assert.ok(await isAlive(identity));
+      await until(soon, async () => (await readFile(log, 'utf8').catch(() => '')) || undefined, AGAIN);
+      await signalProcess(identity, 'SIGKILL');
+      assert.deepEqual(await exited, { code: null, signal: 'SIGKILL' });
+      assert.deepEqual([await readFile(log, 'utf8'), await readFile(stdout, 'utf8')], ['err\n', 'out\n']);
+    });
+
+    test('a detached one that cannot be started says why', async () => {
+      await assert.rejects(
+        spawnDetached(['hatch-no-such-program'], { cwd: folder, log: join(folder, 'log') }),
+        /hatch-no-such-program is not installed/,
+      );
+      await assert.rejects(
+        spawnDetached(['true'], { cwd: folder, log: join(folder, 'nowhere', 'log') }),
+        /could not be started/,
+      );
+    });
+  });
+}
+
+test('when the launcher is killed, commands fail, what is detached goes on, and its end is still heard', async () => {
+  const launcher = new LauncherProcess({ env: BASE_ENV });
+  const undo = useLauncher(launcher.launch);
+  const folder = await mkdtemp(join(tmpdir(), 'launch-'));
+  try {
+    const { identity, exited } = await spawnDetached(['sleep', '63'], {
+      cwd: folder,
+      log: join(folder, 'log'),
+    });
+    const pids: number[] = [];
+    const command = run(['sh', '-c', 'echo $$; exec sleep 64'], {
+      onLine: (line) => {
+        pids.push(Number(line));
+        if (launcher.pid !== undefined) process.kill(launcher.pid, 'SIGKILL');
+      },
+    });
+    await assert.rejects(command, /was lost/);
+    for (const pid of pids)
+      await until(soon, async () => ((await identify(pid)) === undefined ? true : undefined), AGAIN);
+    assert.ok(await isAlive(identity));
+    assert.equal((await run(['echo', 'still here'])).stdout, 'still here\n');
+    await signalProcess(identity, 'SIGKILL');
+    assert.deepEqual(await exited, { code: null, signal: null });
+  } finally {
+    undo();
+    await launcher.close();
+    await rm(folder, { recursive: true });
+  }
+});
+
+test('it ends when the process does that it starts programs for', async () => {
+  const launcher = new URL('./launcher-process.ts', import.meta.url).href;
+  const program = `
+    const { LauncherProcess } = await import(${JSON.stringify(launcher)});
+    const launcher = new LauncherProcess({ env: {} });
+    const echo = { argv: ['/bin/echo', 'hello'], cwd: undefined, env: {}, output: 'piped', input: '' };
+    launcher.launch(echo, ({ kind, chunk }) => {
+      if (kind === 'output') process.stdout.write(chunk);
+      if (kind === 'close') process.stdout.write(launcher.pid + '\\n', () => process.kill(process.pid, 'SIGKILL'));
+    });`;
+  const lines: string[] = [];
+  const node = [
+    process.execPath,
+    '--disable-warning=ExperimentalWarning',
+    '--input-type=module',
+    '-e',
+  ] as const;
+  await assert.rejects(run([...node, program], { onLine: (line) => lines.push(line) }), /killed by SIGKILL/);
+  assert.equal(lines[0], 'hello');
+  const pid = Number(lines[1]);
+  assert.ok(pid > 0);
+  await until(soon, async () => ((await identify(pid)) === undefined ? true : undefined), AGAIN);
+});

@@ -1,0 +1,96 @@
+import { spawn, type ChildProcess, type StdioOptions } from 'node:child_process';
+import { closeSync, openSync } from 'node:fs';
+
+/** A program to be started: in a session of its own, with exactly this environment. */
+export interface Launch {
+  readonly argv: readonly [string, ...string[]];
+  readonly cwd: string | undefined;
+  readonly env: Readonly<Record<string, string>>;
+  /** `piped`: what it says is heard, and `input` is what it is given. Else files its output is appended to. */
+  readonly output: 'piped' | { readonly stdout: string; readonly stderr: string };
+  readonly input: string | Uint8Array;
+}
+
+/** What is heard of a program that was started. */
+export type Heard =
+  | { readonly kind: 'spawned'; readonly pid: number }
+  /** It could not be started; nothing more is heard. */
+  | { readonly kind: 'failed'; readonly code: string | undefined; readonly message: string }
+  | { readonly kind: 'output'; readonly stream: 'stdout' | 'stderr'; readonly chunk: Uint8Array }
+  | { readonly kind: 'exit'; readonly code: number | null; readonly signal: NodeJS.Signals | null }
+  /** It has ended and said all. */
+  | { readonly kind: 'close'; readonly code: number | null; readonly signal: NodeJS.Signals | null }
+  /** Whoever would have told more has gone; nothing more is heard. */
+  | { readonly kind: 'lost' };
+
+/** Starts a program, and tells what becomes of it; gives how it is killed, with all that it started. */
+export type Launcher = (launch: Launch, hear: (heard: Heard) => void) => { readonly kill: () => void };
+
+/** Starts programs as children of this very process, which stands still for as long as the kernel takes to copy its page tables. */
+export const launchHere: Launcher = ({ argv: [program, ...args], cwd, env, output, input }, hear) => {
+  const opened: number[] = [];
+  let child: ChildProcess;
+  try {
+    child = spawn(program, args, { cwd, env, detached: true, stdio: stdioOf(output, opened) });
+  } catch (error) {
+    // A file for its output that cannot be opened, as a rule; its code would say something else of the program.
+    hear({
+      kind: 'failed',
+      code: undefined,
+      message: error instanceof Error ? error.message : String(error),
+    });
+    return { kill: () => undefined };
+  } finally {
+    for (const fd of new Set(opened)) closeSync(fd);
+  }
+  const { pid } = child;
+  child.once('spawn', () => {
+    if (pid !== undefined) hear({ kind: 'spawned', pid });
+  });
+  // A program that is not there gives `error` and neither `exit` nor `close`.
+  child.on('error', ({ code, message }: NodeJS.ErrnoException) => hear({ kind: 'failed', code, message }));
+  for (const stream of ['stdout', 'stderr'] as const)
+    child[stream]?.on('data', (chunk: Buffer) => hear({ kind: 'output', stream, chunk }));
+  child.once('exit', (code, signal) => hear({ kind: 'exit', code, signal }));
+  child.once('close', (code, signal) => {
+    if (pid !== undefined) hear({ kind: 'close', code, signal });
+  });
+  // A program that does not read its input to the end is no failure by itself.
+  child.stdin?.on('error', () => undefined);
+  child.stdin?.end(input);
+  if (output !== 'piped') child.unref();
+  return { kill: () => killGroup(pid) };
+};
+
+function stdioOf(output: Launch['output'], opened: number[]): StdioOptions {
+  if (output === 'piped') return 'pipe';
+  const err = openSync(output.stderr, 'a', 0o600);
+  opened.push(err);
+  const out = output.stdout === output.stderr ? err : openSync(output.stdout, 'a', 0o600);
+  opened.push(out);
+  return ['ignore', out, err];
+}
+
+/** Kills a process and all it started that stayed in its group. */
+export function killGroup(pid: number | undefined): void {
+  if (pid === undefined) return;
+  try {
+    process.kill(-pid, 'SIGKILL');
+  } catch {
+    // It has ended already.
+  }
+}
+
+let chosen: Launcher = launchHere;
+
+/** Starts a program by the launcher this process uses. */
+export const launch: Launcher = (what, hear) => chosen(what, hear);
+
+/** Has this process start programs by another launcher from now on; gives how the one before is taken again. */
+export function useLauncher(launcher: Launcher): () => void {
+  const before = chosen;
+  chosen = launcher;
+  return () => {
+    chosen = before;
+  };
+}
