@@ -1,7 +1,7 @@
 import { createHash, randomUUID } from 'node:crypto';
 import { chmod, copyFile, rename, rm, stat } from 'node:fs/promises';
 import { dirname, join, relative } from 'node:path';
-import { isErrno, reflink } from '../host/files.ts';
+import { exists, isErrno, reflink } from '../host/files.ts';
 import type { Run } from '../host/run.ts';
 import { BASE, COPY_TIMEOUT_MS, flush, growFile, linkAnew, removeDisk } from './disk.ts';
 import type { DiskFile, GuestFiles, LayerDiskRequest } from './files.ts';
@@ -62,11 +62,7 @@ async function fill(
     else await run(['qemu-img', 'convert', '-f', 'qcow2', '-O', 'raw', layerPath, beside], limits);
     return { path: 'disk.raw', format: 'raw' };
   }
-  const layer = relative(folder, layerPath);
-  const blank = join(
-    dirname(layerPath),
-    `blank-${createHash('sha256').update(layer).digest('hex').slice(0, 16)}`,
-  );
+  const { layer, blank } = blankOver(folder, layerPath);
   if (flattenOnto === null && (await copiedIfThere(blank, beside)))
     return { path: 'disk.qcow2', format: 'qcow2' };
   await run(['qemu-img', 'create', '-q', '-f', 'qcow2', '-b', layer, '-F', layerFormat, BESIDE], limits);
@@ -76,6 +72,39 @@ async function fill(
     await run(['qemu-img', 'rebase', '-f', 'qcow2', '-b', BASE, '-F', flattenOnto.format, BESIDE], limits);
   }
   return { path: 'disk.qcow2', format: 'qcow2' };
+}
+
+/** How an overlay in a folder names a layer, and the file beside that layer that is one nobody has written to. */
+function blankOver(folder: string, layerPath: string): { readonly layer: string; readonly blank: string } {
+  const layer = relative(folder, layerPath);
+  const name = createHash('sha256').update(layer).digest('hex').slice(0, 16);
+  return { layer, blank: join(dirname(layerPath), `blank-${name}`) };
+}
+
+/** `GuestFiles.prepareDiskOn`: the blank overlay that `makeDiskOn` copies. */
+export async function prepareDiskOn(
+  { run }: { readonly run: Run },
+  { folder, layerPath, layerFormat, qcow2 }: Parameters<GuestFiles['prepareDiskOn']>[0],
+  signal: AbortSignal,
+): Promise<void> {
+  if (!qcow2) return;
+  const { layer, blank } = blankOver(folder, layerPath);
+  if (await exists(blank)) return;
+  const half = `${blank}.${randomUUID()}`;
+  try {
+    // Where blocks are shared, no overlay is made.
+    if (layerFormat === 'raw' && (await reflink(layerPath, half))) return;
+    const stands = ['-b', layer, '-F', layerFormat];
+    await run(['qemu-img', 'create', '-q', '-f', 'qcow2', ...stands, relative(folder, half)], {
+      cwd: folder,
+      signal,
+    });
+    await rename(half, blank);
+  } catch {
+    // It is made when it is needed.
+  } finally {
+    await rm(half, { force: true }).catch(() => undefined);
+  }
 }
 
 async function copiedIfThere(from: string, to: string): Promise<boolean> {

@@ -35,6 +35,7 @@ export function fakeGuestFiles(fail: FailingFile = {}): GuestFiles {
         );
         return { path: 'disk.raw', format: 'raw' as const };
       }),
+    prepareDiskOn: async () => undefined,
     makeOverlay: ({ folder, path, layerPath }) =>
       around('makeOverlay', async () => {
         const layer = await readFile(layerPath, 'utf8');

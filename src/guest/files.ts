@@ -16,6 +16,14 @@ export interface GuestFiles {
    */
   makeDiskOn(disk: LayerDiskRequest, signal: AbortSignal): Promise<DiskFile>;
   /**
+   * Makes ready, beside a frozen layer, what `makeDiskOn` has sooner then: for a VM that sleeps and is going to wake. It goes with the
+   * layer. Never throws: without it the disk is made as before.
+   */
+  prepareDiskOn(
+    disk: Pick<LayerDiskRequest, 'folder' | 'layerPath' | 'layerFormat' | 'qcow2'>,
+    signal: AbortSignal,
+  ): Promise<void>;
+  /**
    * Makes an overlay over a disk that a guest may still be writing to: it shows what that disk shows. Replaces what is there. Throws
    * Failure no_space.
    */

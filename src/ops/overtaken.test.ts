@@ -31,14 +31,16 @@ before(async () => {
   const wrapStore = (store: Store): Store =>
     over(store, {
       operations: over(store.operations, {
-        record: async (id, step, phase) => {
-          const at = phase === 'begun' ? held.get(step) : undefined;
-          if (at) {
-            held.delete(step);
+        record: async (id, step, phase, before = []) => {
+          const begun = [...before, { step, phase }].filter((row) => row.phase === 'begun');
+          const name = begun.find((row) => held.has(row.step))?.step;
+          const at = name === undefined ? undefined : held.get(name);
+          if (name !== undefined && at) {
+            held.delete(name);
             at.reach();
             await at.going;
           }
-          return store.operations.record(id, step, phase);
+          return store.operations.record(id, step, phase, before);
         },
       }),
     });

@@ -19,7 +19,9 @@ import { findVmForUse } from './vms.ts';
 import { undoWake, wake } from './wake-vm.ts';
 import type { World } from './world.ts';
 import { noteSlept, type IdleSleep } from './note-slept.ts';
+import { diskOf } from './host-steps.ts';
 import { ownerOf } from './owner.ts';
+import { vmFolder } from './settings.ts';
 import { depsOf, mustGet } from './carry-out.ts';
 import type { Caller, SnapshotRequest } from './hatch.ts';
 
@@ -212,9 +214,25 @@ async function fallAsleep(
   snapshot: Snapshot,
   signal: AbortSignal,
 ): Promise<void> {
+  const { settings, driver } = world;
+  // What its next wake would else wait for.
+  const prepare = async (): Promise<void> => {
+    const { path, format } = await diskOf(world, vm);
+    const layer = { layerPath: path, layerFormat: format, qcow2: driver.capabilities.qcow2 };
+    await world.files.prepareDiskOn({ folder: vmFolder(settings, vm.id), ...layer }, signal);
+  };
+  const detach = async (): Promise<void> => {
+    if (vm.network !== null) await world.net.detach(vm.id);
+  };
   const steps = [
     { name: 'ssh-port', run: () => leaveSshPort(world, vm) },
-    { name: 'network', run: () => (vm.network === null ? Promise.resolve() : world.net.detach(vm.id)) },
+    {
+      name: 'network',
+      run: async () => {
+        for (const done of await Promise.allSettled([detach(), prepare()]))
+          if (done.status === 'rejected') throw done.reason;
+      },
+    },
     {
       name: 'asleep',
       run: async () => {

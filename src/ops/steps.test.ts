@@ -30,8 +30,9 @@ async function journalOf(
     id: Operation['id'],
     step: string,
     phase: JournalRow['phase'],
+    before: readonly Pick<JournalRow, 'step' | 'phase'>[] = [],
   ): Promise<JournalRow> => {
-    rows.push(`${step} ${phase}`);
+    for (const row of [...before, { step, phase }]) rows.push(`${row.step} ${row.phase}`);
     return { operationId: id, seq: rows.length, step, phase, at: 0 };
   };
   const deps = { operations: { record }, clock: new FakeClock(), log: silent };

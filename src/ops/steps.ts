@@ -54,19 +54,23 @@ export async function runSteps(
   stages: readonly Stage[],
   signal: AbortSignal,
 ): Promise<void> {
+  const journal = new Journal(deps, operation);
   let begun = 0;
   try {
     for (const stage of stages) {
       signal.throwIfAborted();
       begun++;
-      await sideBySide([stage].flat(), signal, (step, until) =>
-        journalled(deps, operation, step, 'begun', () => step.run(until)),
+      const steps = [stage].flat();
+      await journal.begin(steps, 'begun');
+      await sideBySide(steps, signal, (step, until) =>
+        journal.carryOut(step, 'begun', steps.length > 1, () => step.run(until)),
       );
     }
     signal.throwIfAborted();
+    await journal.end();
   } catch (cause) {
     if (cause instanceof Closing || signal.reason instanceof Closing) throw new Closing();
-    await undoSteps(deps, operation, stages.slice(0, begun), cause);
+    await undoAll(journal, operation, stages.slice(0, begun), cause);
     throw cause;
   }
 }
@@ -85,9 +89,14 @@ async function sideBySide(
   first.signal.throwIfAborted();
 }
 
-/** Undoes the steps in reverse, all of them whatever fails; throws Stuck with every failure, `cause` first. */
-export async function undoSteps(
-  deps: Deps,
+/** Undoes the steps in reverse, all of them whatever fails; throws Stuck with every failure. */
+export async function undoSteps(deps: Deps, operation: Operation, stages: readonly Stage[]): Promise<void> {
+  await undoAll(new Journal(deps, operation), operation, stages);
+}
+
+/** `cause`: why; it is the first of the failures of a Stuck. */
+async function undoAll(
+  journal: Journal,
   operation: Operation,
   stages: readonly Stage[],
   cause?: unknown,
@@ -95,11 +104,13 @@ export async function undoSteps(
   const failures: unknown[] = [];
   for (const step of stages.flat().toReversed()) {
     try {
-      await journalled(deps, operation, step, 'undoing', () => step.undo());
+      await journal.begin([step], 'undoing');
+      await journal.carryOut(step, 'undoing', false, () => step.undo());
     } catch (error) {
       failures.push(error);
     }
   }
+  await journal.end().catch((error: unknown) => failures.push(error));
   if (failures.length > 0) {
     throw new Stuck(
       [...(cause === undefined ? [] : [cause]), ...failures],
@@ -123,39 +134,66 @@ export async function runForward(
   steps: readonly Omit<Step, 'undo'>[],
   signal: AbortSignal,
 ): Promise<void> {
+  const journal = new Journal(deps, operation);
   try {
     for (const step of steps) {
       signal.throwIfAborted();
-      await journalled(deps, operation, step, 'begun', () => step.run(signal));
+      await journal.begin([step], 'begun');
+      await journal.carryOut(step, 'begun', false, () => step.run(signal));
     }
+    await journal.end();
   } catch (cause) {
     if (signal.aborted) throw abortReason(signal);
     throw new TryAgain(`${operation.verb} is not done yet`, { cause });
   }
 }
 
-async function journalled(
-  { operations, clock, log }: Deps,
-  operation: Operation,
-  step: { readonly name: string },
-  phase: Extract<StepPhase, 'begun' | 'undoing'>,
-  work: () => Promise<void>,
-): Promise<void> {
-  const from = clock.now();
-  const fields = {
-    operation: operation.id,
-    verb: operation.verb,
-    vm: operation.vmId,
-    step: step.name,
-    phase,
-  };
-  try {
-    await operations.record(operation.id, step.name, phase);
-    await work();
-    await operations.record(operation.id, step.name, phase === 'begun' ? 'done' : 'undone');
-    log.info({ ...fields, ms: clock.now() - from }, 'step done');
-  } catch (error) {
-    log.warn({ ...fields, ms: clock.now() - from, ...errorFields(error) }, 'step failed');
-    throw error;
+/**
+ * An operation's journal. That steps begin is on disk before they do anything. That a step ended which had nothing beside it is written
+ * with the next row: whoever settles a crash takes back what had begun, ended or not.
+ */
+class Journal {
+  readonly #deps: Deps;
+  readonly #operation: Operation;
+  #toWrite: { readonly step: string; readonly phase: StepPhase }[] = [];
+
+  constructor(deps: Deps, operation: Operation) {
+    this.#deps = deps;
+    this.#operation = operation;
+  }
+
+  /** Writes that steps begin, or their undoing. */
+  async begin(steps: readonly { readonly name: string }[], phase: 'begun' | 'undoing'): Promise<void> {
+    this.#toWrite.push(...steps.map(({ name }) => ({ step: name, phase })));
+    await this.end();
+  }
+
+  /** Does a step that has begun, and notes its end: at once where others run beside it. */
+  async carryOut(
+    { name }: { readonly name: string },
+    phase: 'begun' | 'undoing',
+    atOnce: boolean,
+    work: () => Promise<void>,
+  ): Promise<void> {
+    const { clock, log } = this.#deps;
+    const { id, verb, vmId } = this.#operation;
+    const from = clock.now();
+    const fields = { operation: id, verb, vm: vmId, step: name, phase };
+    try {
+      await work();
+      this.#toWrite.push({ step: name, phase: phase === 'begun' ? 'done' : 'undone' });
+      if (atOnce) await this.end();
+      log.info({ ...fields, ms: clock.now() - from }, 'step done');
+    } catch (error) {
+      log.warn({ ...fields, ms: clock.now() - from, ...errorFields(error) }, 'step failed');
+      throw error;
+    }
+  }
+
+  /** Writes what is not yet written. */
+  async end(): Promise<void> {
+    const rows = this.#toWrite.splice(0);
+    const last = rows.pop();
+    if (last) await this.#deps.operations.record(this.#operation.id, last.step, last.phase, rows);
   }
 }

@@ -216,8 +216,13 @@ export interface Operations {
   get(id: OperationId): Promise<Operation | null>;
   /** Changes what an unfinished operation was asked with (a stop that becomes more urgent). */
   setArgs(id: OperationId, args: Readonly<Record<string, unknown>>): Promise<void>;
-  /** Writes the journal's next row; it is on disk when this resolves. */
-  record(id: OperationId, step: string, phase: StepPhase): Promise<JournalRow>;
+  /** Writes the journal's next row, and those of `ended` before it, as one; they are on disk when this resolves. */
+  record(
+    id: OperationId,
+    step: string,
+    phase: StepPhase,
+    ended?: readonly Pick<JournalRow, 'step' | 'phase'>[],
+  ): Promise<JournalRow>;
   journal(id: OperationId): Promise<readonly JournalRow[]>;
   finish(
     id: OperationId,

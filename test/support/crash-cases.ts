@@ -80,19 +80,20 @@ function tripwire(): {
     wrap: (store) =>
       over(store, {
         operations: over(store.operations, {
-          record: async (id, step, phase) => {
+          record: async (id, step, phase, ended = []) => {
             const steps = busy.get(id) ?? new Set();
             busy.set(id, steps);
-            steps.delete(step);
+            for (const one of [...ended, { step }]) steps.delete(one.step);
             // Nothing is undone before all has come to its end.
             if (phase === 'undoing') steps.clear();
             await stopHere();
-            const row = await store.operations.record(id, step, phase);
+            const row = await store.operations.record(id, step, phase, ended);
             const tripped = at !== null && ++rows === at;
             if (tripped && how === 'fail') throw new Error(`failed at journal row ${rows}`);
             if (tripped) crashed = true;
             await stopHere();
-            if (phase === 'begun' || phase === 'undoing') steps.add(step);
+            for (const one of [...ended, { step, phase }])
+              if (one.phase === 'begun' || one.phase === 'undoing') steps.add(one.step);
             return row;
           },
           finish: async (id, ...how) => {

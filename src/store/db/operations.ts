@@ -41,7 +41,7 @@ export function operations(engine: Engine): Operations {
         .where('finished_at', 'is', null)
         .execute();
     },
-    record: (id, step, phase) =>
+    record: (id, step, phase, ended = []) =>
       transact(engine, async (trx) => {
         const at = clock.now();
         // Holds the operation's row: its journal has one writer at a time.
@@ -52,21 +52,23 @@ export function operations(engine: Engine): Operations {
           .executeTakeFirst();
         // The last step of a deletion removes the VM with this journal; there is nothing left to recover.
         if (numUpdatedRows === 0n) return { operationId: id, seq: 0, step, phase, at };
-        const row = await trx
+        const rows = [...ended, { step, phase }];
+        const written = await trx
           .insertInto('operation_steps')
-          .values((eb) => ({
-            operation_id: id,
-            seq: eb
-              .selectFrom('operation_steps')
-              .select(sql<number>`coalesce(max(seq), 0) + 1`.as('next'))
-              .where('operation_id', '=', id),
-            step,
-            phase,
-            at,
-          }))
+          .values((eb) =>
+            rows.map((one, i) => ({
+              operation_id: id,
+              seq: eb
+                .selectFrom('operation_steps')
+                .select(sql<number>`coalesce(max(seq), 0) + ${sql.lit(i + 1)}`.as('next'))
+                .where('operation_id', '=', id),
+              ...one,
+              at,
+            })),
+          )
           .returningAll()
-          .executeTakeFirstOrThrow();
-        return toJournalRow(row);
+          .execute();
+        return toJournalRow(written.reduce((last, row) => (row.seq > last.seq ? row : last)));
       }),
     async journal(id) {
       const rows = await db

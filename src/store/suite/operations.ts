@@ -96,6 +96,19 @@ export function operationTests(test: Declare): void {
     }));
     assert.deepEqual(await store.operations.journal(one.id), rows);
     assert.equal((await store.operations.journal(other.id)).length, 4);
+    const ended = [
+      { step: 'disk', phase: 'done' },
+      { step: 'seed', phase: 'done' },
+    ] as const;
+    assert.equal((await store.operations.record(other.id, 'vmm', 'begun', ended)).seq, 7);
+    assert.deepEqual(
+      (await store.operations.journal(other.id)).slice(4).map(({ seq, step, phase }) => [seq, step, phase]),
+      [
+        [5, 'disk', 'done'],
+        [6, 'seed', 'done'],
+        [7, 'vmm', 'begun'],
+      ],
+    );
     const many = await Promise.all(
       Array.from({ length: 8 }, (_, i) => store.operations.record(one.id, `step-${i}`, 'begun')),
     );
