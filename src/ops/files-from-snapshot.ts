@@ -31,15 +31,17 @@ export function folderFromSnapshot(
       await mkdir(folder, { recursive: true, mode: 0o700 });
       if (stateLayerId === null) return;
       const names = await readdir(layerFolder(settings, stateLayerId));
-      for (const name of kernelNames) {
+      const place = async (name: (typeof kernelNames)[number]): Promise<void> => {
         const saved = join(layerFolder(settings, stateLayerId), name);
-        if (!names.includes(name) || (await exists(join(folder, name)))) continue;
+        if (!names.includes(name) || (await exists(join(folder, name)))) return;
         await remove(join(folder, name));
         // A link leads to the image; brought from elsewhere it is a file, which goes with the layer.
         const target = await readlink(saved).catch(() => undefined);
         if (target === undefined) await copyFile(saved, join(folder, name));
         else await symlink(target, join(folder, name));
-      }
+      };
+      for (const done of await Promise.allSettled(kernelNames.map(place)))
+        if (done.status === 'rejected') throw done.reason;
     },
     undo: async () => (fresh ? dropFolder({ store, settings }, vm) : undefined),
   };

@@ -1,5 +1,5 @@
 import { join } from 'node:path';
-import { deadline } from '../base/deadline.ts';
+import { deadline, raceAbort } from '../base/deadline.ts';
 import { errorFields } from '../base/logger.ts';
 import { refresh, setClock } from '../guest/identity.ts';
 import { exists } from '../host/files.ts';
@@ -114,12 +114,18 @@ export async function placeSteps(
   const seedIfGone = (await exists(seed)) ? [] : [seedStep(world, vm, image)];
   const files = [diskFromSnapshot(world, vm, image, snapshot), ...seedIfGone];
   const folder = folderFromSnapshot(world, vm, snapshot, false);
-  const load = loadStep(world, vm, image, snapshot, mapping);
-  if (network === null) return [folder, files, load];
-  // Taken back in reverse: the hypervisor before its tap.
+  if (network === null) return [folder, files, loadStep(world, vm, image, snapshot, mapping)];
+  const launching = Promise.withResolvers<void>();
+  const load = loadStep(world, vm, image, snapshot, mapping, launching.resolve);
   const stranger = wasSavedElsewhere(vm, snapshot);
   const place = networkStep(world, vm, network, stranger ? { apart: true } : { join: true });
-  return [folder, [...files, tapStep(world, vm)], [place, load]];
+  // The hypervisor takes longer, so it is started first.
+  const placeMeanwhile: Step = {
+    ...place,
+    run: (signal) => raceAbort(launching.promise, signal).then(() => place.run(signal)),
+  };
+  // Taken back in reverse: the hypervisor before its tap.
+  return [folder, [...files, tapStep(world, vm)], [placeMeanwhile, load]];
 }
 
 /** What is left when a machine goes on: one that was saved in another installation is told who it is before it joins. */
@@ -172,7 +178,7 @@ async function loadMachine(
   image: Image,
   snapshot: Snapshot,
   signal: AbortSignal,
-  mapping: LoadOptions['mapping'],
+  { mapping, launching }: Pick<LoadOptions, 'mapping' | 'launching'>,
 ): Promise<void> {
   const { store, driver, fleet, files, settings } = world;
   const { saved } = await localFiles(world, snapshot);
@@ -182,7 +188,7 @@ async function loadMachine(
   const flushed = disk && files.flushDisk({ folder: vmFolder(settings, vm.id), path: disk.path });
   flushed?.catch(() => undefined);
   const resume = !driver.capabilities.resumeKeepsAgent;
-  const machine = await driver.load(spec, saved, { mapping, resume }, signal);
+  const machine = await driver.load(spec, saved, { mapping, resume, launching }, signal);
   await store.vms.update(vm.id, ownerOf(vm), {
     process: machine.process,
     vmm: driver.name,
@@ -201,10 +207,12 @@ export function loadStep(
   image: Image,
   snapshot: Snapshot,
   mapping: LoadOptions['mapping'] = 'private',
+  launching?: () => void,
 ): Step {
   return {
     name: 'vmm',
-    run: (signal) => loadMachine(world, vm, image, snapshot, signal, mapping),
+    run: (signal) =>
+      loadMachine(world, vm, image, snapshot, signal, { mapping, launching }).finally(launching),
     undo: () => endVmm(world, vm),
   };
 }

@@ -220,6 +220,8 @@ export interface LoadOptions {
   readonly mapping: 'private' | 'shared';
   /** false: loaded and left paused. */
   readonly resume: boolean;
+  /** Called when the process has been asked for: what is done from then on does not keep it waiting. */
+  readonly launching?: (() => void) | undefined;
 }
 
 /** What went wrong with a hypervisor: what was asked, what it answered, its last words. */

@@ -151,7 +151,7 @@ class FirecrackerDriver implements Driver {
   async load(
     spec: MachineSpec,
     saved: SavedMachine,
-    { mapping, resume }: LoadOptions,
+    { mapping, resume, launching }: LoadOptions,
     signal: AbortSignal,
   ): Promise<Machine> {
     const { memoryPath } = saved;
@@ -160,6 +160,7 @@ class FirecrackerDriver implements Driver {
       throw new VmmError('Firecracker maps a memory file privately; it cannot go on in it.', {
         kind: 'incompatible',
       });
+    launching?.();
     if (!isAbsolute(memoryPath)) throw new VmmError('the memory file must be named by its absolute path');
     const load = (moveClock: boolean): Promise<Machine> =>
       this.#loadFrom(spec, { statePath: saved.statePath, memoryPath }, { resume, moveClock }, signal);

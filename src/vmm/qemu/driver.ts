@@ -153,7 +153,7 @@ class QemuDriver implements Driver {
   async load(
     spec: MachineSpec,
     saved: SavedMachine,
-    { mapping, resume }: LoadOptions,
+    { mapping, resume, launching }: LoadOptions,
     signal: AbortSignal,
   ): Promise<Machine> {
     mustFit(this.#choice, spec, saved);
@@ -164,7 +164,7 @@ class QemuDriver implements Driver {
         : mapping === 'shared'
           ? saved.memoryPath
           : null;
-    return this.#start(spec, memory, saved.machineType, ramFile, signal, async (monitors, process) => {
+    const prepare = async (monitors: Monitors, process: VmmProcess): Promise<void> => {
       await monitors.execute('migrate-set-capabilities', {
         capabilities: [{ capability: 'x-ignore-shared', state: memory.kind === 'loaded' }],
       });
@@ -181,7 +181,8 @@ class QemuDriver implements Driver {
       );
       await remove(join(spec.folder, STATE_SOCKET));
       if (resume) await monitors.execute('cont');
-    });
+    };
+    return this.#start(spec, memory, saved.machineType, ramFile, signal, { prepare, launching });
   }
 
   async #memoryFor(spec: MachineSpec, saved: SavedMachine, mapping: LoadOptions['mapping']): Promise<Memory> {
@@ -203,20 +204,30 @@ class QemuDriver implements Driver {
     machineType: string,
     ramFile: string | null,
     signal: AbortSignal,
-    prepare: (monitors: Monitors, process: VmmProcess) => Promise<void> = async () => undefined,
+    {
+      prepare = async () => undefined,
+      launching = () => undefined,
+    }: {
+      readonly prepare?: (monitors: Monitors, process: VmmProcess) => Promise<void>;
+      readonly launching?: LoadOptions['launching'];
+    } = {},
   ): Promise<Machine> {
     signal.throwIfAborted();
-    await mustHaveTap(spec);
-    // What an earlier QEMU left: sockets nobody listens at, and words that are not this one's.
-    for (const name of [...SOCKETS, LOG_FILE]) await remove(join(spec.folder, name));
-    await markConsole(spec.folder);
+    await Promise.all([
+      mustHaveTap(spec),
+      // What an earlier QEMU left: sockets nobody listens at, and words that are not this one's.
+      ...[...SOCKETS, LOG_FILE].map((name) => remove(join(spec.folder, name))),
+      markConsole(spec.folder),
+    ]);
     let child: Detached | undefined;
     let monitors: Monitors | undefined;
     try {
-      child = await spawnDetached(commandLine({ ...this.#choice, machineType }, spec, memory), {
+      const starting = spawnDetached(commandLine({ ...this.#choice, machineType }, spec, memory), {
         cwd: spec.folder,
         log: join(spec.folder, LOG_FILE),
       });
+      launching();
+      child = await starting;
       const { identity, exited } = child;
       monitors = await deadline(
         'the start of QEMU',
