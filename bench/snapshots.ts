@@ -28,7 +28,7 @@ import { bytesIn, filesOf, gzipBytes, type SavedFiles } from './lib/saved-files.
  */
 const RUNS = 5;
 /** Of wakes, which are quick, and whose figure is near its limit. */
-const WAKES = 11;
+const WAKES = 8;
 const FORKS = 10;
 const MEM_MIB = 512;
 const MIB = 2 ** 20;
