@@ -31,6 +31,7 @@ import { recover, settle } from '../ops/recover.ts';
 import { Refusals } from '../ops/refusals.ts';
 import { Sleeper } from '../ops/sleeper.ts';
 import { SshVisits } from '../ops/ssh-visits.ts';
+import { RouteBook } from '../ops/route-book.ts';
 import { Visits } from '../ops/visits.ts';
 import { Waker } from '../ops/waker.ts';
 import { PATIENCE, type World } from '../ops/world.ts';
@@ -310,6 +311,7 @@ export async function openWorld(
     fleet,
     archive,
     activity: new ActivityTracker({ clock }),
+    routeBook: new RouteBook({ store, clock }),
     disks: openSavedDisks({ run, tmp: tmpdir() }),
     flights: new Flights({ operations: store.operations, log: log.child({ room: 'ops' }) }),
     clock,

@@ -63,11 +63,12 @@ test('one whose machine is exchanged for what was just saved of it lives on, and
     one.underWay = 'snapshot';
     fleet.drop(vm.id);
     assert.equal(lives.of(vm.id), life, 'it is not known yet');
+    assert.ok(!life.hasMachine);
     fleet.add(vm, machine, { ready: true });
     one.land();
     await setImmediate();
     await setImmediate();
-    assert.ok(!life.isOver);
+    assert.ok(!life.isOver && life.hasMachine);
     one.underWay = 'reboot';
     fleet.add(vm, machine, { ready: true });
     assert.ok(life.isOver);

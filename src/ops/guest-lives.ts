@@ -5,6 +5,8 @@ import type { World } from './world.ts';
 /** A guest from when it began to run, or woke, until it sleeps or ends: what is connected to it then leads nowhere any more. */
 export interface GuestLife {
   readonly isOver: boolean;
+  /** Whether its machine runs; one that was just saved and has ended may go on in another, or not. */
+  readonly hasMachine: boolean;
   /** Has something done when it is over. */
   whenOver(done: () => void): void;
 }
@@ -12,6 +14,7 @@ export interface GuestLife {
 class Life implements GuestLife {
   readonly #done: (() => void)[] = [];
   isOver = false;
+  hasMachine = true;
 
   whenOver(done: () => void): void {
     if (this.isOver) done();
@@ -20,6 +23,7 @@ class Life implements GuestLife {
 
   end(): void {
     this.isOver = true;
+    this.hasMachine = false;
     for (const done of this.#done.splice(0)) done();
   }
 }
@@ -49,10 +53,12 @@ export class GuestLives {
   }
 
   #follow(vmId: VmId, life: Life, { ended }: Live): void {
+    life.hasMachine = true;
     ended.addEventListener('abort', () => this.#machineEnded(vmId, life), { once: true });
   }
 
   #machineEnded(vmId: VmId, life: Life): void {
+    life.hasMachine = false;
     const verb = this.#world.flights.verbOf(vmId);
     if (verb === 'snapshot' || verb === 'fork') void this.#maybeGoesOn(vmId, life);
     else this.#end(vmId, life);

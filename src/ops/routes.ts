@@ -7,7 +7,11 @@ import { findVm } from './vms.ts';
 import type { World } from './world.ts';
 
 /** The routes part of Hatch. A VM in any state may have some: they stay until they are removed, or their VM is. */
-export function routes({ store, settings }: Pick<World, 'store' | 'settings'>): Hatch['routes'] {
+export function routes({
+  store,
+  settings,
+  routeBook,
+}: Pick<World, 'store' | 'settings' | 'routeBook'>): Hatch['routes'] {
   const { proxy } = settings;
   const shown = (route: Route): RouteAt => ({ ...route, url: urlOf(route, proxy) });
   const find = async (caller: Caller, id: string): Promise<Route> => {
@@ -47,7 +51,9 @@ export function routes({ store, settings }: Pick<World, 'store' | 'settings'>): 
         wake,
       };
       try {
-        return shown(await store.routes.create(route, event('created', route)));
+        const created = await store.routes.create(route, event('created', route));
+        routeBook.forget();
+        return shown(created);
       } catch (error) {
         throw error instanceof Taken ? nameTaken(error, name.subdomain ?? name.domain) : error;
       }
@@ -68,13 +74,15 @@ export function routes({ store, settings }: Pick<World, 'store' | 'settings'>): 
         ...(autoWake === undefined ? {} : { autoWake }),
         ...(wake === undefined ? {} : { wake: readWakeRules(wake) }),
       });
+      routeBook.forget();
       if (!changed) throw notFound('route', id);
       return shown(changed);
     },
     async delete(caller, id) {
       const route = await find(caller, id);
-      if (!(await store.routes.remove(caller.accountId, route.id, event('removed', route))))
-        throw notFound('route', id);
+      const removed = await store.routes.remove(caller.accountId, route.id, event('removed', route));
+      routeBook.forget();
+      if (!removed) throw notFound('route', id);
     },
   };
 }

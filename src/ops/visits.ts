@@ -36,16 +36,21 @@ const NOT_COUNTED: Use = { payload: () => undefined, end: () => undefined };
 
 /** Visits of VMs by their routes. */
 export class Visits {
-  readonly #world: Pick<World, 'store' | 'settings' | 'clock' | 'activity' | 'fleet' | 'flights'>;
+  readonly #world: Pick<
+    World,
+    'store' | 'settings' | 'clock' | 'activity' | 'fleet' | 'flights' | 'routeBook'
+  >;
   readonly #waker: Pick<Waker, 'wake'>;
   readonly #refusals: Pick<Refusals, 'note'>;
   readonly #lives: GuestLives;
+  /** Guests that were seen to run here, with their addresses. */
+  readonly #seen = new WeakMap<GuestLife, string>();
   readonly #waking = new Set<VmId>();
   /** How often routes with a budget have woken their VMs on a day. */
   readonly #woken = new Map<Route['id'], { readonly day: number; readonly times: number }>();
 
   constructor(
-    world: Pick<World, 'store' | 'settings' | 'clock' | 'activity' | 'fleet' | 'flights'>,
+    world: Pick<World, 'store' | 'settings' | 'clock' | 'activity' | 'fleet' | 'flights' | 'routeBook'>,
     waker: Pick<Waker, 'wake'>,
     refusals: Pick<Refusals, 'note'>,
   ) {
@@ -55,8 +60,28 @@ export class Visits {
     this.#lives = new GuestLives(world);
   }
 
+  /** The route of a name, if it was just looked for; undefined: `find` it. */
+  known(name: RouteName): Route | undefined {
+    return this.#world.routeBook.known(name);
+  }
+
   find(name: RouteName): Promise<Route | null> {
-    return this.#world.store.routes.byName(name);
+    return this.#world.routeBook.find(name);
+  }
+
+  /**
+   * As `arrive`, for a guest that was seen to run here and lives on with nothing under way that ends it: then nothing need be waited for or
+   * read. This process alone changes that, and knows of it before it is written. undefined: it is not so.
+   */
+  arriveAtOnce({ vmId }: Route, visit: Visit): Arrival | undefined {
+    const { activity, flights } = this.#world;
+    const life = this.#lives.of(vmId);
+    const ip = life && this.#seen.get(life);
+    if (ip === undefined || life?.hasMachine !== true) return undefined;
+    const verb = flights.verbOf(vmId);
+    if (verb !== undefined && verb !== 'fork') return undefined;
+    const use = visit.unwanted === undefined ? activity.begin(vmId, visit.by) : NOT_COUNTED;
+    return { ip, wokenMs: undefined, use, life };
   }
 
   /**
@@ -65,6 +90,8 @@ export class Visits {
    * `unavailable` with `retry_after_seconds` for one that is not to be woken now, and the signal's reason.
    */
   async arrive(route: Route, visit: Visit, signal: AbortSignal): Promise<Arrival> {
+    const atOnce = this.arriveAtOnce(route, visit);
+    if (atOnce) return atOnce;
     const refused = visit.unwanted ?? this.#whyNotWoken(route);
     if (refused === undefined) return this.#use(route, visit, (vm) => this.#wake(vm, route, visit, signal));
     const asleep = (): Promise<never> =>
@@ -73,7 +100,7 @@ export class Visits {
     const vm = await this.#look(route);
     if (!isAwake(vm)) return asleep();
     if (visit.unwanted === undefined) return this.#use(route, visit, asleep);
-    return { ip: vm.network.ip, wokenMs: undefined, use: NOT_COUNTED, life: this.#lives.of(vm.id) };
+    return { ip: vm.network.ip, wokenMs: undefined, use: NOT_COUNTED, life: this.#see(vm) };
   }
 
   async #use(route: Route, visit: Visit, asleep: (vm: Networked) => Promise<number>): Promise<Arrival> {
@@ -81,11 +108,18 @@ export class Visits {
     try {
       const vm = await this.#look(route);
       const wokenMs = isAwake(vm) ? undefined : await asleep(vm);
-      return { ip: vm.network.ip, wokenMs, use, life: this.#lives.of(vm.id) };
+      return { ip: vm.network.ip, wokenMs, use, life: this.#see(vm) };
     } catch (error) {
       use.end();
       throw error;
     }
+  }
+
+  /** The life of a guest that runs, which is known from now on. */
+  #see({ id, network }: Networked): GuestLife | undefined {
+    const life = this.#lives.of(id);
+    if (life) this.#seen.set(life, network.ip);
+    return life;
   }
 
   /** The VM of a route as it is now; throws for one that is gone, or awake on another host. */

@@ -10,6 +10,7 @@ import type { ActivityTracker } from './activity.ts';
 import type { Fleet } from './fleet.ts';
 import type { Flights } from './flights.ts';
 import type { SshPorts } from './hatch.ts';
+import type { RouteBook } from './route-book.ts';
 import type { Settings } from './settings.ts';
 
 /** What the operations are built on. Each takes the part it uses. */
@@ -24,6 +25,7 @@ export interface World {
   readonly archive: Archive;
   /** Who uses which VM now. */
   readonly activity: ActivityTracker;
+  readonly routeBook: RouteBook;
   /** Looks inside the disks of snapshots. */
   readonly disks: SavedDisks;
   readonly clock: Clock;

@@ -24,6 +24,7 @@ import type { Caller, Hatch, SshPorts } from '../../src/ops/hatch.ts';
 import { openHatch } from '../../src/ops/open-hatch.ts';
 import { reconcile } from '../../src/ops/reconcile.ts';
 import { recover, settle } from '../../src/ops/recover.ts';
+import { RouteBook } from '../../src/ops/route-book.ts';
 import { PATIENCE, type Patience, type World } from '../../src/ops/world.ts';
 import { openFolderHome } from '../../src/store/blobs/folder-home.ts';
 import type { MasterKey } from '../../src/store/blobs/keys.ts';
@@ -158,6 +159,7 @@ export async function openFakeWorld(host: FakeHostFolder, options: WorldOptions 
     log: silent,
     archive,
     activity: new ActivityTracker({ clock: options.activityClock ?? systemClock }),
+    routeBook: new RouteBook({ store, clock: systemClock }),
     disks: openSavedDisks({ run, tmp: host.root }),
     settings,
     findDefaultImage: async () => undefined,

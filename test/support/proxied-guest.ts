@@ -76,6 +76,9 @@ export async function openProxiedGuest(more: Partial<ProxyOptions> = {}): Promis
   const closed = portOf(deaf);
   deaf.close();
   const visits = {
+    known: ({ subdomain }: { subdomain: string | null }) =>
+      subdomain === 'web' ? routeOf(vmId, opened.targetPort) : undefined,
+    arriveAtOnce: (_route: Route, { by }: Visit) => (opened.arrive === running ? arrived(by) : undefined),
     find: async ({ subdomain, domain }: { subdomain: string | null; domain: string | null }) =>
       subdomain === 'web' || domain === 'shop.example.com'
         ? routeOf(vmId, opened.targetPort)
@@ -103,6 +106,7 @@ export async function openProxiedGuest(more: Partial<ProxyOptions> = {}): Promis
     headers: { host: 'web.hatch.localhost', ...(headers as Record<string, string>) },
     ...more,
   });
+  const running: Arrive = async (_route, { by }) => arrived(by);
   const opened: ProxiedGuest = {
     vmId,
     activity,
@@ -111,7 +115,7 @@ export async function openProxiedGuest(more: Partial<ProxyOptions> = {}): Promis
     guest,
     seen,
     handle: (_request, response) => response.end('fine'),
-    arrive: async (_route, { by }) => arrived(by),
+    arrive: running,
     targetPort: portOf(guest),
     life: newLife(),
     arrived,
@@ -175,6 +179,7 @@ export function newLife(): GuestLife & { end(): void } {
   const done: (() => void)[] = [];
   const life = {
     isOver: false,
+    hasMachine: true,
     whenOver: (what: () => void) => void done.push(what),
     end: () => {
       life.isOver = true;

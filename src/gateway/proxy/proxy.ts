@@ -8,17 +8,17 @@ import { sooner } from '../../base/sooner.ts';
 import { until } from '../../base/until.ts';
 import { Failure } from '../../model/failure.ts';
 import { newRequestId } from '../../model/failure-answer.ts';
-import type { Route } from '../../model/route.ts';
+import type { Route, RouteName } from '../../model/route.ts';
 import type { Arrival, Visit, Visits } from '../../ops/visits.ts';
 import { dial } from '../dial.ts';
 import { allowSources } from '../ssh/sources.ts';
 import { answerFailure, answerWaiting } from './answers.ts';
 import { openDoor, type Certificate, type Door } from './door.ts';
-import { routeOfHost } from './host-header.ts';
+import { HostNames } from './host-header.ts';
 import { answerOn, forward, forwardUpgrade, mayRepeat, type Exchange } from './forward.ts';
 import { GuestPool } from './guest-pool.ts';
 import type { GuestConnection } from './guest-connection.ts';
-import { clientOf } from './headers.ts';
+import { clientOf, type ClientFacts } from './headers.ts';
 import { hostOf, isGone } from './versions.ts';
 import { whyNotWake, type WakeRequest } from './wake-rules.ts';
 
@@ -70,32 +70,33 @@ class Proxy {
   readonly #deps: ProxyDeps;
   readonly #options: ProxyOptions;
   readonly #trusts: (address: string | undefined) => boolean;
+  readonly #names: HostNames;
   readonly #pool = new GuestPool();
 
   constructor(deps: ProxyDeps, options: ProxyOptions) {
     this.#deps = deps;
     this.#options = options;
-    this.#trusts = allowSources(options.trustedProxies);
+    this.#names = new HostNames(options.baseDomain);
+    const allowed = allowSources(options.trustedProxies);
+    this.#trusts = (address) => options.trustedProxies.length > 0 && allowed(address);
   }
 
   async serve(request: IncomingMessage, response: ServerResponse): Promise<void> {
-    const id = newRequestId();
     try {
-      const exchange = await this.#arrive(request, id, response);
-      if (exchange) await forward(exchange, response).finally(() => exchange.use.end());
+      const exchange = this.#atOnce(request) ?? (await this.#arrive(request, response));
+      if (exchange) await carryOut(exchange, forward(exchange, response));
     } catch (error) {
-      this.#answer(error, id, response);
+      this.#answer(error, response);
     }
   }
 
   async upgrade(request: IncomingMessage, client: Duplex, head: Buffer): Promise<void> {
     client.on('error', () => undefined);
-    const id = newRequestId();
     try {
-      const exchange = await this.#arrive(request, id, undefined, client);
-      if (exchange) await forwardUpgrade(exchange, client, head).finally(() => exchange.use.end());
+      const exchange = await this.#arrive(request, undefined, client);
+      if (exchange) await carryOut(exchange, forwardUpgrade(exchange, client, head));
     } catch (error) {
-      if (!client.destroyed) this.#answer(error, id, answerOn(request, client));
+      if (!client.destroyed) this.#answer(error, answerOn(request, client));
     }
   }
 
@@ -105,10 +106,26 @@ class Proxy {
     answerFailure(answerOn(request, client), new Failure('method_not_allowed', why), newRequestId());
   }
 
+  /**
+   * The exchange with a guest that is known to run, over a connection that is open to it: all of it is known, and nothing need be waited
+   * for. undefined: it is not so.
+   */
+  #atOnce(request: IncomingMessage): Exchange | undefined {
+    const { visits } = this.#deps;
+    const name = this.#nameOf(request);
+    const route = name && visits.known(name);
+    if (!route || !mayRepeat(request)) return undefined;
+    const sender = this.#senderOf(request);
+    const arrival = visits.arriveAtOnce(route, this.#visitOf(request, 'http', route));
+    const guest = arrival?.life && this.#pool.take(arrival.life, route.targetPort);
+    if (arrival && guest) return { request, sender, ...this.#toward(route, 'http', arrival, guest) };
+    arrival?.use.end();
+    return undefined;
+  }
+
   /** Finds the guest that is asked for, wakes it where it sleeps, and connects to it. undefined: an answer was given, or nobody waits. */
   async #arrive(
     request: IncomingMessage,
-    id: string,
     response: ServerResponse | undefined,
     client: Duplex = request.socket,
   ): Promise<Exchange | undefined> {
@@ -118,17 +135,10 @@ class Proxy {
     ear.once('close', onClose);
     try {
       const route = await this.#routeOf(request);
-      const peer = request.socket.remoteAddress ?? '';
-      const sender = {
-        from: peer,
-        proto: this.#options.certificate ? 'https' : 'http',
-        trusted: this.#trusts(peer),
-      } as const;
-      const from = clientOf(peer, request.headers['x-forwarded-for'], this.#trusts);
+      const sender = this.#senderOf(request);
       const limit = AbortSignal.any([gone.signal, AbortSignal.timeout(this.#options.wakeTimeoutMs)]);
-      const unwanted = whyNotWake(route.wake, wakeRequestOf(request, from));
-      const by = response ? 'http' : 'upgrade';
-      const arrived = this.#guestOf(request, route, { by, from, unwanted }, limit);
+      const visit = this.#visitOf(request, response ? 'http' : 'upgrade', route);
+      const arrived = this.#guestOf(request, route, visit, limit);
       if (
         response &&
         wantsPage(request) &&
@@ -136,7 +146,7 @@ class Proxy {
       ) {
         // The wake goes on; the browser comes again.
         arrived.then(leave).catch(() => undefined);
-        answerWaiting(response, id);
+        answerWaiting(response, newRequestId());
         return undefined;
       }
       const reached = await arrived;
@@ -152,12 +162,41 @@ class Proxy {
   }
 
   async #routeOf(request: IncomingMessage): Promise<Route> {
-    if (!request.url?.startsWith('/') && request.url !== '*')
-      throw new Failure('invalid_request', 'Ask for a path: whole URLs are not taken here.');
-    const name = routeOfHost(hostOf(request), this.#options.baseDomain);
+    const name = this.#nameOf(request);
     const route = name && (await this.#deps.visits.find(name));
     if (!route) throw new Failure('not_found', 'Nothing is published under this host name.');
     return route;
+  }
+
+  #nameOf(request: IncomingMessage): RouteName | undefined {
+    if (!request.url?.startsWith('/') && request.url !== '*')
+      throw new Failure('invalid_request', 'Ask for a path: whole URLs are not taken here.');
+    return this.#names.of(hostOf(request));
+  }
+
+  #senderOf({ socket }: IncomingMessage): ClientFacts {
+    const from = socket.remoteAddress ?? '';
+    const { certificate } = this.#options;
+    return { from, proto: certificate ? 'https' : 'http', trusted: this.#trusts(from) };
+  }
+
+  #visitOf(request: IncomingMessage, by: Visit['by'], { wake }: Route): Visit {
+    const peer = request.socket.remoteAddress ?? '';
+    const from = clientOf(peer, request.headers['x-forwarded-for'], this.#trusts);
+    return { by, from, unwanted: whyNotWake(wake, wakeRequestOf(request, from)) };
+  }
+
+  #toward(
+    { targetPort: port }: Route,
+    by: Visit['by'],
+    { ip, life, wokenMs, use }: Arrival,
+    guest: GuestConnection,
+  ): Reached {
+    const { answerMs = ANSWER_MS } = this.#options;
+    const going = by === 'upgrade' ? 'upgrade' : life ? 'kept' : 'once';
+    const again = async (): Promise<GuestConnection> =>
+      this.#pool.add(life, port, await this.#dial(ip, port, false, NEVER));
+    return { guest, going, again, answerMs, wokenMs, use };
   }
 
   async #guestOf(
@@ -170,15 +209,12 @@ class Proxy {
     let arrival: Arrival | undefined;
     try {
       arrival = await this.#deps.visits.arrive(route, visit, signal);
-      const { ip, wokenMs, use, life } = arrival;
-      const connect = async (patient: boolean, within: AbortSignal): Promise<GuestConnection> =>
-        this.#pool.add(life, port, await this.#dial(ip, port, patient, within));
+      const { ip, wokenMs, life } = arrival;
       const kept =
         life && visit.by === 'http' && mayRepeat(request) ? this.#pool.take(life, port) : undefined;
-      const guest = kept ?? (await connect(wokenMs !== undefined, signal));
-      const going = visit.by === 'upgrade' ? 'upgrade' : life ? 'kept' : 'once';
-      const { answerMs = ANSWER_MS } = this.#options;
-      return { guest, going, again: () => connect(false, NEVER), answerMs, wokenMs, use };
+      const guest =
+        kept ?? this.#pool.add(life, port, await this.#dial(ip, port, wokenMs !== undefined, signal));
+      return this.#toward(route, visit.by, arrival, guest);
     } catch (error) {
       arrival?.use.end();
       if (!signal.aborted || !(signal.reason instanceof DOMException)) throw error;
@@ -222,8 +258,9 @@ class Proxy {
     );
   }
 
-  #answer(error: unknown, id: string, response: ServerResponse): void {
+  #answer(error: unknown, response: ServerResponse): void {
     if (isGone(response)) return;
+    const id = newRequestId();
     const failure =
       error instanceof Failure
         ? error
@@ -238,6 +275,15 @@ class Proxy {
 const NEVER = new AbortController().signal;
 
 type Reached = Omit<Exchange, 'request' | 'sender'>;
+
+/** Ends the use of a VM with the exchange it is. */
+async function carryOut({ use }: Exchange, exchange: Promise<void>): Promise<void> {
+  try {
+    await exchange;
+  } finally {
+    use.end();
+  }
+}
 
 /** Nobody is there any more who would speak to the guest that was reached. */
 function leave({ guest, use }: Reached): void {
