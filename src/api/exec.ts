@@ -21,6 +21,7 @@ export function execRoutes(app: App, { hatch }: Pick<ApiDeps, 'hatch'>): void {
           'no_space',
           'incompatible_snapshot',
           'unavailable',
+          'no_capacity',
         ],
       },
       schema: {

@@ -182,7 +182,15 @@ function saving(app: App, hatch: ApiDeps['hatch']): void {
     {
       config: {
         access: WRITE,
-        errors: ['wrong_state', 'busy', 'incompatible_snapshot', 'no_space', 'vmm_failed', 'timeout'],
+        errors: [
+          'wrong_state',
+          'busy',
+          'incompatible_snapshot',
+          'no_space',
+          'no_capacity',
+          'vmm_failed',
+          'timeout',
+        ],
       },
       schema: {
         operationId: 'restoreVm',

@@ -29,6 +29,7 @@ import { openHatch } from '../ops/open-hatch.ts';
 import { reconcile } from '../ops/reconcile.ts';
 import { recover, settle } from '../ops/recover.ts';
 import { Refusals } from '../ops/refusals.ts';
+import { Room } from '../ops/room.ts';
 import { Sleeper } from '../ops/sleeper.ts';
 import { SshVisits } from '../ops/ssh-visits.ts';
 import { RouteBook } from '../ops/route-book.ts';
@@ -47,6 +48,7 @@ import {
   type DataFolder,
 } from './data-folder.ts';
 import { putDefaultImage } from './default-image.ts';
+import { hostMemoryMib, overTheHosts } from './doctor-host.ts';
 import { chooseDriver } from './driver.ts';
 import { checkDatabaseOf, hostNameOf } from './host-name.ts';
 import { whyNotListening } from './listening.ts';
@@ -164,6 +166,9 @@ async function assemble(
     stopping,
   );
 
+  const tooMuch =
+    world.room.budgetMib === null ? undefined : overTheHosts(world.room.budgetMib, await hostMemoryMib());
+  if (tooMuch !== undefined) log.warn({}, tooMuch);
   late.driver = await chooseDriver(values, { run, log: log.child({ room: 'vmm' }), data });
   await world.findDefaultImage();
   signal.throwIfAborted();
@@ -312,6 +317,7 @@ export async function openWorld(
     archive,
     activity: new ActivityTracker({ clock }),
     routeBook: new RouteBook({ store, clock }),
+    room: new Room({ budgetMib: values.HATCH_MEMORY_BUDGET_MIB ?? null, clock }),
     disks: openSavedDisks({ run, tmp: tmpdir() }),
     flights: new Flights({ operations: store.operations, log: log.child({ room: 'ops' }) }),
     clock,

@@ -126,9 +126,11 @@ export const SETTINGS = {
   HATCH_IDLE_TIMEOUT: setting('when an unused VM goes to sleep', '45m', read.duration),
   HATCH_IDLE_CHECK_INTERVAL: setting('how often that is looked at', '30s', read.duration),
   HATCH_SLEEPS_AT_ONCE: setting('most VMs put to sleep at once', '2', read.whole(1, 1000)),
-  HATCH_MEMORY_BUDGET_MIB: setting('most memory of running guests', null, read.whole(128, 2 ** 40), {
-    later: true,
-  }),
+  HATCH_MEMORY_BUDGET_MIB: setting(
+    'most memory of running guests, in MiB: one that does not fit has the least recently used idle ones sleep first; no limit unless set',
+    null,
+    read.whole(128, 2 ** 40),
+  ),
   HATCH_VERIFY_SCHEDULE: setting(
     "cron line (in the host's time zone) by which every VM's newest snapshot is restored for proof; never unless set",
     null,

@@ -32,7 +32,7 @@ export const CHECKS: Readonly<Record<string, Check>> = {
   firecracker: (values, data) => firecracker({ run }, values, data),
   kernel: (values) => onHost(values, kernel),
   cgroups: (values) => onHost(values, cgroups),
-  memory: (values) => onHost(values, memory),
+  memory: (values) => onHost(values, () => memory(values.HATCH_MEMORY_BUDGET_MIB)),
   processor: (values) => onHost(values, processor),
   network,
   nftables: async (values) => (isFakeNet(values) ? ok('pretended') : nftables({ run })),

@@ -68,15 +68,20 @@ test('what cgroup v2 lacks is told by what is lost with it', async () => {
 
 test('swap and KSM are warnings where they are on', async () => {
   const header = 'Filename\t\t\t\tType\t\tSize\t\tUsed\t\tPriority\n';
-  assert.deepEqual(told(await memory(await host({ 'proc/swaps': header, 'sys/kernel/mm/ksm/run': '0\n' }))), [
-    'ok: no swap',
-    'ok: KSM is off',
-  ]);
+  assert.deepEqual(
+    told(await memory(undefined, await host({ 'proc/swaps': header, 'sys/kernel/mm/ksm/run': '0\n' }))),
+    ['ok: no swap', 'ok: KSM is off'],
+  );
   // A kernel without either has no such files; 2 is KSM stopped, its pages taken apart.
-  assert.deepEqual(told(await memory(await host({}))), ['ok: no swap', 'ok: KSM is off']);
-  assert.equal(told(await memory(await host({ 'sys/kernel/mm/ksm/run': '2\n' })))[1], 'ok: KSM is off');
+  assert.deepEqual(told(await memory(undefined, await host({}))), ['ok: no swap', 'ok: KSM is off']);
+  assert.equal(
+    told(await memory(undefined, await host({ 'sys/kernel/mm/ksm/run': '2\n' })))[1],
+    'ok: KSM is off',
+  );
   const swaps = `${header}/dev/sda2  partition\t1\t0\t-2\n/swapfile  file\t1\t0\t-3\n`;
-  const [swap, ksm] = told(await memory(await host({ 'proc/swaps': swaps, 'sys/kernel/mm/ksm/run': '1\n' })));
+  const [swap, ksm] = told(
+    await memory(undefined, await host({ 'proc/swaps': swaps, 'sys/kernel/mm/ksm/run': '1\n' })),
+  );
   assert.match(swap ?? '', /^warn: swap is on \(\/dev\/sda2, \/swapfile\): .*`swapoff -a`/);
   assert.match(ksm ?? '', /^warn: KSM shares .*`echo 2 > \/sys\/kernel\/mm\/ksm\/run`/);
 });
@@ -136,4 +141,16 @@ test('SSH ports that somebody listens on are counted: here, everywhere, on IPv6 
   assert.match(await of('0.0.0.0', 2200, 2209), /^ok: 6 of/);
   assert.equal(await of('127.0.0.1', 2205, 2209), 'ok: all of the SSH ports 2205 to 2209 are free');
   assert.match(await of('127.0.0.1', 2200, 2201), /^fail: none of .* is free; .*HATCH_SSH_PORT_MAX$/);
+});
+
+test('a budget for guests that the host has not got is told, with what to do', async () => {
+  const root = await host({ 'proc/meminfo': 'MemTotal:        2048000 kB\nMemFree:          1 kB\n' });
+  const [, , enough] = told(await memory(1999, root));
+  assert.equal(enough, 'ok: guests may take 1999 MiB, and the host has more');
+  const [, , tooMuch] = told(await memory(2000, root));
+  assert.match(
+    tooMuch ?? '',
+    /^warn: HATCH_MEMORY_BUDGET_MIB is 2000 MiB and the host has 2000 MiB in all: .* lower/,
+  );
+  assert.equal(told(await memory(undefined, root)).length, 2);
 });

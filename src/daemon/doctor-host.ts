@@ -42,13 +42,17 @@ export async function cgroups(root = '/'): Promise<readonly Found[]> {
   );
 }
 
-/** Whether guests' memory stays in memory, and each in its own. */
-export async function memory(root = '/'): Promise<readonly Found[]> {
+/**
+ * Whether guests' memory stays in memory, and each in its own; and whether the host has as much as guests may take: `budgetMib`, undefined
+ * where they have no limit.
+ */
+export async function memory(budgetMib: number | undefined, root = '/'): Promise<readonly Found[]> {
   const swaps = ((await readIfThere(join(root, 'proc/swaps'))) ?? '')
     .split('\n')
     .slice(1)
     .map((line) => line.split(/\s/)[0] ?? '')
     .filter((name) => name !== '');
+  const tooMuch = budgetMib === undefined ? undefined : overTheHosts(budgetMib, await hostMemoryMib(root));
   const ksm = (await readIfThere(join(root, 'sys/kernel/mm/ksm/run')))?.trim();
   return [
     ...(swaps.length === 0
@@ -63,7 +67,27 @@ export async function memory(root = '/'): Promise<readonly Found[]> {
             '`echo 2 > /sys/kernel/mm/ksm/run` ends that',
         )
       : ok('KSM is off')),
+    ...(budgetMib === undefined
+      ? []
+      : tooMuch === undefined
+        ? ok(`guests may take ${budgetMib} MiB, and the host has more`)
+        : warn(tooMuch)),
   ];
+}
+
+/** What the host has of memory in all, in MiB (proc(5), /proc/meminfo); undefined where it does not say. */
+export async function hostMemoryMib(root = '/'): Promise<number | undefined> {
+  const kib = /^MemTotal:\s+(\d+) kB$/m.exec((await readIfThere(join(root, 'proc/meminfo'))) ?? '')?.[1];
+  return kib === undefined ? undefined : Math.floor(Number(kib) / 1024);
+}
+
+/** What is wrong with a budget for guests that the host's memory is too small for; undefined: nothing, or it is not known. */
+export function overTheHosts(budgetMib: number, hostMib: number | undefined): string | undefined {
+  if (hostMib === undefined || budgetMib < hostMib) return undefined;
+  return (
+    `HATCH_MEMORY_BUDGET_MIB is ${budgetMib} MiB and the host has ${hostMib} MiB in all: ` +
+    'memory runs out before any VM is put to sleep for it; set it lower, with room for hatchd and the host itself'
+  );
 }
 
 /** Whether two guests may run on the halves of one core. */

@@ -3,7 +3,15 @@ import { test } from 'node:test';
 import fc from 'fast-check';
 import { WAYS_IN, type Activity, type OpenUse } from './activity.ts';
 import { DEFAULT_IDLE } from './create-request.ts';
-import { decideIdle, MANY_WAKES, QUIET_MS, STAYS_AWAKE_MS, type IdleSignals, type Verdict } from './idle.ts';
+import {
+  decideIdle,
+  decideUnderPressure,
+  MANY_WAKES,
+  QUIET_MS,
+  STAYS_AWAKE_MS,
+  type IdleSignals,
+  type Verdict,
+} from './idle.ts';
 import type { IdlePolicy } from './vm.ts';
 
 const NOW = 100_000_000;
@@ -165,4 +173,31 @@ test('whoever looks again when he is told to, while nothing changes, sees the VM
       assert.fail('it never slept');
     }),
   );
+});
+
+test('when memory is needed the timeout is not waited for, and all else keeps a VM awake as ever', () => {
+  const signals = (activity: Partial<Activity>): IdleSignals => ({
+    now: NOW,
+    activity: {
+      version: 1,
+      open: [],
+      lastUsedAt: NOW - 1,
+      awakeSince: 0,
+      wakesInLastHour: 0,
+      leasedUntil: null,
+      ...activity,
+    },
+    operation: null,
+    canSave: true,
+    failedUntil: null,
+  });
+  const pressed = (policy: Partial<IdlePolicy>, activity: Partial<Activity> = {}): string =>
+    short(decideUnderPressure({ ...DEFAULT_IDLE, ...policy }, signals(activity)));
+  assert.equal(pressed({}), 'snapshot');
+  assert.equal(pressed({ action: 'stop' }), 'stop');
+  assert.equal(pressed({ pinned: true }), 'pinned');
+  assert.equal(pressed({ action: 'none' }), 'no_action');
+  assert.equal(pressed({}, { open: [use('ssh')] }), 'in_use');
+  assert.equal(pressed({}, { leasedUntil: NOW + 5 }), 'leased! 5');
+  assert.equal(pressed({}, { awakeSince: NOW - STAYS_AWAKE_MS + 7 }), 'just_woken! 7');
 });

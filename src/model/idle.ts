@@ -82,6 +82,14 @@ export function decideIdle(policy: IdlePolicy, signals: IdleSignals): Verdict {
   return { sleep: true, action: policy.action, idleMs };
 }
 
+/**
+ * Decides whether a VM may be put to sleep because its memory is needed: as `decideIdle`, but its timeout is not waited for. Whatever else
+ * keeps it awake does so here too, its first minute awake among that: two VMs that want the same room would else take turns at it.
+ */
+export function decideUnderPressure(policy: IdlePolicy, signals: IdleSignals): Verdict {
+  return decideIdle({ ...policy, timeoutSeconds: 0 }, signals);
+}
+
 /** How long a VM stays awake at least after a wake, in milliseconds, when there were so many within the last hour. */
 export function staysAwakeMs(wakesInLastHour: number): number {
   return wakesInLastHour > MANY_WAKES ? 2 * STAYS_AWAKE_MS : STAYS_AWAKE_MS;

@@ -5,7 +5,7 @@ import type { Operation } from '../model/records.ts';
 import type { NewVm, Vm, VmNetwork } from '../model/vm.ts';
 import { Taken } from '../store/store.ts';
 import type { Caller } from './hatch.ts';
-import { effectiveLimits } from '../model/quota.ts';
+import { checkQuota, effectiveLimits } from '../model/quota.ts';
 import type { World } from './world.ts';
 
 /** How often a chosen address or port may turn out to be somebody else's before we give up. */
@@ -31,6 +31,28 @@ export function addressesAsked(
     );
   }
   return { ip: guestIp, mac };
+}
+
+/** Quotas and names, looked at before anybody is disturbed; both are looked at again when each copy is made. */
+export async function mustBeAllowed(
+  { store, settings }: Pick<World, 'store' | 'settings'>,
+  { accountId, vcpuCount, memMib }: Pick<Vm, 'accountId' | 'vcpuCount' | 'memMib'>,
+  names: readonly (string | null | undefined)[],
+): Promise<void> {
+  const account = await store.accounts.get(accountId);
+  if (!account) throw new Failure('unauthorized', 'The account of this key is gone.');
+  const failure = checkQuota(
+    await store.vms.use(accountId),
+    effectiveLimits(account.quotas, settings.limits),
+    { vms: names.length, vcpus: vcpuCount * names.length, memMib: memMib * names.length },
+  );
+  if (failure) throw failure;
+  for (const name of names) {
+    if (name === undefined || name === null || !(await store.vms.find(accountId, name))) continue;
+    throw new Failure('already_exists', `"name" cannot be "${name}": another VM has it.`, {
+      details: { field: 'name', value: name },
+    });
+  }
 }
 
 /** Inserts the row; what the caller left to us is chosen anew when somebody was faster. */

@@ -1,4 +1,4 @@
-import { newId } from '../base/ids.ts';
+import { newId, type VmId } from '../base/ids.ts';
 import { mergeIdle, refuseWithSnapshot } from '../model/create-request.ts';
 import { Failure, invalid, notFound } from '../model/failure.ts';
 import type { Snapshot } from '../model/snapshot.ts';
@@ -9,8 +9,8 @@ import type { Caller, CreateVm, Wait } from './hatch.ts';
 import { findSnapshot } from './snapshots.ts';
 import { waitFor } from './vms.ts';
 import type { World } from './world.ts';
-import { addressesAsked, claim, type Wanted } from './claim-vm.ts';
-import { carryOutBoot } from './boot-vm.ts';
+import { addressesAsked, type Wanted } from './claim-vm.ts';
+import { flyCreate } from './fly-create.ts';
 
 /** Makes a VM that starts as a copy of a snapshot, under an identity of its own. */
 export async function copyFrom(
@@ -28,16 +28,16 @@ export async function copyFrom(
     );
   });
   refuseWithSnapshot(request);
-  return copySnapshot(world, caller, snapshot, request, wait);
+  return copySnapshot(world, caller, snapshot, request, { wait });
 }
 
-/** Makes a VM from a snapshot that was found. Throws `no_guest_agent` for a guest that cannot be told who it is now. */
+/** Makes a VM from a snapshot that was found, under an id that may have been chosen before. Throws `no_guest_agent` for a guest that cannot be told who it is now. */
 export async function copySnapshot(
   world: World,
   caller: Caller,
   snapshot: Snapshot,
   request: CreateVm,
-  wait?: Wait,
+  { id = newId('vm'), wait }: { readonly id?: VmId; readonly wait?: Wait | undefined } = {},
 ): Promise<Vm> {
   mustBeWithinReach(world, snapshot);
   mustFitHere(world.driver, snapshot);
@@ -45,13 +45,7 @@ export async function copySnapshot(
   await world.archive.bring(snapshot, new AbortController().signal);
   await world.store.snapshots.update(snapshot.id, { usedAt: world.clock.now() });
   const wanted = await wantedCopy(world, caller, snapshot, request);
-  const id = newId('vm');
-  await world.flights.fly(
-    id,
-    'create',
-    () => claim(world, caller, wanted, id),
-    (operation, signal) => carryOutBoot(world, operation, signal),
-  );
+  await flyCreate(world, caller, wanted, id);
   return waitFor(world, id, wait);
 }
 

@@ -10,9 +10,9 @@ import { copyFrom } from './copy-vm.ts';
 import { mustBoot } from './image-kernel.ts';
 import { waitFor } from './vms.ts';
 import type { World } from './world.ts';
-import { carryOutBoot } from './boot-vm.ts';
 import { visibleAccounts } from './settings.ts';
-import { claim, addressesAsked, type Wanted } from './claim-vm.ts';
+import { addressesAsked, type Wanted } from './claim-vm.ts';
+import { flyCreate } from './fly-create.ts';
 
 const MIB = 1024 * 1024;
 /** Makes a VM and starts it: row, address, MAC and port in one transaction, then the host's part, step by step. */
@@ -20,12 +20,7 @@ export async function createVm(world: World, caller: Caller, request: CreateVm, 
   if (request.snapshotId !== undefined) return copyFrom(world, caller, request, request.snapshotId, wait);
   const wanted = await plan(world, caller, request);
   const id = newId('vm');
-  await world.flights.fly(
-    id,
-    'create',
-    () => claim(world, caller, wanted, id),
-    (operation, signal) => carryOutBoot(world, operation, signal),
-  );
+  await flyCreate(world, caller, wanted, id);
   return waitFor(world, id, wait);
 }
 

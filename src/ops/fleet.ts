@@ -54,6 +54,11 @@ export class Fleet {
     return this.#live.get(vmId);
   }
 
+  /** Those it holds. */
+  all(): readonly (readonly [VmId, Live])[] {
+    return [...this.#live];
+  }
+
   /**
    * Takes charge of a machine. `ready`: whether it is known to have answered before; one that does not run yet can be `later`, to be
    * listened to from `answered` or `listen` on.

@@ -55,12 +55,12 @@ export class Flights {
 
   /**
    * Carries out an operation: `claim` makes its row (or finds the one a crash left), `work` does it. Resolves when it is done; rejects
-   * with a Failure. Joins one of the same verb; throws `busy` for another.
+   * with a Failure. Joins one of the same verb; throws `busy` for another. Both are given a signal that aborts when it is cut off.
    */
   async fly(
     vmId: VmId,
     verb: Verb,
-    claim: () => Promise<Operation>,
+    claim: (signal: AbortSignal) => Promise<Operation>,
     work: (operation: Operation, signal: AbortSignal) => Promise<void>,
   ): Promise<void> {
     const flying = this.#flights.get(vmId);
@@ -117,14 +117,14 @@ export class Flights {
 
   async #run(
     verb: Verb,
-    claim: () => Promise<Operation>,
+    claim: (signal: AbortSignal) => Promise<Operation>,
     work: (operation: Operation, signal: AbortSignal) => Promise<void>,
     signal: AbortSignal,
   ): Promise<void> {
     await this.#gate;
     let operation: Operation;
     try {
-      operation = await claim();
+      operation = await claim(signal);
     } catch (error) {
       if (!(error instanceof Busy)) throw translate(error);
       // One of the same verb that nobody carries out was left by a crash or has to be tried again: it is taken up.

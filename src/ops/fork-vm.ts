@@ -1,14 +1,16 @@
 import { deadline, DeadlineExceeded } from '../base/deadline.ts';
+import { newId, type VmId } from '../base/ids.ts';
 import { AgentGone } from '../guest/agent.ts';
 import { Failure, invalid } from '../model/failure.ts';
-import { checkQuota, effectiveLimits } from '../model/quota.ts';
 import type { Operation } from '../model/records.ts';
 import type { Snapshot } from '../model/snapshot.ts';
 import { refuse } from '../model/states.ts';
 import type { Vm } from '../model/vm.ts';
+import { mustBeAllowed } from './claim-vm.ts';
 import { copySnapshot } from './copy-vm.ts';
 import { mustBeHereOrAsleep } from './elsewhere.ts';
 import { dropSnapshot } from './save-vm.ts';
+import { withRoom } from './room-for.ts';
 import { planOf } from './snapshot-plan.ts';
 import { beginSave, carryOutSnapshot } from './snapshot-vm.ts';
 import { findVmForUse } from './vms.ts';
@@ -33,13 +35,19 @@ export async function forkVm(
   if (refused) throw refused;
   const names = namesOf(request);
   await mustBeAllowed(world, source, names);
-  if (source.state === 'snapshotted') {
-    const snapshot = source.snapshotId === null ? null : await store.snapshots.get(source.snapshotId);
-    if (!snapshot) throw new Failure('wrong_state', `VM ${source.id} sleeps as no snapshot.`);
-    return copies(world, caller, snapshot, names, wait);
-  }
-  await mustAnswer(world, source);
-  return forkRunning(world, source, request, (snapshot) => copies(world, caller, snapshot, names, wait));
+  if (source.state !== 'snapshotted') await mustAnswer(world, source);
+  const wanted = names.map((name) => ({ id: newId('vm'), name }));
+  return withRoom(world, async (ask) => {
+    // For all of them at once: half of a fork helps nobody.
+    const vms = wanted.map(({ id }) => ({ vmId: id, memMib: source.memMib }));
+    await ask({ verb: 'fork', accountId: source.accountId, vms, about: source.id });
+    if (source.state === 'snapshotted') {
+      const snapshot = source.snapshotId === null ? null : await store.snapshots.get(source.snapshotId);
+      if (!snapshot) throw new Failure('wrong_state', `VM ${source.id} sleeps as no snapshot.`);
+      return copies(world, caller, snapshot, wanted, wait);
+    }
+    return forkRunning(world, source, request, (snapshot) => copies(world, caller, snapshot, wanted, wait));
+  });
 }
 
 /** Saves the source and makes its copies, as one operation on it. Forks of one VM come one after the other: each wants its own. */
@@ -99,28 +107,6 @@ function namesOf({ count, name }: ForkRequest): readonly (string | undefined)[] 
   });
 }
 
-/** Quotas and names, looked at before anybody is disturbed; both are looked at again when each copy is made. */
-async function mustBeAllowed(
-  { store, settings }: World,
-  { accountId, vcpuCount, memMib }: Vm,
-  names: readonly (string | undefined)[],
-): Promise<void> {
-  const account = await store.accounts.get(accountId);
-  if (!account) throw new Failure('unauthorized', 'The account of this key is gone.');
-  const failure = checkQuota(
-    await store.vms.use(accountId),
-    effectiveLimits(account.quotas, settings.limits),
-    { vms: names.length, vcpus: vcpuCount * names.length, memMib: memMib * names.length },
-  );
-  if (failure) throw failure;
-  for (const name of names) {
-    if (name === undefined || !(await store.vms.find(accountId, name))) continue;
-    throw new Failure('already_exists', `"name" cannot be "${name}": another VM has it.`, {
-      details: { field: 'name', value: name },
-    });
-  }
-}
-
 async function mustAnswer({ fleet, patience }: World, vm: Vm): Promise<void> {
   try {
     await deadline("the guest agent's answer", patience.agentMs, async (signal) => {
@@ -142,11 +128,13 @@ async function copies(
   world: World,
   caller: Caller,
   snapshot: Snapshot,
-  names: readonly (string | undefined)[],
+  wanted: readonly { readonly id: VmId; readonly name: string | undefined }[],
   wait: Wait | undefined,
 ): Promise<readonly Vm[]> {
   const made = await Promise.allSettled(
-    names.map((name) => copySnapshot(world, caller, snapshot, name === undefined ? {} : { name }, wait)),
+    wanted.map(({ id, name }) =>
+      copySnapshot(world, caller, snapshot, name === undefined ? {} : { name }, { id, wait }),
+    ),
   );
   const vms = made.flatMap((one) => (one.status === 'fulfilled' ? [one.value] : []));
   const failed = made.find((one) => one.status === 'rejected');

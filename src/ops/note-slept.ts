@@ -17,15 +17,19 @@ export async function noteSlept(
   action: 'snapshot' | 'stop',
   decided: Readonly<Record<string, unknown>> | null,
 ): Promise<void> {
-  const idle = decided?.['idle_seconds'];
   await store.events.add({
     accountId,
     vmId: id,
     kind: 'vm.slept',
-    message:
-      decided === null
-        ? 'It sleeps because somebody asked for that.'
-        : `It ${action === 'stop' ? 'was stopped' : 'sleeps'} because nobody used it for ${String(idle)} s.`,
+    message: decided === null ? 'It sleeps because somebody asked for that.' : whyItSlept(action, decided),
     data: { reason: decided === null ? 'asked' : 'idle', action, mem_mib: memMib, ...decided },
   });
+}
+
+function whyItSlept(action: 'snapshot' | 'stop', decided: Readonly<Record<string, unknown>>): string {
+  const sleeps = action === 'stop' ? 'was stopped' : 'sleeps';
+  const idle = String(decided['idle_seconds']);
+  if (decided['reason'] !== 'memory') return `It ${sleeps} because nobody used it for ${idle} s.`;
+  const needed = String(decided['wanted_mib']);
+  return `It ${sleeps} to make room in the host's memory: nobody had used it for ${idle} s, and ${needed} MiB were needed.`;
 }

@@ -8,6 +8,7 @@ import { mustFitHere, mustHaveAgent } from './compatible.ts';
 import { claimHere, mustBeHereOrAsleep, mustBeWithinReach } from './elsewhere.ts';
 import { releaseLayers } from './layers.ts';
 import { keepSshPort } from './ssh-ports.ts';
+import { withRoom } from './room-for.ts';
 import { Closing, Overtaken, Stuck } from './steps.ts';
 import { translate } from './translate.ts';
 import { findVm, waitFor } from './vms.ts';
@@ -39,18 +40,22 @@ export async function restoreVm(
 /** Restores a VM as one operation on it, or joins the one under way. Resolves when it is done; rejects with a Failure. */
 export async function flyRestore(world: World, vm: Vm, request: RestoreRequest): Promise<void> {
   const { store, flights } = world;
-  await flights.fly(
-    vm.id,
-    'restore',
-    async () => {
-      const now = (await store.vms.get(vm.id)) ?? vm;
-      const snapshot = await chosen(world, now, request);
-      const own = await claimHere(world, now);
-      return store.operations.begin({ id: own.id, owner: ownerOf(own) }, 'restore', {
-        snapshot: snapshot.id,
-      });
-    },
-    (operation, signal) => carryOutRestore(world, operation, signal),
+  await withRoom(world, (ask) =>
+    flights.fly(
+      vm.id,
+      'restore',
+      async (cutOff) => {
+        const now = (await store.vms.get(vm.id)) ?? vm;
+        const snapshot = await chosen(world, now, request);
+        const vms = [{ vmId: now.id, memMib: snapshot.memMib }];
+        await ask({ verb: 'restore', accountId: now.accountId, vms, about: now.id }, cutOff);
+        const own = await claimHere(world, now);
+        return store.operations.begin({ id: own.id, owner: ownerOf(own) }, 'restore', {
+          snapshot: snapshot.id,
+        });
+      },
+      (operation, signal) => carryOutRestore(world, operation, signal),
+    ),
   );
 }
 

@@ -4,6 +4,7 @@ import { carryOutBoot } from './boot-vm.ts';
 import { mustBeHere } from './elsewhere.ts';
 import type { Caller, Wait } from './hatch.ts';
 import { restoreVm } from './restore-vm.ts';
+import { withRoom } from './room-for.ts';
 import { findVm, waitFor } from './vms.ts';
 import type { World } from './world.ts';
 import { ownerOf } from './owner.ts';
@@ -20,18 +21,22 @@ export async function startVm(world: World, caller: Caller, idOrName: string, wa
 /** Starts a VM as one operation on it, or joins the one under way. Resolves when it is done; rejects with a Failure. */
 export async function flyStart(world: World, vm: Vm): Promise<void> {
   const { store, flights } = world;
-  await flights.fly(
-    vm.id,
-    'start',
-    async () => {
-      const now = (await store.vms.get(vm.id)) ?? vm;
-      mustBeHere(world, now);
-      const refused = refuse(now, 'start');
-      if (refused) throw refused;
-      return store.operations.begin({ id: vm.id, owner: ownerOf(now) }, 'start', {
-        fresh: now.layerId === null,
-      });
-    },
-    (operation, signal) => carryOutBoot(world, operation, signal),
+  await withRoom(world, (ask) =>
+    flights.fly(
+      vm.id,
+      'start',
+      async (cutOff) => {
+        const now = (await store.vms.get(vm.id)) ?? vm;
+        mustBeHere(world, now);
+        const refused = refuse(now, 'start');
+        if (refused) throw refused;
+        const vms = [{ vmId: now.id, memMib: now.memMib }];
+        await ask({ verb: 'start', accountId: now.accountId, vms, about: now.id }, cutOff);
+        return store.operations.begin({ id: vm.id, owner: ownerOf(now) }, 'start', {
+          fresh: now.layerId === null,
+        });
+      },
+      (operation, signal) => carryOutBoot(world, operation, signal),
+    ),
   );
 }

@@ -152,7 +152,10 @@ export class Visits {
       const why =
         error.code === 'unavailable'
           ? error
-          : notNow(`The machine could not be woken: ${error.message}`, error);
+          : error.code === 'no_capacity'
+            ? // What of the host is held by whom is not for visitors.
+              notNow('The machine could not be woken: the host has no room for it.', error)
+            : notNow(`The machine could not be woken: ${error.message}`, error);
       return await this.#refuse(route, visit, why);
     } finally {
       if (first) this.#waking.delete(vm.id);

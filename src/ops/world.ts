@@ -9,6 +9,7 @@ import type { Archive } from './archive/archive.ts';
 import type { ActivityTracker } from './activity.ts';
 import type { Fleet } from './fleet.ts';
 import type { Flights } from './flights.ts';
+import type { Room } from './room.ts';
 import type { SshPorts } from './hatch.ts';
 import type { RouteBook } from './route-book.ts';
 import type { Settings } from './settings.ts';
@@ -26,6 +27,8 @@ export interface World {
   /** Who uses which VM now. */
   readonly activity: ActivityTracker;
   readonly routeBook: RouteBook;
+  /** The memory guests may take of this host, and who was promised some. */
+  readonly room: Room;
   /** Looks inside the disks of snapshots. */
   readonly disks: SavedDisks;
   readonly clock: Clock;

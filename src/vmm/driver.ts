@@ -163,6 +163,12 @@ export interface Machine {
 
   counters(): Promise<MachineCounters>;
 
+  /**
+   * Bytes of the host's memory that its process holds, guest memory included; of what it shares with other processes, its part. So the sum
+   * over all guests is what they take, also where many stand on one memory file. Asks the host alone, not the VMM.
+   */
+  heldBytes(): Promise<number>;
+
   /** Presses the power button, where there is one. Returns at once; `exited` tells when it worked. */
   powerButton(): Promise<void>;
   /** Ends the VMM now. Resolves when the process is gone. No failure when it is gone already. */

@@ -5,7 +5,7 @@ import { afterEach, beforeEach, test } from 'node:test';
 import { identify, isAlive } from '../host/process.ts';
 import type { VmmProcess } from '../model/vm.ts';
 import { VmmError } from './driver.ts';
-import { endProcess, socketPath, usageOf, valueAfter } from './processes.ts';
+import { endProcess, heldBytesOf, socketPath, usageOf, valueAfter } from './processes.ts';
 
 let child: ChildProcess;
 let process: VmmProcess;
@@ -45,6 +45,18 @@ test('what a process uses is told in seconds and bytes, as long as it is there',
   child.kill('SIGKILL');
   await once(child, 'exit');
   await assert.rejects(usageOf(process), VmmError);
+});
+
+test('a process holds its part of what it shares, so no more than is resident, and nothing once it has ended', async () => {
+  const { rssBytes } = await usageOf(process);
+  const held = await heldBytesOf(process);
+  // A shell's libraries are mapped by others too.
+  assert.ok(held > 4096 && held < rssBytes, `${held} of ${rssBytes} bytes`);
+  assert.equal(held % 1024, 0);
+  await assert.rejects(heldBytesOf({ ...process, startTime: '1' }), VmmError);
+  child.kill('SIGKILL');
+  await once(child, 'exit');
+  await assert.rejects(heldBytesOf(process), VmmError);
 });
 
 test('the value of a flag is what follows it', () => {

@@ -88,6 +88,18 @@ export async function usageOf(process: VmmProcess): Promise<Usage> {
 }
 
 /**
+ * The bytes of the host's memory a VMM's process holds, each page it shares divided by how many share it (Pss, proc(5)
+ * /proc/PID/smaps_rollup): copies of one machine map the same memory file, and by their RSS each would have all of it. Where this may not
+ * be read, which takes the rights of a debugger, it is the RSS. Throws VmmError when the process has ended.
+ */
+export async function heldBytesOf(process: VmmProcess): Promise<number> {
+  const { rssBytes } = await usageOf(process);
+  const rollup = await readFile(`/proc/${process.pid}/smaps_rollup`, 'utf8').catch(() => '');
+  const kib = /^Pss:\s+(\d+) kB$/m.exec(rollup)?.[1];
+  return kib === undefined ? rssBytes : Number(kib) * 1024;
+}
+
+/**
  * A socket's path that is short whatever the folder's: a unix socket's address holds 108 bytes (unix(7)), and /proc/PID/cwd is
  * the VMM's working folder, in a jail too.
  */

@@ -25,6 +25,7 @@ import { openHatch } from '../../src/ops/open-hatch.ts';
 import { reconcile } from '../../src/ops/reconcile.ts';
 import { recover, settle } from '../../src/ops/recover.ts';
 import { RouteBook } from '../../src/ops/route-book.ts';
+import { Room } from '../../src/ops/room.ts';
 import { PATIENCE, type Patience, type World } from '../../src/ops/world.ts';
 import { openFolderHome } from '../../src/store/blobs/folder-home.ts';
 import type { MasterKey } from '../../src/store/blobs/keys.ts';
@@ -74,6 +75,8 @@ export interface WorldOptions {
   readonly idle?: World['settings']['idle'];
   /** What the use of VMs is measured by. */
   readonly activityClock?: SteadyClock;
+  /** Most memory of running guests, in MiB; no limit unless said. */
+  readonly memoryBudgetMib?: number;
   /** What stored snapshots are encrypted with. */
   readonly master?: MasterKey;
   /** Another host beside the first: its name, the first one's store, and where its snapshots are stored. */
@@ -160,6 +163,10 @@ export async function openFakeWorld(host: FakeHostFolder, options: WorldOptions 
     archive,
     activity: new ActivityTracker({ clock: options.activityClock ?? systemClock }),
     routeBook: new RouteBook({ store, clock: systemClock }),
+    room: new Room({
+      budgetMib: options.memoryBudgetMib ?? null,
+      clock: options.activityClock ?? systemClock,
+    }),
     disks: openSavedDisks({ run, tmp: host.root }),
     settings,
     findDefaultImage: async () => undefined,

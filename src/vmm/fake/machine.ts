@@ -199,6 +199,11 @@ export class FakeMachine implements Machine {
     return { uptimeSeconds, cpuSeconds: 0, rssBytes, blockReadBytes: 0, blockWriteBytes: 0 };
   }
 
+  /** All the memory it was given. */
+  async heldBytes(): Promise<number> {
+    return (await this.#guest()).memMib * 1024 * 1024;
+  }
+
   powerButton(): Promise<void> {
     return this.#powerOff('poweroff');
   }

@@ -16,7 +16,7 @@ import {
   type MachineExit,
   type SavedMachine,
 } from '../driver.ts';
-import { endProcess, howItEnded, socketPath, usageOf } from '../processes.ts';
+import { endProcess, heldBytesOf, howItEnded, socketPath, usageOf } from '../processes.ts';
 import type { FirecrackerApi } from './api.ts';
 import { action, createSnapshot, FILES, vmState } from './boot.ts';
 import type { Cage } from './cage.ts';
@@ -219,6 +219,10 @@ export class FirecrackerMachine implements Machine {
     await this.#api.call(action('FlushMetrics'));
     const { read, written } = await this.#countBlocks();
     return { ...(await usageOf(this.process)), blockReadBytes: read, blockWriteBytes: written };
+  }
+
+  heldBytes(): Promise<number> {
+    return heldBytesOf(this.process);
   }
 
   /** One after the other: what one has read another must not read again. */

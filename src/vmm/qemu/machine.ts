@@ -13,7 +13,7 @@ import {
   type MachineExit,
   type SavedMachine,
 } from '../driver.ts';
-import { endProcess, howItEnded, socketPath, usageOf } from '../processes.ts';
+import { endProcess, heldBytesOf, howItEnded, socketPath, usageOf } from '../processes.ts';
 import { AGENT_SOCKET, FIRST_DISK } from './command-line.ts';
 import { topFile } from './block-name.ts';
 import { exitReason } from './exit-reason.ts';
@@ -205,6 +205,10 @@ export class QemuMachine implements Machine {
       blockReadBytes: blocks.reduce((sum, { stats }) => sum + stats.rd_bytes, 0),
       blockWriteBytes: blocks.reduce((sum, { stats }) => sum + stats.wr_bytes, 0),
     };
+  }
+
+  heldBytes(): Promise<number> {
+    return heldBytesOf(this.process);
   }
 
   async powerButton(): Promise<void> {

@@ -75,6 +75,7 @@ async function isOver(bench: Bench, { spec, machine }: Subject): Promise<void> {
   await assert.rejects(machine.pause(), VmmError);
   await assert.rejects(machine.resume(), VmmError);
   await assert.rejects(machine.counters(), VmmError);
+  await assert.rejects(machine.heldBytes(), VmmError);
   await assert.rejects(machine.agent(bench.patience()), VmmError);
   await machine.kill();
   await machine.release();

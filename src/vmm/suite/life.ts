@@ -54,6 +54,8 @@ export function lifeCases(declare: Declare): void {
     for (const [name, value] of Object.entries(first)) assert(value >= 0 && Number.isFinite(value), name);
     assert(first.rssBytes > 1024 * 1024, `${first.rssBytes} bytes resident`);
     assert(first.rssBytes < 16 * 1024 ** 3, `${first.rssBytes} bytes resident`);
+    const held = await subject.machine.heldBytes();
+    assert(held > 1024 * 1024 && held < 16 * 1024 ** 3, `${held} bytes held`);
     assert(first.cpuSeconds < 600, `${first.cpuSeconds} s`);
     assert(first.uptimeSeconds < 3600, `${first.uptimeSeconds} s`);
     await bench.remember(subject, 'word', 'work');
