@@ -9,6 +9,7 @@ import { VmmError, type Driver, type Machine } from '../vmm/driver.ts';
 import type { CreateVm } from './hatch.ts';
 import { Refusals } from './refusals.ts';
 import { SshVisits } from './ssh-visits.ts';
+import { Visits } from './visits.ts';
 import { Waker } from './waker.ts';
 import {
   assertNothingLeft,
@@ -202,6 +203,12 @@ test('a VM that wakes or is started finds room too, and is refused where there i
     assert.equal(refused.details['retry_after_seconds'], 60);
     assert.deepEqual(await states(one), ['snapshotted']);
     assert.equal((await events('vm.no_room', one.id)).length, 1);
+    const route = await hatch.routes.create(caller, one.id, { targetPort: 80 });
+    const byHttp = new Visits(world, new Waker(world), new Refusals(world));
+    const visit = { by: 'http', from: '192.0.2.1', unwanted: undefined } as const;
+    const { code, message, details } = await refusedWith(byHttp.arrive(route, visit, signal));
+    assert.deepEqual([code, details], ['unavailable', { retry_after_seconds: 60 }], 'and no word of others');
+    assert.equal(message, 'The machine could not be woken: the host has no room for it.');
     assert.equal((await hatch.vms.get(caller, one.id)).operation, null);
   }));
 
