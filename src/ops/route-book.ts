@@ -1,6 +1,6 @@
 import type { Clock } from '../base/clock.ts';
 import type { Route, RouteName } from '../model/route.ts';
-import type { World } from './world.ts';
+import type { Store } from '../store/store.ts';
 
 /** Another host may have changed a route: what was read is believed so long, in milliseconds. */
 const BELIEVED_MS = 1000;
@@ -13,12 +13,12 @@ interface Known {
 
 /** Routes by their names, as they were just read: a request does not wait for the database where another has come a moment before. */
 export class RouteBook {
-  readonly #store: Pick<World['store'], 'routes'>;
+  readonly #store: Pick<Store, 'routes'>;
   readonly #clock: Clock;
   readonly #known = new Map<string, Known>();
   #edition = 0;
 
-  constructor({ store, clock }: { readonly store: Pick<World['store'], 'routes'>; readonly clock: Clock }) {
+  constructor({ store, clock }: { readonly store: Pick<Store, 'routes'>; readonly clock: Clock }) {
     this.#store = store;
     this.#clock = clock;
   }

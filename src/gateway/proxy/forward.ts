@@ -13,6 +13,8 @@ import { addTrailers, beginAnswer, cut, hasBody, isOpenEnded, sayInterim } from 
 
 /** What a client still sends when it has its answer is thrown away for so long; then its connection ends. */
 const LINGER_MS = 5000;
+/** A body of up to so much goes out with its head. */
+const SMALL_BYTES = 16 * 1024;
 
 export interface Exchange {
   readonly request: IncomingMessage;
@@ -73,6 +75,8 @@ function converse(
   return new Promise((resolve, reject) => {
     const late = endIfLate(guest, answerMs);
     let [heard, begun, wrote, whole] = [false, false, false, false];
+    /** What has come of a body so far, when that is little: the rest may be here already. */
+    let small: Buffer | undefined;
     const going = (): void => {
       // One that was cleared would run again.
       if (!heard) late.refresh();
@@ -94,19 +98,33 @@ function converse(
         begun = true;
       },
       body: (piece) => {
+        if (!wrote && !small && piece.length <= SMALL_BYTES) {
+          small = piece;
+          return true;
+        }
+        if (small) response.write(small);
+        small = undefined;
         wrote = true;
         return response.write(piece);
       },
       settled: () => {
+        if (small) {
+          wrote = true;
+          response.write(small);
+          small = undefined;
+        }
         // Its head is news already, as of server-sent events.
-        if (begun && !wrote && !whole) response.flushHeaders();
+        else if (begun && !wrote && !whole) response.flushHeaders();
       },
       end: (trailers) => {
         whole = true;
         // The connection may be another's by then.
         response.off('drain', onDrain);
         if (trailers.length > 0) addTrailers(response, trailers);
-        response.end();
+        // As text it goes out with the head, in one write.
+        if (small) response.end(small.toString('latin1'), 'latin1');
+        else response.end();
+        small = undefined;
         if (!sentWhole()) leaveUnread(request, guest);
       },
       drained: () => {
