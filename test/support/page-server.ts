@@ -1,0 +1,48 @@
+/**
+ * A server for guests: its page says how many requests it has answered since it was started, and at /ws it speaks WebSocket (RFC 6455)
+ * and says back what it hears.
+ */
+const PROGRAM = `
+import base64, hashlib, http.server, itertools
+
+numbers = itertools.count(1)
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = 'HTTP/1.1'
+
+    def do_GET(self):
+        if self.headers.get('Upgrade', '').lower() == 'websocket':
+            return self.speak()
+        page = f'<h1>request {next(numbers)}</h1>'.encode()
+        self.send_response(200)
+        self.send_header('Content-Type', 'text/html')
+        self.send_header('Content-Length', str(len(page)))
+        self.end_headers()
+        self.wfile.write(page)
+
+    def speak(self):
+        key = self.headers['Sec-WebSocket-Key'] + '258EAFA5-E914-47DA-95CA-C5AB0DC85B11'
+        self.send_response(101)
+        self.send_header('Upgrade', 'websocket')
+        self.send_header('Connection', 'Upgrade')
+        self.send_header('Sec-WebSocket-Accept', base64.b64encode(hashlib.sha1(key.encode()).digest()).decode())
+        self.end_headers()
+        self.close_connection = True
+        while True:
+            head = self.rfile.read(2)
+            # Anything but a short text ends it.
+            if len(head) < 2 or head[0] != 0x81:
+                return
+            mask = self.rfile.read(4)
+            heard = self.rfile.read(head[1] & 0x7f)
+            said = bytes(byte ^ mask[i % 4] for i, byte in enumerate(heard))
+            self.wfile.write(bytes([0x81, len(said)]) + said)
+
+http.server.ThreadingHTTPServer(('', 8000), Handler).serve_forever()
+`;
+
+/** The command that has a guest serve it at its port 8000. */
+export const START_SERVING = [
+  `echo ${Buffer.from(PROGRAM).toString('base64')} | base64 -d > /root/page.py`,
+  'systemd-run --unit=page python3 /root/page.py',
+].join(' && ');

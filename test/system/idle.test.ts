@@ -1,0 +1,158 @@
+import assert from 'node:assert/strict';
+import { mkdtemp, rm } from 'node:fs/promises';
+import { once } from 'node:events';
+import { connect } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { after, before, test } from 'node:test';
+import { Agent, WebSocket } from 'undici';
+import { systemClock } from '../../src/base/clock.ts';
+import { until } from '../../src/base/until.ts';
+import type { Vm } from '../../src/contract/vm.ts';
+import { run } from '../../src/host/run.ts';
+import { eventsOf, qemuOf, startHatchd, untilVm, type Hatchd } from '../support/hatchd.ts';
+import { START_SERVING } from '../support/page-server.ts';
+
+/** One guest that serves a page, left alone until it sleeps, and touched in every way there is. */
+const TIMEOUT_S = 15;
+/** A VM that was just woken stays awake for a minute, and what is looked at each second is carried out in some more. */
+const ASLEEP_MS = 150_000;
+const HOST = 'page.hatch.localhost';
+const PAGE = /^<h1>request (\d+)<\/h1>$/;
+
+let folder: string;
+let hatchd: Hatchd;
+let vm: Vm;
+let boot: string;
+
+before(async () => {
+  folder = await mkdtemp(join(tmpdir(), 'idle-'));
+  hatchd = await startHatchd(folder, { HATCH_IDLE_CHECK_INTERVAL: '1s' });
+  vm = await hatchd.client.vms.create(
+    {
+      name: 'page',
+      ssh_authorized_keys: [hatchd.publicKey],
+      idle: { timeout_seconds: TIMEOUT_S, action: 'snapshot' },
+    },
+    { wait: 'ready', timeout: 300 },
+  );
+  boot = await inside(`systemctl is-system-running --wait; ${START_SERVING} && cat ${BOOT_ID}`);
+  await hatchd.client.routes.create(vm.id, { subdomain: 'page', target_port: 8000 });
+  await until({ clock: systemClock, signal: AbortSignal.timeout(60_000) }, async () =>
+    PAGE.test((await curl()).stdout) ? true : undefined,
+  );
+});
+after(async () => {
+  await hatchd?.down();
+  await rm(folder, { recursive: true, force: true });
+});
+
+const BOOT_ID = '/proc/sys/kernel/random/boot_id';
+
+async function inside(command: string): Promise<string> {
+  const { exit_code, stdout, stderr } = await hatchd.client.vms.exec(vm.id, {
+    command,
+    timeout_seconds: 120,
+  });
+  assert.equal(exit_code, 0, stderr);
+  return stdout.trim().split('\n').at(-1) ?? '';
+}
+
+function curl(
+  ...options: readonly string[]
+): Promise<{ readonly stdout: string; readonly exitCode: number }> {
+  return run(
+    [
+      'curl',
+      '-sS',
+      '--max-time',
+      '60',
+      '--resolve',
+      `${HOST}:9090:127.0.0.1`,
+      ...options,
+      `http://${HOST}:9090/`,
+    ],
+    { okExitCodes: [0, 7, 28, 52], timeoutMs: 90_000 },
+  );
+}
+
+async function untilAsleep(): Promise<void> {
+  await untilVm(
+    hatchd,
+    vm.id,
+    ({ state, operation }) => state === 'snapshotted' && operation === undefined,
+    ASLEEP_MS,
+  );
+}
+
+async function wakesBy(way: string): Promise<number> {
+  return (await eventsOf(hatchd, vm.id, 'vm.woken')).filter(({ data }) => data?.['by'] === way).length;
+}
+
+/** What hatch says of why the VM is as it is. */
+async function why(): Promise<string> {
+  const { stdout, stderr, exitCode } = await hatchd.hatch('vm', 'why', 'page');
+  assert.equal(exitCode, 0, stderr);
+  return stdout;
+}
+
+test('a guest nobody asks for falls asleep by its policy, and its memory is free', async () => {
+  assert.notEqual(await qemuOf(vm.id), undefined);
+  await untilAsleep();
+  assert.equal(await qemuOf(vm.id), undefined);
+  const [slept] = await eventsOf(hatchd, vm.id, 'vm.slept');
+  assert.match(slept?.message ?? '', /nobody/i);
+});
+
+test('a scan of its ports does not wake it', async () => {
+  for (const says of ['', 'GET / HTTP/1.1\r\n\r\n']) {
+    const scan = connect({ host: '127.0.0.1', port: vm.ssh_port ?? 0 });
+    scan.end(says);
+    assert.deepEqual(await scan.toArray(), []);
+  }
+  assert.equal((await hatchd.client.vms.get(vm.id)).state, 'snapshotted');
+});
+
+test('fifty requests at once for its page wake it once, and all get it from the guest that slept', async () => {
+  const answers = await Promise.all(Array.from({ length: 50 }, () => curl()));
+  const numbers = answers.map(({ stdout }) => Number(PAGE.exec(stdout)?.[1])).toSorted((a, b) => a - b);
+  // One after another on the counter of the process that had answered before.
+  assert.deepEqual(
+    numbers,
+    Array.from({ length: 50 }, (_, i) => (numbers[0] ?? 0) + i),
+  );
+  assert.ok((numbers[0] ?? 0) > 1);
+  assert.equal(await wakesBy('http'), 1);
+});
+
+test('a WebSocket held open for longer than the timeout keeps it awake, and when it has closed it sleeps', async () => {
+  const dispatcher = new Agent({
+    connect: { lookup: (_name, _options, done) => done(null, [{ address: '127.0.0.1', family: 4 }]) },
+  });
+  const socket = new WebSocket(`ws://${HOST}:9090/ws`, { dispatcher });
+  try {
+    await once(socket, 'open');
+    const woken = (await eventsOf(hatchd, vm.id, 'vm.woken'))[0];
+    const awakeFrom = Date.parse(woken?.at ?? '');
+    // Past its minute awake and its timeout, which would both have been over.
+    await systemClock.sleep(Math.max(0, awakeFrom + 60_000 - systemClock.now()) + (TIMEOUT_S + 5) * 1000);
+    assert.equal((await hatchd.client.vms.get(vm.id)).state, 'running');
+    assert.match(await why(), /WebSocket|upgraded/i);
+    const heard = once(socket, 'message') as Promise<[{ readonly data: unknown }]>;
+    socket.send('still here?');
+    assert.equal((await heard)[0].data, 'still here?');
+  } finally {
+    socket.close();
+    await dispatcher.destroy();
+  }
+  await untilAsleep();
+  assert.equal(await qemuOf(vm.id), undefined);
+});
+
+test('ssh wakes it where it was, and hatch vm why tells all of it', async () => {
+  assert.equal(await hatchd.ssh(vm, 'debian', `cat ${BOOT_ID}`), boot);
+  assert.deepEqual([await wakesBy('http'), await wakesBy('ssh')], [1, 1]);
+  const told = await why();
+  console.error(told);
+  for (const word of [/slept|asleep/i, /http/i, /ssh/i, /127\.0\.0\.1/, /GiB/]) assert.match(told, word);
+});
