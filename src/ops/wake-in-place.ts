@@ -11,7 +11,7 @@ import { ownerOf } from './owner.ts';
 import { dropSnapshot } from './save-vm.ts';
 import type { Stage, Step } from './steps.ts';
 import { translate } from './translate.ts';
-import { AWAKE, carryOutWake, waitForAgent, noteAwake, placeSteps, waysIn, wake } from './wake-vm.ts';
+import { AWAKE, carryOutWake, waitForAgent, noteAwake, placeSteps, introductions, wake } from './wake-vm.ts';
 import type { World } from './world.ts';
 
 /** Somebody began to stand on the memory a VM was to go on in. */
@@ -69,9 +69,10 @@ async function steps(world: World, vm: Vm, snapshot: Snapshot): Promise<readonly
     ...step,
     undo: async () => ((await givenUp()) ? undefined : step.undo()),
   });
-  const place = [...(await placeSteps(world, vm, snapshot, 'shared')), ...waysIn(world, vm, snapshot)].map(
-    (stage) => [stage].flat().map(unlessGivenUp),
-  );
+  const place = [
+    ...(await placeSteps(world, vm, snapshot, 'shared')),
+    ...introductions(world, vm, snapshot),
+  ].map((stage) => [stage].flat().map(unlessGivenUp));
   const running: Step = {
     name: 'running',
     async run(signal) {

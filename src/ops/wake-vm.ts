@@ -92,14 +92,14 @@ async function wakeSteps(world: World, vm: Vm, snapshot: Snapshot): Promise<read
   return [
     ...(await placeSteps(world, vm, snapshot)),
     resumeStep(world, vm, (signal) => waitForAgent(world, vm, snapshot, signal)),
-    ...waysIn(world, vm, snapshot),
+    ...introductions(world, vm, snapshot),
     awakeStep(world, vm, snapshot),
   ];
 }
 
 /**
- * The steps that give a sleeping VM all it runs in: its files and a tap, then its place in the network while its machine is loaded, which
- * stands still yet. `mapping` as for `loadMachine`.
+ * The steps that give a sleeping VM all it runs in: its files and a tap, then its place in the network and its SSH port while its machine is
+ * loaded, which stands still yet. `mapping` as for `loadMachine`.
  */
 export async function placeSteps(
   world: World,
@@ -125,15 +125,16 @@ export async function placeSteps(
     run: (signal) => raceAbort(launching.promise, signal).then(() => place.run(signal)),
   };
   // Taken back in reverse: the hypervisor before its tap.
-  return [folder, [...files, tapStep(world, vm)], [placeMeanwhile, load]];
+  return [
+    folder,
+    [...files, tapStep(world, vm)],
+    [placeMeanwhile, load, sshStep(world, vm, network, { asleep: true })],
+  ];
 }
 
-/** What is left when a machine goes on: one that was saved in another installation is told who it is before it joins. */
-export function waysIn(world: World, vm: Vm, snapshot: Snapshot): readonly Step[] {
-  return [
-    ...(wasSavedElsewhere(vm, snapshot) ? [identityStep(world, vm)] : []),
-    ...(vm.network === null ? [] : [sshStep(world, vm, vm.network, { asleep: true })]),
-  ];
+/** What is left when a machine goes on that was saved in another installation: it is told who it is before it joins. */
+export function introductions(world: World, vm: Vm, snapshot: Snapshot): readonly Step[] {
+  return wasSavedElsewhere(vm, snapshot) ? [identityStep(world, vm)] : [];
 }
 
 /** A tap that leads nowhere yet: all the hypervisor needs of the network to be started. */
