@@ -30,6 +30,7 @@ export async function describeRoutes(app: App, version: string): Promise<void> {
       tags: [
         { name: 'VMs', description: 'Make them, run them, remove them.' },
         { name: 'Inside a VM', description: 'Commands, console, events.' },
+        { name: 'Sleep', description: 'Why VMs sleep and stay awake.' },
         { name: 'Snapshots', description: 'Sleep, wake, copy; whole VMs as they were in one moment.' },
         { name: 'Routes', description: 'Host names that lead to ports of guests.' },
         { name: 'Images', description: 'What VMs boot from.' },

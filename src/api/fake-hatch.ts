@@ -6,6 +6,7 @@ import { Failure, invalid, notFound } from '../model/failure.ts';
 import type { Account, ApiKey, HatchEvent, Image, Quotas, Scope, Template } from '../model/records.ts';
 import { checkUserData } from '../model/user-data.ts';
 import type { Vm } from '../model/vm.ts';
+import { fakeIdle } from './fake-idle.ts';
 import { pageOf } from './fake-page.ts';
 import { NOTHING, templateFields } from './fake-templates.ts';
 import { fakeRoutes } from './fake-routes.ts';
@@ -211,6 +212,7 @@ export function fakeHatch(clock: Clock): FakeHatch {
           labels: merged.labels,
           readyAt: null,
           lastActiveAt: null,
+          leasedUntil: null,
           vmm: 'fake',
           accel: 'none',
           process: { pid: 4711, startTime: '1', bootId: 'b' },
@@ -298,6 +300,11 @@ export function fakeHatch(clock: Clock): FakeHatch {
     },
     snapshots: saved.snapshots,
     routes: routed.routes,
+    idle: fakeIdle({
+      clock,
+      own,
+      all: ({ accountId }) => [...vms.values()].filter((vm) => vm.accountId === accountId),
+    }),
     images: {
       create: async (caller, request) =>
         addImage(caller.accountId, request.name, request.kernelPath, request.rootfsPath),

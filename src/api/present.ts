@@ -188,6 +188,17 @@ function presentIdle(of: IdlePolicy): common.Idle {
     action: of.action,
     connections: of.connections,
     pinned: of.pinned,
+    ...given('cpu_below', of.cpuBelow),
+    ...(of.keepAwake.length === 0
+      ? {}
+      : {
+          keep_awake: of.keepAwake.map(({ days, from, to, timeZone }) => ({
+            days: [...days],
+            from,
+            to,
+            time_zone: timeZone,
+          })),
+        }),
   };
 }
 

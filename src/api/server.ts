@@ -15,6 +15,7 @@ import { errorHandler, sendFailure, toFailure } from './errors.ts';
 import { eventRoutes } from './events.ts';
 import { execRoutes } from './exec.ts';
 import { healthRoutes } from './health.ts';
+import { idleRoutes } from './idle.ts';
 import { imageRoutes } from './images.ts';
 import { BODY_BYTES, takeJsonOnly } from './json-body.ts';
 import { keyRoutes } from './keys.ts';
@@ -87,6 +88,7 @@ export async function createApi(
   savedFileRoutes(app, { hatch, log, streams });
   await snapshotFileRoutes(app, { hatch, log, streams, clock });
   routeRoutes(app, { hatch });
+  idleRoutes(app, { hatch });
   execRoutes(app, { hatch });
   consoleRoutes(app, { hatch, log, streams });
   metricsRoutes(app, { hatch });

@@ -2,6 +2,7 @@ import type * as common from '../contract/common.ts';
 import type { StoredQuery } from '../contract/snapshot.ts';
 import type * as contract from '../contract/vm.ts';
 import { invalid } from '../model/failure.ts';
+import { isTimeZone, type KeepAwake } from '../model/keep-awake.ts';
 import type { IdlePolicy } from '../model/vm.ts';
 import type { CreateVm, PatchVm, Wait } from '../ops/hatch.ts';
 
@@ -48,7 +49,27 @@ export function readIdle(idle: common.IdlePatch): Partial<IdlePolicy> {
     ...(idle.action === undefined ? {} : { action: idle.action }),
     ...(idle.connections === undefined ? {} : { connections: idle.connections }),
     ...(idle.pinned === undefined ? {} : { pinned: idle.pinned }),
+    ...(idle.cpu_below === undefined ? {} : { cpuBelow: idle.cpu_below }),
+    ...(idle.keep_awake === undefined ? {} : { keepAwake: idle.keep_awake.map(readKeepAwake) }),
   };
+}
+
+function readKeepAwake(
+  { days, from, to, time_zone: timeZone = 'UTC' }: NonNullable<common.IdlePatch['keep_awake']>[number],
+  at: number,
+): KeepAwake {
+  const field = `idle.keep_awake.${at}`;
+  if (!isTimeZone(timeZone))
+    throw invalid(
+      `${field}.time_zone`,
+      `"${field}.time_zone" must be a time zone such as Europe/Berlin or UTC; "${timeZone}" is none that is known here.`,
+    );
+  if (from === to)
+    throw invalid(
+      `${field}.to`,
+      `"${field}.to" must be another time than "from"; 00:00 to 24:00 is the whole day, and "pinned" is always.`,
+    );
+  return { days: [...new Set(days)], from, to, timeZone };
 }
 
 /** What `?wait=` and `&timeout=` ask for; undefined when they ask for nothing. Throws for a timeout without a wait. */

@@ -19,6 +19,7 @@ import type {
 import type { CreateTemplate, PatchTemplate, Template } from '../contract/template.ts';
 import type { CreateVm, PatchVm, StopVm, Vm, VmState, WaitQuery } from '../contract/vm.ts';
 import { KEY_HEADER } from '../contract/snapshot.ts';
+import { idleCalls } from './idle-calls.ts';
 import { routeCalls } from './route-calls.ts';
 import { seg, Transport, type CallOptions, type ListOptions } from './transport.ts';
 
@@ -37,6 +38,7 @@ export class HatchClient {
   readonly vms: ReturnType<typeof vmCalls>;
   readonly snapshots: ReturnType<typeof snapshotCalls>;
   readonly routes: ReturnType<typeof routeCalls>;
+  readonly idle: ReturnType<typeof idleCalls>;
   readonly images: ReturnType<typeof imageCalls>;
   readonly templates: ReturnType<typeof templateCalls>;
   readonly keys: ReturnType<typeof keyCalls>;
@@ -50,6 +52,7 @@ export class HatchClient {
     this.vms = vmCalls(this.#transport);
     this.snapshots = snapshotCalls(this.#transport);
     this.routes = routeCalls(this.#transport);
+    this.idle = idleCalls(this.#transport);
     this.images = imageCalls(this.#transport);
     this.templates = templateCalls(this.#transport);
     this.keys = keyCalls(this.#transport);

@@ -114,6 +114,9 @@ export const Labels = Type.Record(
   },
 );
 
+/** The same schema, or null. */
+export const orNull = <T extends Type.TSchema>(schema: T) => Type.Union([schema, Type.Null()]);
+
 const idleFields = {
   timeout_seconds: Type.Integer({
     minimum: 1,
@@ -127,12 +130,64 @@ const idleFields = {
   }),
   pinned: Type.Boolean({ description: 'True: never idle.' }),
 };
-export const Idle = Type.Object(idleFields, {
-  $id: 'Idle',
-  additionalProperties: false,
-  description: 'What happens to a VM nobody uses.',
-});
-export const IdlePatch = Type.Partial(Type.Object(idleFields), {
+const Clock = (rule: string, pattern: string) =>
+  Type.String({
+    pattern,
+    'x-rule': rule,
+    description: `${rule[0]?.toUpperCase()}${rule.slice(1)}.`,
+    examples: ['08:00'],
+  });
+export const KeepAwake = Type.Object(
+  {
+    days: Type.Array(Type.Enum(['mon', 'tue', 'wed', 'thu', 'fri', 'sat', 'sun']), {
+      minItems: 1,
+      maxItems: 7,
+      description: 'The days it begins on.',
+    }),
+    from: Clock('a time of the day such as 08:00', '^(?:[01][0-9]|2[0-3]):[0-5][0-9]$'),
+    to: Clock('a time of the day such as 18:00, up to 24:00', '^(?:(?:[01][0-9]|2[0-3]):[0-5][0-9]|24:00)$'),
+    time_zone: Type.Optional(
+      Type.String({
+        maxLength: 64,
+        default: 'UTC',
+        description: 'The time zone of both, such as `Europe/Berlin`.',
+        examples: ['Europe/Berlin'],
+      }),
+    ),
+  },
+  {
+    additionalProperties: false,
+    description: 'A time of the week. Where `to` is not after `from` it ends on the next day.',
+  },
+);
+const laterFields = {
+  cpu_below: Type.Optional(
+    orNull(
+      Type.Integer({
+        minimum: 1,
+        maximum: 100,
+        description:
+          'It does not sleep while it uses so much of its vCPUs or more, in percent, measured from outside between two looks. Little use alone ' +
+          'puts nothing to sleep. null: that does not matter.',
+      }),
+    ),
+  ),
+  keep_awake: Type.Optional(
+    Type.Array(KeepAwake, {
+      maxItems: 14,
+      description: 'When it does not sleep. Nothing wakes it for that.',
+    }),
+  ),
+};
+export const Idle = Type.Object(
+  { ...idleFields, ...laterFields },
+  {
+    $id: 'Idle',
+    additionalProperties: false,
+    description: 'What happens to a VM nobody uses.',
+  },
+);
+export const IdlePatch = Type.Partial(Type.Object({ ...idleFields, ...laterFields }), {
   $id: 'IdlePatch',
   additionalProperties: false,
   description:
@@ -140,9 +195,6 @@ export const IdlePatch = Type.Partial(Type.Object(idleFields), {
 });
 export type Idle = Static<typeof Idle>;
 export type IdlePatch = Static<typeof IdlePatch>;
-
-/** The same schema, or null. */
-export const orNull = <T extends Type.TSchema>(schema: T) => Type.Union([schema, Type.Null()]);
 
 const pageFields = {
   limit: Type.Optional(

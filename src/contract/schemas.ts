@@ -5,6 +5,7 @@ import { ErrorBody } from './error-body.ts';
 import { Event } from './event.ts';
 import { ExecResult, ExecVm } from './exec.ts';
 import { Health, Ready } from './health.ts';
+import { IdleSimulation, LeaseVm, SimulateIdle, VmLease, VmWhy } from './idle.ts';
 import { CreateImage, Image } from './image.ts';
 import { CreateKey, Key, NewKey } from './key.ts';
 import { FileChange, FileEntry, FileFacts, SnapshotDiff } from './saved-file.ts';
@@ -35,9 +36,11 @@ export const SCHEMAS: readonly TSchema[] = [
   Health,
   Idle,
   IdlePatch,
+  IdleSimulation,
   Image,
   ImportedSnapshot,
   Key,
+  LeaseVm,
   NewKey,
   NoFields,
   OwnAccount,
@@ -52,12 +55,15 @@ export const SCHEMAS: readonly TSchema[] = [
   SnapshotDiff,
   RestoreVm,
   Route,
+  SimulateIdle,
   Snapshot,
   SnapshotVm,
   StateReason,
   StopVm,
   Template,
   Vm,
+  VmLease,
   VmMetrics,
+  VmWhy,
   WakeRules,
 ];

@@ -28,7 +28,6 @@ import type { Hatch } from '../ops/hatch.ts';
 import { openHatch } from '../ops/open-hatch.ts';
 import { reconcile } from '../ops/reconcile.ts';
 import { recover, settle } from '../ops/recover.ts';
-import { Refusals } from '../ops/refusals.ts';
 import { Room } from '../ops/room.ts';
 import { Sleeper } from '../ops/sleeper.ts';
 import { SshVisits } from '../ops/ssh-visits.ts';
@@ -63,8 +62,8 @@ import { readTls } from './tls.ts';
 const PING_MS = 3000;
 /** How often what is is compared with what should be. */
 const RECONCILE_MS = 60_000;
-/** How often events older than a month are forgotten. */
-const EVENTS_KEPT_MS = 30 * 24 * 3_600_000;
+/** Events and uses of VMs older than a month are forgotten. */
+const KEPT_MS = 30 * 24 * 3_600_000;
 
 /** A daemon at work. */
 export interface Daemon {
@@ -132,13 +131,15 @@ async function assemble(
   signal.throwIfAborted();
   const problems: { start: string | undefined } = { start: 'The server is still starting.' };
   const waker = new Waker(world);
-  const refusals = new Refusals(world);
+  const { refusals } = waker;
   late.visits = new SshVisits(world, waker, refusals);
+  const sleeper = new Sleeper(world, { clock, sleepsAtOnce: values.HATCH_SLEEPS_AT_ONCE });
   const hatch = openHatch(
     world,
     values.HATCH_VMM === 'fake' ? pretendedRegistry() : imageRegistry(world.settings, { run }),
     () => readiness(world, late, problems),
     waker,
+    sleeper,
   );
 
   const api = await createApi(
@@ -175,7 +176,6 @@ async function assemble(
   await recover(world, stopping);
   signal.throwIfAborted();
   world.flights.open();
-  const sleeper = new Sleeper(world, { clock, sleepsAtOnce: values.HATCH_SLEEPS_AT_ONCE });
   // Closed after the operations: those it waits for are cut off by then.
   shutdown.add('sleeper', () => sleeper.close());
   shutdown.add('operations', () => world.flights.close());
@@ -277,7 +277,7 @@ export async function openWorld(
     },
     defaultVcpuCount: values.HATCH_DEFAULT_VCPU,
     defaultMemMib: values.HATCH_DEFAULT_MEM_MIB,
-    idle: { ...DEFAULT_IDLE, timeoutSeconds: values.HATCH_IDLE_TIMEOUT / 1000 },
+    idle: { ...DEFAULT_IDLE, timeoutSeconds: Math.max(1, Math.round(values.HATCH_IDLE_TIMEOUT / 1000)) },
     defaultBootArgs: values.HATCH_DEFAULT_BOOT_ARGS ?? null,
     limits: {
       vms: values.HATCH_MAX_VMS_PER_ACCOUNT,
@@ -376,7 +376,9 @@ async function every(world: World, signal: AbortSignal): Promise<void> {
     try {
       await world.clock.sleep(RECONCILE_MS, signal);
       await reconcile(world);
-      await world.store.events.prune(world.clock.now() - EVENTS_KEPT_MS);
+      const before = world.clock.now() - KEPT_MS;
+      await world.store.events.prune(before);
+      await world.store.history.pruneUses(before);
     } catch (error) {
       if (!signal.aborted) world.log.error(errorFields(error), 'reconciling failed; it is tried again');
     }

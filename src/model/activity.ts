@@ -23,4 +23,8 @@ export interface Activity {
   readonly wakesInLastHour: number;
   /** Until when somebody has said that it is busy, also once that is over; null: nobody. */
   readonly leasedUntil: number | null;
+  /** Until when its guest said that it is busy when it was last asked; null: it did not. */
+  readonly guestBusyUntil: number | null;
+  /** How much of its vCPUs it used between the last two times that was measured, in percent; null: not known. */
+  readonly cpuPercent: number | null;
 }

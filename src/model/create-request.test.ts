@@ -12,7 +12,7 @@ const template: TemplateDefaults = {
   diskMib: 8192,
   userData: '#cloud-config\n{}\n',
   bootArgs: 'quiet',
-  idle: { timeoutSeconds: 60, action: 'stop', connections: 'quiet', pinned: false },
+  idle: { ...DEFAULT_IDLE, timeoutSeconds: 60, action: 'stop', connections: 'quiet', cpuBelow: 5 },
   labels: { tier: 'web', env: 'test' },
 };
 
@@ -69,7 +69,15 @@ test('an empty user_data takes the template’s away', () => {
 test('labels are put together, and idle field by field', () => {
   const merged = mergeCreate({ labels: { env: 'live' }, idle: { pinned: true } }, template, defaults);
   assert.deepEqual(merged.labels, { tier: 'web', env: 'live' });
-  assert.deepEqual(merged.idle, { timeoutSeconds: 60, action: 'stop', connections: 'quiet', pinned: true });
+  assert.deepEqual(merged.idle, {
+    timeoutSeconds: 60,
+    action: 'stop',
+    connections: 'quiet',
+    pinned: true,
+    cpuBelow: 5,
+    keepAwake: [],
+  });
+  assert.equal(mergeIdle({ ...DEFAULT_IDLE, cpuBelow: 5 }, { cpuBelow: null }).cpuBelow, null);
   assert.deepEqual(mergeIdle(DEFAULT_IDLE, { timeoutSeconds: 5 }), { ...DEFAULT_IDLE, timeoutSeconds: 5 });
 });
 

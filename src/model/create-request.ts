@@ -67,6 +67,8 @@ export const DEFAULT_IDLE: IdlePolicy = {
   action: 'snapshot',
   connections: 'hold',
   pinned: false,
+  cpuBelow: null,
+  keepAwake: [],
 };
 
 /** An idle policy with the given fields changed. */
@@ -76,6 +78,9 @@ export function mergeIdle(from: IdlePolicy, patch: Partial<IdlePolicy>): IdlePol
     action: patch.action ?? from.action,
     connections: patch.connections ?? from.connections,
     pinned: patch.pinned ?? from.pinned,
+    // null is said, too.
+    cpuBelow: patch.cpuBelow === undefined ? from.cpuBelow : patch.cpuBelow,
+    keepAwake: patch.keepAwake ?? from.keepAwake,
   };
 }
 

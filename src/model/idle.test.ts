@@ -19,6 +19,15 @@ const TIMEOUT_MS = DEFAULT_IDLE.timeoutSeconds * 1000;
 
 const use = (by: OpenUse['by'], quietMs = 0): OpenUse => ({ by, since: 0, lastPayloadAt: NOW - quietMs });
 
+const UNSAID = { guestBusyUntil: null, cpuPercent: null } as const;
+const NOTHING = {
+  operation: null,
+  canSave: true,
+  failedUntil: null,
+  // A Friday, half past ten.
+  wallNow: Date.UTC(2026, 2, 6, 10, 30),
+} as const;
+
 /** Decides on a VM that nobody has used for the default timeout, but for what is said. */
 function decide(
   policy: Partial<IdlePolicy> = {},
@@ -36,11 +45,10 @@ function decide(
         awakeSince: 0,
         wakesInLastHour: 0,
         leasedUntil: null,
+        ...UNSAID,
         ...activity,
       },
-      operation: null,
-      canSave: true,
-      failedUntil: null,
+      ...NOTHING,
       ...signals,
     },
   );
@@ -112,11 +120,26 @@ test('what is under way, cannot be done or failed a moment ago is a refusal, wit
   assert.equal(short(decide({}, {}, { failedUntil: NOW })), 'snapshot');
 });
 
+test('its time, its guest and its CPU keep a VM awake; little CPU alone puts nothing to sleep', () => {
+  const office = { days: ['fri'], from: '08:00', to: '18:00', timeZone: 'UTC' } as const;
+  assert.equal(short(decide({ keepAwake: [office] })), `keep_awake! ${7.5 * 3_600_000}`);
+  assert.equal(short(decide({ keepAwake: [{ ...office, timeZone: 'Asia/Tokyo' }] })), 'snapshot');
+  assert.equal(short(decide({}, { guestBusyUntil: NOW + 9 })), 'guest_busy! 9');
+  assert.equal(short(decide({}, { guestBusyUntil: NOW })), 'snapshot');
+  assert.equal(short(decide({ cpuBelow: 20 }, { cpuPercent: 20 })), 'cpu!');
+  assert.equal(short(decide({ cpuBelow: 20 }, { cpuPercent: 19.9 })), 'snapshot');
+  assert.equal(short(decide({ cpuBelow: 20 })), 'cpu!', 'not measured yet');
+  assert.equal(short(decide({}, { cpuPercent: 100 })), 'snapshot');
+  assert.equal(short(decide({ cpuBelow: 20 }, { lastUsedAt: NOW, cpuPercent: 0 })), `used ${TIMEOUT_MS}`);
+});
+
 const policies = fc.record({
   timeoutSeconds: fc.integer({ min: 1, max: 100_000 }),
   action: fc.constantFrom('snapshot' as const, 'stop' as const),
   connections: fc.constantFrom('hold' as const, 'quiet' as const, 'ignore' as const),
   pinned: fc.constant(false),
+  cpuBelow: fc.constant(null),
+  keepAwake: fc.constant([]),
 });
 const ago = fc.integer({ min: 0, max: NOW }).map((ms) => NOW - ms);
 const uses = fc.record({ by: fc.constantFrom(...WAYS_IN), since: ago, lastPayloadAt: ago });
@@ -127,16 +150,19 @@ const activities = fc.record({
   awakeSince: ago,
   wakesInLastHour: fc.nat(20),
   leasedUntil: fc.option(fc.integer({ min: 0, max: 2 * NOW })),
+  guestBusyUntil: fc.option(fc.integer({ min: 0, max: 2 * NOW })),
+  cpuPercent: fc.constant(null),
 });
 const operations = fc.option(fc.constantFrom('fork' as const, 'snapshot' as const, 'stop' as const));
 
 test('never asleep while anything that counts is open, leased, pinned or under way, or before its time', () => {
   fc.assert(
     fc.property(policies, activities, operations, fc.boolean(), (policy, activity, operation, pinned) => {
-      const signals = { now: NOW, activity, operation, canSave: true, failedUntil: null };
+      const signals = { ...NOTHING, now: NOW, activity, operation };
       const verdict = decideIdle({ ...policy, pinned }, signals);
       if (!verdict.sleep) return;
       assert.ok(!pinned && operation === null);
+      assert.ok(activity.guestBusyUntil === null || activity.guestBusyUntil <= NOW);
       assert.ok(activity.leasedUntil === null || activity.leasedUntil <= NOW);
       for (const { by, lastPayloadAt } of activity.open) {
         assert.ok(by !== 'http' && by !== 'exec');
@@ -160,11 +186,9 @@ test('whoever looks again when he is told to, while nothing changes, sees the VM
       let now = NOW;
       for (let looks = 0; looks < 10; looks++) {
         const verdict = decideIdle(policy, {
+          ...NOTHING,
           now,
           activity,
-          operation: null,
-          canSave: true,
-          failedUntil: null,
         });
         if (verdict.sleep) return;
         assert.ok(verdict.until !== null && verdict.until > now, `${verdict.reason} does not say when`);
@@ -185,11 +209,10 @@ test('when memory is needed the timeout is not waited for, and all else keeps a 
       awakeSince: 0,
       wakesInLastHour: 0,
       leasedUntil: null,
+      ...UNSAID,
       ...activity,
     },
-    operation: null,
-    canSave: true,
-    failedUntil: null,
+    ...NOTHING,
   });
   const pressed = (policy: Partial<IdlePolicy>, activity: Partial<Activity> = {}): string =>
     short(decideUnderPressure({ ...DEFAULT_IDLE, ...policy }, signals(activity)));

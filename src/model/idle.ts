@@ -1,4 +1,5 @@
 import type { Activity, OpenUse, WayIn } from './activity.ts';
+import { keptAwakeUntil } from './keep-awake.ts';
 import type { IdlePolicy, Verb } from './vm.ts';
 
 /** A connection through which nothing went for so long does not count where the policy says `quiet`; in milliseconds. */
@@ -16,6 +17,8 @@ export interface IdleSignals {
   readonly operation: Verb | null;
   /** Whether its hypervisor can save machines. */
   readonly canSave: boolean;
+  /** Milliseconds since 1970, for the windows of the policy. */
+  readonly wallNow: number;
   /** Until when it is left alone after it could not be put to sleep; null: it is not. */
   readonly failedUntil: number | null;
 }
@@ -25,7 +28,7 @@ export type StaysAwake =
   | { readonly reason: 'pinned' | 'no_action' | 'cannot_save' }
   | { readonly reason: 'operation'; readonly verb: Verb }
   | { readonly reason: 'in_use'; readonly by: readonly WayIn[] }
-  | { readonly reason: 'used' | 'leased' | 'just_woken' | 'failed' };
+  | { readonly reason: 'used' | 'leased' | 'guest_busy' | 'keep_awake' | 'just_woken' | 'cpu' | 'failed' };
 
 /** What becomes of a VM now. */
 export type Verdict =
@@ -48,7 +51,7 @@ export interface Decision {
 
 /**
  * Decides whether a VM goes to sleep. Open uses that count, a lease and an operation keep it awake; else it sleeps when nobody has used it
- * for `timeoutSeconds`, unless it was just woken or cannot sleep.
+ * for `timeoutSeconds`, unless its time, its guest or its CPU keep it awake, it was just woken, or cannot sleep.
  */
 export function decideIdle(policy: IdlePolicy, signals: IdleSignals): Verdict {
   const { now, activity, operation, canSave, failedUntil } = signals;
@@ -77,6 +80,13 @@ export function decideIdle(policy: IdlePolicy, signals: IdleSignals): Verdict {
   if (!due) return stays({ reason: 'used' }, now - idleMs + policy.timeoutSeconds * 1000);
   const mayFrom = activity.awakeSince + staysAwakeMs(activity.wakesInLastHour);
   if (mayFrom > now) return stays({ reason: 'just_woken' }, mayFrom);
+  const windowEnds = keptAwakeUntil(policy.keepAwake, signals.wallNow);
+  if (windowEnds !== null) return stays({ reason: 'keep_awake' }, now + windowEnds - signals.wallNow);
+  const { guestBusyUntil, cpuPercent } = activity;
+  if (guestBusyUntil !== null && guestBusyUntil > now) return stays({ reason: 'guest_busy' }, guestBusyUntil);
+  // Not measured yet is no leave to sleep.
+  if (policy.cpuBelow !== null && (cpuPercent === null || cpuPercent >= policy.cpuBelow))
+    return stays({ reason: 'cpu' });
   if (policy.action === 'snapshot' && !canSave) return stays({ reason: 'cannot_save' });
   if (failedUntil !== null && failedUntil > now) return stays({ reason: 'failed' }, failedUntil);
   return { sleep: true, action: policy.action, idleMs };

@@ -12,6 +12,7 @@ import {
   VcpuCount,
 } from '../contract/common.ts';
 import { CreateVm } from '../contract/vm.ts';
+import { DAYS, isTimeZone } from './keep-awake.ts';
 import type { Snapshot } from './snapshot.ts';
 import type { Vm } from './vm.ts';
 
@@ -54,12 +55,26 @@ const Guest = Type.Object(
   closed,
 );
 
+const Time = Type.String({ pattern: '^([01][0-9]|2[0-3]):[0-5][0-9]$|^24:00$' });
+const KeepAwakeWindow = Type.Object(
+  {
+    days: Type.Array(Type.Enum([...DAYS]), { minItems: 1, maxItems: 7 }),
+    from: Time,
+    to: Time,
+    timeZone: Type.String({ pattern: '^[A-Za-z0-9/_+-]{1,64}$' }),
+  },
+  closed,
+);
+
 const IdlePolicy = Type.Object(
   {
     timeoutSeconds: Type.Integer({ minimum: 1, maximum: 31_536_000 }),
     action: Type.Enum(['snapshot', 'stop', 'none']),
     connections: Type.Enum(['hold', 'quiet', 'ignore']),
     pinned: Type.Boolean(),
+    // What older readers do not know is left out where it says nothing.
+    cpuBelow: Type.Optional(Type.Integer({ minimum: 1, maximum: 100 })),
+    keepAwake: Type.Optional(Type.Array(KeepAwakeWindow, { maxItems: 14 })),
   },
   closed,
 );
@@ -112,17 +127,33 @@ export function travellerOf(snapshot: Snapshot, vm: Vm, userData: string | null)
     vm: {
       name: vm.name,
       labels: { ...vm.labels },
-      idle: vm.idle && { ...vm.idle },
+      idle: vm.idle && policyOf(vm.idle),
       sshAuthorizedKeys: [...vm.sshAuthorizedKeys],
       userData,
     },
   };
 }
 
+function policyOf({ cpuBelow, keepAwake, ...policy }: NonNullable<Vm['idle']>): Static<typeof IdlePolicy> {
+  return {
+    ...policy,
+    ...(cpuBelow === null ? {} : { cpuBelow }),
+    ...(keepAwake.length === 0
+      ? {}
+      : { keepAwake: keepAwake.map((one) => ({ ...one, days: [...one.days] })) }),
+  };
+}
+
 /** Reads what came along; a sentence's end saying what is wrong with it when it is not exactly as it must be. */
 export function readTraveller(value: unknown): Traveller | { readonly wrong: string } {
   const schema = Compile(Traveller);
-  if (schema.Check(value)) return schema.Parse(value);
+  if (schema.Check(value)) {
+    const read = schema.Parse(value);
+    const zone = read.vm.idle?.keepAwake?.find(({ timeZone }) => !isTimeZone(timeZone))?.timeZone;
+    return zone === undefined
+      ? read
+      : { wrong: `"vm.idle.keepAwake" has a time zone that is not known here: ${zone}` };
+  }
   const [first] = schema.Errors(value);
   const field = (first?.instancePath ?? '').slice(1).replaceAll('/', '.');
   return { wrong: `"${field.slice(0, 100)}" ${first?.message ?? 'is not as it must be'}` };

@@ -1,4 +1,5 @@
 import type { AccountId, ImageId, LayerId, OperationId, SnapshotId, TemplateId, VmId } from '../base/ids.ts';
+import type { KeepAwake } from './keep-awake.ts';
 
 /** The six states a VM is in; what else is going on is its operation. */
 export const VM_STATES = ['starting', 'running', 'stopping', 'stopped', 'snapshotted', 'error'] as const;
@@ -33,6 +34,10 @@ export interface IdlePolicy {
   readonly action: 'snapshot' | 'stop' | 'none';
   readonly connections: 'hold' | 'quiet' | 'ignore';
   readonly pinned: boolean;
+  /** It does not sleep while it uses this much of its vCPUs or more, in percent; null: that does not matter. */
+  readonly cpuBelow: number | null;
+  /** When it does not sleep. */
+  readonly keepAwake: readonly KeepAwake[];
 }
 
 /** A networked VM's addresses, kept from its creation to its deletion. */
@@ -79,7 +84,10 @@ export interface Vm {
   readonly labels: Readonly<Record<string, string>>;
   /** When the guest's agent or SSH port first answered since it was last started; null: not yet. Milliseconds. */
   readonly readyAt: number | null;
+  /** When it was last used, as far as was written down. Milliseconds. */
   readonly lastActiveAt: number | null;
+  /** Until when somebody has said that it is busy, also once that is over. Milliseconds. */
+  readonly leasedUntil: number | null;
   /** The driver that runs it, and how: `qemu` + `tcg`, `firecracker` + `kvm`. null before it was first started. */
   readonly vmm: string | null;
   readonly accel: string | null;

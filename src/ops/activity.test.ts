@@ -52,3 +52,35 @@ test('a lease holds for as long as was said last, and 0 ends it', () => {
   activity.lease(vm, 0);
   assert.equal(activity.of(vm).leasedUntil, null);
 });
+
+test('uses are told when they have ended, and until now while they are open; close ones are one', async () => {
+  const clock = new FakeClock();
+  const activity = new ActivityTracker({ clock });
+  const vm = newId('vm');
+  const start = clock.steady();
+  const seen = (): unknown =>
+    activity.drain(vm).map(({ by, from, until }) => [by, (from - start) / 1000, (until - start) / 1000]);
+  const ssh = activity.begin(vm, 'ssh');
+  for (let request = 0; request < 3; request++) {
+    const use = activity.begin(vm, 'http');
+    await clock.advance(10_000);
+    use.end();
+    await clock.advance(40_000);
+  }
+  activity.touch(vm);
+  assert.deepEqual(seen(), [
+    ['http', 0, 110],
+    ['api', 150, 150],
+    ['ssh', 0, 150],
+  ]);
+  ssh.end();
+  activity.lease(vm, 60_000);
+  await clock.advance(30_000);
+  assert.deepEqual(seen(), [
+    ['ssh', 0, 150],
+    ['lease', 150, 180],
+  ]);
+  await clock.advance(60_000);
+  assert.deepEqual(seen(), [['lease', 150, 210]]);
+  assert.deepEqual(seen(), []);
+});

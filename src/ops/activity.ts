@@ -1,6 +1,7 @@
 import type { VmId } from '../base/ids.ts';
 import type { SteadyClock } from '../base/clock.ts';
 import type { Activity, OpenUse, WayIn } from '../model/activity.ts';
+import { addSpan, type UseSpan } from '../model/history.ts';
 
 const HOUR_MS = 3_600_000;
 
@@ -34,6 +35,9 @@ interface Mutable extends OpenUse {
   lastPayloadAt: number;
 }
 
+/** A time in which a VM was used, in milliseconds of a clock that only goes forward. */
+export type Span = Pick<UseSpan, 'by' | 'from' | 'until'>;
+
 interface Entry {
   version: number;
   readonly open: Set<Mutable>;
@@ -42,6 +46,12 @@ interface Entry {
   /** When it was woken or started, of the last hour. */
   wakes: number[];
   leasedUntil: number | null;
+  guestBusyUntil: number | null;
+  cpuPercent: number | null;
+  /** Since when it is leased; null: what is known of that was drained to its end. */
+  leasedFrom: number | null;
+  /** Uses that have ended since they were drained. */
+  ended: Span[];
   falling: { readonly cancel: () => void } | undefined;
 }
 
@@ -73,19 +83,46 @@ export class ActivityTracker {
       end: () => {
         if (!entry.open.delete(use)) return;
         entry.lastUsedAt = this.#clock.steady();
+        addSpan(entry.ended, { by, from: use.since, until: entry.lastUsedAt });
       },
     };
   }
 
   /** Somebody uses a VM for this moment alone. */
   touch(vmId: VmId): void {
-    this.#used(vmId);
+    const { ended, lastUsedAt } = this.#used(vmId);
+    addSpan(ended, { by: 'api', from: lastUsedAt, until: lastUsedAt });
   }
 
   /** Somebody says that a VM is busy for so long from now, in milliseconds; 0 ends that. A later word takes the place of an earlier one. */
   lease(vmId: VmId, ms: number): void {
     const entry = this.#used(vmId);
+    this.#endLease(entry);
     entry.leasedUntil = ms > 0 ? entry.lastUsedAt + ms : null;
+    entry.leasedFrom = ms > 0 ? entry.lastUsedAt : null;
+  }
+
+  /** The uses of a VM that have ended since they were asked for last, and those that are open, until now. */
+  drain(vmId: VmId): readonly Span[] {
+    const entry = this.#entry(vmId);
+    const now = this.#clock.steady();
+    if ((entry.leasedUntil ?? 0) <= now) this.#endLease(entry);
+    const ended = entry.ended;
+    entry.ended = [];
+    const open = [...entry.open].map(({ by, since }): Span => ({ by, from: since, until: now }));
+    const leased: Span[] =
+      entry.leasedFrom === null ? [] : [{ by: 'lease', from: entry.leasedFrom, until: now }];
+    return [...ended, ...open, ...leased];
+  }
+
+  /** Its guest says that it is busy for so long from now, in milliseconds: no use, but a reason not to sleep. */
+  guestBusy(vmId: VmId, ms: number): void {
+    this.#entry(vmId).guestBusyUntil = this.#clock.steady() + ms;
+  }
+
+  /** How much of its vCPUs a VM uses, in percent; null: not known. */
+  noteCpu(vmId: VmId, percent: number | null): void {
+    this.#entry(vmId).cpuPercent = percent;
   }
 
   /** A VM was started or woken. */
@@ -94,19 +131,30 @@ export class ActivityTracker {
     const now = this.#clock.steady();
     entry.version++;
     entry.awakeSince = now;
+    entry.guestBusyUntil = null;
+    entry.cpuPercent = null;
     entry.wakes = [...entry.wakes, now].filter((at) => now - at < HOUR_MS);
     entry.lastUsedAt = Math.max(entry.lastUsedAt, now);
   }
 
   /**
    * A VM was found running by a new daemon: when it was last used, in milliseconds before now; null: nobody wrote that down, and it counts as used now.
-   * Its connections ended with the old daemon, so those who had them are given the time after a wake to come back.
+   * Its connections ended with the old daemon, so those who had them are given the time after a wake to come back. `leasedForMs`: for how
+   * long from now it is busy, or since when it is no more; null: nobody said so.
    */
-  adopt(vmId: VmId, usedBeforeMs: number | null): void {
+  adopt(
+    vmId: VmId,
+    {
+      usedBeforeMs,
+      leasedForMs,
+    }: { readonly usedBeforeMs: number | null; readonly leasedForMs: number | null },
+  ): void {
     const entry = this.#entry(vmId);
     const now = this.#clock.steady();
     entry.awakeSince = now;
     entry.lastUsedAt = now - Math.max(usedBeforeMs ?? 0, 0);
+    entry.leasedUntil = leasedForMs === null ? null : now + leasedForMs;
+    entry.leasedFrom = leasedForMs !== null && leasedForMs > 0 ? now : null;
   }
 
   /** A VM is about to sleep, decided on a version of its activity; on another one than now, it is wanted already. */
@@ -140,21 +188,31 @@ export class ActivityTracker {
 
   /** What is known of a VM now. One that was never heard of counts as used at this moment. */
   of(vmId: VmId): Activity {
-    const { version, open, lastUsedAt, awakeSince, wakes, leasedUntil } = this.#entry(vmId);
+    const entry = this.#entry(vmId);
+    const { version, lastUsedAt, awakeSince, leasedUntil, guestBusyUntil, cpuPercent } = entry;
     const now = this.#clock.steady();
     return {
       version,
-      open: [...open].map((use) => ({ ...use })),
+      open: [...entry.open].map((use) => ({ ...use })),
       lastUsedAt,
       awakeSince,
-      wakesInLastHour: wakes.filter((at) => now - at < HOUR_MS).length,
+      wakesInLastHour: entry.wakes.filter((at) => now - at < HOUR_MS).length,
       leasedUntil,
+      guestBusyUntil,
+      cpuPercent,
     };
   }
 
   /** Forgets a VM that is gone. */
   forget(vmId: VmId): void {
     this.#entries.delete(vmId);
+  }
+
+  #endLease(entry: Entry): void {
+    const { leasedFrom: from, leasedUntil } = entry;
+    entry.leasedFrom = null;
+    if (from === null || leasedUntil === null) return;
+    addSpan(entry.ended, { by: 'lease', from, until: Math.min(leasedUntil, this.#clock.steady()) });
   }
 
   #used(vmId: VmId): Entry {
@@ -176,6 +234,10 @@ export class ActivityTracker {
       awakeSince: now,
       wakes: [],
       leasedUntil: null,
+      guestBusyUntil: null,
+      cpuPercent: null,
+      leasedFrom: null,
+      ended: [],
       falling: undefined,
     };
     this.#entries.set(vmId, entry);

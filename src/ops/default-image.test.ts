@@ -5,6 +5,7 @@ import { test } from 'node:test';
 import { Failure } from '../model/failure.ts';
 import { makeHostFolder, openFakeWorld, type FakeWorld } from '../../test/support/fake-world.ts';
 import { openHatch } from './open-hatch.ts';
+import { Waker } from './waker.ts';
 
 async function onFakeHost(body: (fake: FakeWorld) => Promise<void>): Promise<void> {
   const host = await makeHostFolder();
@@ -18,7 +19,7 @@ async function onFakeHost(body: (fake: FakeWorld) => Promise<void>): Promise<voi
 }
 
 test('a default image built after the server started is found when a VM asks for it', () =>
-  onFakeHost(async ({ world, caller }) => {
+  onFakeHost(async ({ world, caller, sleeper }) => {
     const [image] = await world.store.images.list([world.settings.sharedAccountId], { limit: 10 });
     assert.ok(image);
     await world.store.images.remove(image.accountId, image.id);
@@ -31,7 +32,13 @@ test('a default image built after the server started is found when a VM asks for
     const findDefaultImage = async (): Promise<void> => {
       if (built) await world.store.images.put(image);
     };
-    const { vms } = openHatch({ ...world, findDefaultImage }, registry, async () => []);
+    const { vms } = openHatch(
+      { ...world, findDefaultImage },
+      registry,
+      async () => [],
+      new Waker(world),
+      sleeper,
+    );
     await assert.rejects(vms.create(caller, {}), (error: unknown) => {
       assert.ok(error instanceof Failure);
       assert.equal(error.code, 'invalid_request');

@@ -20,6 +20,7 @@ import { defaultId } from '../daemon/default-image.ts';
 import type { Wait } from './hatch.ts';
 import { imageOf } from './host-steps.ts';
 import { openHatch } from './open-hatch.ts';
+import { Waker } from './waker.ts';
 import { reconcile } from './reconcile.ts';
 import type { Step } from './steps.ts';
 import { diskFromSnapshot } from './files-from-snapshot.ts';
@@ -342,14 +343,16 @@ test('what cannot be fetched leaves a VM asleep, for whichever host asks next', 
 
 test("a host whose default image was overwritten by another one's makes VMs of its own", async () => {
   await rm(join(folders[0].root, 'images'), { recursive: true });
-  const { hatch, caller, world } = there;
+  const { hatch, caller, world, sleeper } = there;
   const findDefaultImage = (): Promise<void> => putImage(folders[1], 'kernel of the second host', null);
   const registry = {
     register: async () => assert.fail('nothing is registered here'),
     forget: async () => undefined,
     sha256: async () => null,
   };
-  const vm = await openHatch({ ...world, findDefaultImage }, registry, async () => []).vms.create(caller, {});
+  const wakers = [new Waker(world), sleeper] as const;
+  const { vms } = openHatch({ ...world, findDefaultImage }, registry, async () => [], ...wakers);
+  const vm = await vms.create(caller, {});
   const kernel = await readFile(join(folders[1].vms, vm.id, 'kernel'), 'utf8');
   assert.equal(kernel, 'kernel of the second host');
   await hatch.vms.delete(caller, vm.id);

@@ -8,6 +8,7 @@ import type { Route, WakeRules } from '../model/route.ts';
 import type { Snapshot } from '../model/snapshot.ts';
 import type { IdlePolicy, Vm, VmState } from '../model/vm.ts';
 import type { Transfer } from './archive/archive.ts';
+import type { IdleSimulation, WhyVm } from './idle-answers.ts';
 import type { GuestTraffic } from '../net/network.ts';
 import type { Page, VmUse } from '../store/store.ts';
 import type { MachineCounters } from '../vmm/driver.ts';
@@ -186,6 +187,27 @@ export interface Hatch {
       offset: number,
       signal: AbortSignal,
     ): AsyncIterable<string>;
+  };
+  readonly idle: {
+    /**
+     * Somebody says that a running VM is busy for so long from now, in whole seconds up to an hour; 0 ends that. Gives until when it is, in
+     * milliseconds since 1970; null: it is not any more.
+     */
+    lease(
+      caller: Caller,
+      idOrName: string,
+      seconds: number,
+    ): Promise<{ readonly vm: Vm; readonly until: number | null }>;
+    /** Why a VM is awake or asleep, and what came of that. */
+    why(caller: Caller, idOrName: string): Promise<WhyVm>;
+    /**
+     * How the caller's VMs, or one of them, would have slept with another timeout, by what was written down of the last 30 days; most asleep
+     * first.
+     */
+    simulate(
+      caller: Caller,
+      request: { readonly timeoutSeconds: number; readonly vm?: string | undefined },
+    ): Promise<readonly IdleSimulation[]>;
   };
   readonly snapshots: {
     /** With `storedWithinMs` once it is durable; `timeout` when that takes longer, which changes nothing. */

@@ -2,6 +2,7 @@ import { raceAbort } from '../base/deadline.ts';
 import { newId, parseImageId, type ImageId } from '../base/ids.ts';
 import { errorFields } from '../base/logger.ts';
 import { makeFolder, remove } from '../host/files.ts';
+import { DEFAULT_IDLE, mergeIdle } from '../model/create-request.ts';
 import { Failure } from '../model/failure.ts';
 import type { Operation } from '../model/records.ts';
 import type { NewSnapshot } from '../model/snapshot.ts';
@@ -134,6 +135,7 @@ async function giveVm(
     const { vcpuCount, memMib, guest } = saved;
     const wanted: Wanted = {
       ...vm,
+      idle: vm.idle && mergeIdle(DEFAULT_IDLE, vm.idle),
       accountId: caller.accountId,
       hostId: settings.hostId,
       name: vmName,

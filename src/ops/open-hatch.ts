@@ -12,16 +12,20 @@ import { importSnapshot } from './import-snapshot.ts';
 import { patchVm } from './patch-vm.ts';
 import { followReboot, rebootVm } from './reboot-vm.ts';
 import { restoreVm } from './restore-vm.ts';
+import { leaseVm } from './lease-vm.ts';
+import type { Sleeper } from './sleeper.ts';
+import { whyVm } from './why-vm.ts';
 import { snapshotVm } from './snapshot-vm.ts';
 import { routes } from './routes.ts';
 import { savedFiles } from './saved-files.ts';
 import { snapshots } from './snapshots.ts';
 import { consoleOf, execIn, followConsole, metricsOf } from './see-into.ts';
+import { simulateIdle } from './simulate-idle.ts';
 import { startVm } from './start-vm.ts';
 import { settleExit, stopVm } from './stop-vm.ts';
 import { templates } from './templates.ts';
 import { findVm, waitFor } from './vms.ts';
-import { Waker } from './waker.ts';
+import type { Waker } from './waker.ts';
 import type { World } from './world.ts';
 import { ownerOf } from './owner.ts';
 
@@ -30,7 +34,8 @@ export function openHatch(
   world: World,
   registry: ImageRegistry,
   readiness: Hatch['readiness'],
-  waker = new Waker(world),
+  waker: Waker,
+  sleeper: Sleeper,
 ): Hatch {
   watchFleet(world);
   const { store, clock, log, settings } = world;
@@ -57,6 +62,11 @@ export function openHatch(
       console: (caller, idOrName, tailBytes) => consoleOf(world, caller, idOrName, tailBytes),
       followConsole: (caller, idOrName, offset, signal) =>
         followConsole(world, caller, idOrName, offset, signal),
+    },
+    idle: {
+      lease: (caller, idOrName, seconds) => leaseVm(world, caller, idOrName, seconds),
+      why: (caller, idOrName) => whyVm(world, sleeper, caller, idOrName),
+      simulate: (caller, request) => simulateIdle(world, caller, request),
     },
     snapshots: {
       ...snapshots(world),

@@ -14,6 +14,7 @@ import {
   type FakeWorld,
 } from '../../test/support/fake-world.ts';
 import { openHatch } from './open-hatch.ts';
+import { Waker } from './waker.ts';
 
 let host: FakeHostFolder;
 let fake: FakeWorld;
@@ -126,7 +127,7 @@ test('a stop that failed and waits to be tried again does not keep its VM from b
 });
 
 test('a deletion that cuts short the following of a guest that ended is nothing to report', async () => {
-  const { hatch, caller, world } = fake;
+  const { hatch, caller, world, sleeper } = fake;
   const reported: string[] = [];
   const log: Logger = { ...silent, error: (_fields, message) => void reported.push(message) };
   const registry = {
@@ -135,7 +136,7 @@ test('a deletion that cuts short the following of a guest that ended is nothing 
     sha256: async () => null,
   };
   // From now on it is this one that follows the ends of guests.
-  openHatch({ ...world, driver: world.driver, log }, registry, async () => []);
+  openHatch({ ...world, driver: world.driver, log }, registry, async () => [], new Waker(world), sleeper);
   const { id } = await hatch.vms.create(caller, {});
   const { reached, go } = hold('vmm');
   await endFakeGuest(`${host.vms}/${id}`, { kind: 'poweroff' });

@@ -139,7 +139,10 @@ async function adopt(world: World, vm: Vm, signal: AbortSignal): Promise<boolean
   // One that was to be saved, or of whose pause nobody knows any more.
   if ((await machine.status()) === 'paused') await machine.resume();
   fleet.add(vm, machine, { ready: vm.readyAt !== null });
-  activity.adopt(vm.id, vm.lastActiveAt === null ? null : clock.now() - vm.lastActiveAt);
+  activity.adopt(vm.id, {
+    usedBeforeMs: vm.lastActiveAt === null ? null : clock.now() - vm.lastActiveAt,
+    leasedForMs: vm.leasedUntil === null ? null : vm.leasedUntil - clock.now(),
+  });
   log.info({ vm: vm.id, pid: machine.process.pid }, 'took up a guest that ran on');
   if (vm.network !== null) {
     try {

@@ -17,7 +17,8 @@ import { wasSavedElsewhere, undoWake } from './wake-vm.ts';
 import type { World } from './world.ts';
 import { ownerOf } from './owner.ts';
 import { mustGet } from './carry-out.ts';
-import type { Caller, Wait, RestoreRequest } from './hatch.ts';
+import { noteWoken } from './note-sleep.ts';
+import type { Caller, Visitor, Wait, RestoreRequest } from './hatch.ts';
 
 /**
  * Wakes a sleeping VM, also one that slept on another host, or puts it back to an earlier snapshot of its own; a stopped one too, whose disk is lost. When it cannot wake
@@ -32,14 +33,25 @@ export async function restoreVm(
 ): Promise<Vm> {
   const vm = await findVm(world, caller, idOrName);
   mustBeHereOrAsleep(world, vm);
-  if (request.snapshot !== undefined || vm.state !== 'running' || vm.operation !== null)
-    await flyRestore(world, vm, request);
+  if (request.snapshot !== undefined || vm.state !== 'running' || vm.operation !== null) {
+    const from = world.clock.now();
+    const began = await flyRestore(world, vm, request);
+    const ms = world.clock.now() - from;
+    if (began && vm.state === 'snapshotted') await noteWoken(world, vm, BY_API, { waiters: 1, ms });
+  }
   return waitFor(world, vm.id, wait);
 }
 
-/** Restores a VM as one operation on it, or joins the one under way. Resolves when it is done; rejects with a Failure. */
-export async function flyRestore(world: World, vm: Vm, request: RestoreRequest): Promise<void> {
+/** Who asks over the API; whom that is, its own log says. */
+export const BY_API: Visitor = { by: 'api', from: null };
+
+/**
+ * Restores a VM as one operation on it, or joins the one under way; gives whether it did not join. Resolves when it is done; rejects with
+ * a Failure.
+ */
+export async function flyRestore(world: World, vm: Vm, request: RestoreRequest): Promise<boolean> {
   const { store, flights } = world;
+  let began = false;
   await withRoom(world, (ask) =>
     flights.fly(
       vm.id,
@@ -50,6 +62,7 @@ export async function flyRestore(world: World, vm: Vm, request: RestoreRequest):
         const vms = [{ vmId: now.id, memMib: snapshot.memMib }];
         await ask({ verb: 'restore', accountId: now.accountId, vms, about: now.id }, cutOff);
         const own = await claimHere(world, now);
+        began = true;
         return store.operations.begin({ id: own.id, owner: ownerOf(own) }, 'restore', {
           snapshot: snapshot.id,
         });
@@ -57,6 +70,7 @@ export async function flyRestore(world: World, vm: Vm, request: RestoreRequest):
       (operation, signal) => carryOutRestore(world, operation, signal),
     ),
   );
+  return began;
 }
 
 /** The snapshot a VM is to go back to, when it may. */

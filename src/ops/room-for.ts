@@ -5,6 +5,7 @@ import { decideUnderPressure, type Decision } from '../model/idle.ts';
 import { decideRoom, heldBy, whoHolds, type MemoryHolder } from '../model/memory.ts';
 import type { Vm } from '../model/vm.ts';
 import { VmmError } from '../vmm/driver.ts';
+import { isGuestBusy } from './ask-guest.ts';
 import type { Live } from './fleet.ts';
 import type { Promised } from './room.ts';
 import { signalsOf } from './say-verdict.ts';
@@ -74,7 +75,7 @@ async function makeRoom(
     if (next === undefined) return room.promise(vms);
     // What was freed is seen by looking anew: it may be less than it seemed, as of memory that is shared.
     tried.add(next);
-    await letGo(world, next, asked, { wanted_mib: wantedMib, budget_mib: budgetMib });
+    await letGo(world, next, asked, { wanted_mib: wantedMib, budget_mib: budgetMib }, signal);
   }
 }
 
@@ -143,7 +144,7 @@ function yielding(
   return may ? { yields: 'now', idleMs, because: null, yieldsInMs: null } : no('failed', idleMs);
 }
 
-function decide({ activity, driver, flights, room, settings }: World, vm: Vm): Decision {
+function decide({ activity, driver, flights, room, settings, clock }: World, vm: Vm): Decision {
   const policy = vm.idle ?? settings.idle;
   const signals = {
     now: room.clock.steady(),
@@ -151,6 +152,7 @@ function decide({ activity, driver, flights, room, settings }: World, vm: Vm): D
     operation: vm.operation?.verb ?? flights.verbOf(vm.id) ?? null,
     canSave: driver.capabilities.snapshot,
     failedUntil: room.failedUntil(vm.id),
+    wallNow: clock.now(),
   };
   return { policy, signals, verdict: decideUnderPressure(policy, signals) };
 }
@@ -161,6 +163,7 @@ async function letGo(
   vmId: VmId,
   asked: RoomAsked,
   why: Readonly<Record<string, number>>,
+  signal: AbortSignal,
 ): Promise<void> {
   const { store, activity, flights, room, log } = world;
   if (flights.has(vmId)) return flights.landed(vmId);
@@ -168,7 +171,7 @@ async function letGo(
   if (vm?.state !== 'running' || activity.isFallingAsleep(vmId)) return;
   const decision = decide(world, vm);
   const { verdict, signals } = decision;
-  if (!verdict.sleep) return;
+  if (!verdict.sleep || (await isGuestBusy(world, vm, signal))) return;
   const falling = activity.fallAsleep(vmId, signals.activity.version);
   const own = asked.accountId === vm.accountId;
   const needs = { verb: asked.verb, vms: own ? asked.vms.map((one) => one.vmId) : null };

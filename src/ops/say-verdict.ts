@@ -16,6 +16,14 @@ export function sayVerdict({ policy, signals, verdict }: Decision): string {
       return `It is in use by ${verdict.by.join(', ')}.`;
     case 'leased':
       return `Somebody has said that it is busy, for another ${left} s.`;
+    case 'guest_busy':
+      return `Its guest says that it is busy, for another ${left} s.`;
+    case 'keep_awake':
+      return `Its policy keeps it awake at this time, for another ${left} s.`;
+    case 'cpu':
+      return signals.activity.cpuPercent === null
+        ? 'How much CPU it uses is not known yet.'
+        : `It uses ${tenths(signals.activity.cpuPercent)} % of its CPUs, and sleeps below ${policy.cpuBelow ?? 0} %.`;
     case 'used':
       return `It was last used ${idle} s ago, and is idle after ${policy.timeoutSeconds} s: in ${left} s.`;
     case 'just_woken':
@@ -46,8 +54,15 @@ export function signalsOf({ policy, signals, verdict }: Decision): Readonly<Reco
       seconds: seconds(now - since),
       quiet_seconds: seconds(now - lastPayloadAt),
     })),
+    ...(policy.cpuBelow === null || signals.activity.cpuPercent === null
+      ? {}
+      : { cpu_percent: tenths(signals.activity.cpuPercent), cpu_below: policy.cpuBelow }),
     ...(leasedUntil !== null && leasedUntil > now ? { leased_seconds: seconds(leasedUntil - now) } : {}),
   };
+}
+
+function tenths(value: number): number {
+  return Math.round(value * 10) / 10;
 }
 
 function seconds(ms: number): number {

@@ -73,7 +73,9 @@ async function wakeFor(waker: Waker, id: Vm['id'], visitor: Visitor): Promise<vo
   try {
     await deadline('waking the VM', WAKE_MS, (signal) => waker.wake(id, visitor, signal));
   } catch (error) {
-    throw translate(error);
+    const failure = translate(error);
+    await waker.refusals.note(id, visitor, failure);
+    throw failure;
   }
 }
 

@@ -7,7 +7,6 @@ import type { HatchEvent } from '../model/records.ts';
 import type { Vm } from '../model/vm.ts';
 import type { Driver, Machine } from '../vmm/driver.ts';
 import { VmmError } from '../vmm/driver.ts';
-import { Sleeper } from './sleeper.ts';
 import { isAwake, Waker } from './waker.ts';
 import {
   assertNothingLeft,
@@ -25,7 +24,6 @@ const signal = new AbortController().signal;
 
 interface Idle extends FakeWorld {
   readonly clock: FakeClock;
-  readonly sleeper: Sleeper;
   readonly waker: Waker;
   readonly newVm: () => Promise<Vm>;
   /** Makes nobody use anything for an hour, and looks. */
@@ -34,18 +32,13 @@ interface Idle extends FakeWorld {
   readonly events: (id: VmId, kind: string) => Promise<readonly HatchEvent[]>;
 }
 
-async function open(
-  host: FakeHostFolder,
-  { sleepsAtOnce = 2, ...options }: WorldOptions & { readonly sleepsAtOnce?: number } = {},
-): Promise<Idle> {
+async function open(host: FakeHostFolder, options: WorldOptions = {}): Promise<Idle> {
   const clock = new FakeClock();
   const one = await openFakeWorld(host, { ...options, activityClock: clock });
-  const sleeper = new Sleeper(one.world, { clock, sleepsAtOnce });
-  const { hatch, caller, world } = one;
+  const { hatch, caller, world, sleeper } = one;
   return {
     ...one,
     clock,
-    sleeper,
     waker: new Waker(world),
     newVm: () => hatch.vms.create(caller, {}, READY),
     idleRound: async () => {
@@ -57,10 +50,7 @@ async function open(
   };
 }
 
-async function idle(
-  options: WorldOptions & { readonly sleepsAtOnce?: number },
-  body: (one: Idle) => Promise<void>,
-): Promise<void> {
+async function idle(options: WorldOptions, body: (one: Idle) => Promise<void>): Promise<void> {
   const host = await makeHostFolder();
   try {
     const one = await open(host, options);
@@ -292,6 +282,63 @@ test('after a restart a VM is idle since it was last used, but those who used it
   } finally {
     await host.remove();
   }
+});
+
+test('a guest that says it is busy is left alone for as long as it says, and is asked again then', () =>
+  idle({}, async ({ newVm, idleRound, now, hatch, caller, events, clock, sleeper }) => {
+    const { id } = await newVm();
+    const say = (text: string): Promise<unknown> =>
+      hatch.vms.exec(caller, id, {
+        command: `echo ${text} > /run/hatch/busy`,
+        cwd: null,
+        env: {},
+        stdin: null,
+        timeoutMs: 10_000,
+      });
+    await say('600');
+    await idleRound();
+    assert.equal((await now(id)).state, 'running');
+    const why = await hatch.idle.why(caller, id);
+    assert.deepEqual([why.now.is, why.now.reason], ['awake', 'guest_busy']);
+    assert.equal((await events(id, 'vm.sleep_refused')).length, 1);
+    await clock.advance(599_000);
+    await sleeper.round();
+    assert.equal((await now(id)).state, 'running');
+    await clock.advance(1000);
+    await sleeper.round();
+    assert.equal((await now(id)).state, 'running', 'it still says so');
+    await say('0');
+    await clock.advance(HOUR_MS);
+    await sleeper.round();
+    assert.equal((await now(id)).state, 'snapshotted');
+  }));
+
+test('a VM that uses its CPUs stays awake where its policy wants that, once they were measured twice', async () => {
+  let cpuSeconds = 0;
+  const wrapDriver = (driver: Driver): Driver => {
+    const machine = (one: Machine): Machine =>
+      over(one, { counters: async () => ({ ...(await one.counters()), cpuSeconds }) });
+    return over(driver, { launch: async (...how) => machine(await driver.launch(...how)) });
+  };
+  await idle({ wrapDriver }, async ({ hatch, caller, now, events, clock, sleeper, idleRound }) => {
+    const { id } = await hatch.vms.create(caller, { vcpuCount: 2, idle: { cpuBelow: 20 } }, READY);
+    await idleRound();
+    assert.equal((await now(id)).state, 'running', 'not measured twice yet');
+    // 40 % of one CPU are 20 % of two.
+    cpuSeconds += 4;
+    await clock.advance(10_000);
+    await sleeper.round();
+    assert.equal((await now(id)).state, 'running');
+    const [refused] = await events(id, 'vm.sleep_refused');
+    assert.match(refused?.message ?? '', /is not known yet/);
+    const { message } = (await hatch.idle.why(caller, id)).now;
+    assert.equal(message, 'It uses 20 % of its CPUs, and sleeps below 20 %.');
+    cpuSeconds += 3.9;
+    await clock.advance(10_000);
+    await sleeper.round();
+    assert.equal((await now(id)).state, 'snapshotted');
+    assert.equal((await events(id, 'vm.slept'))[0]?.data['cpu_percent'], 19.5);
+  });
 });
 
 test('close ends the looking, and leaves what sleeps to those who cut operations off', () =>

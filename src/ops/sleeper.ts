@@ -1,9 +1,13 @@
 import type { SteadyClock } from '../base/clock.ts';
 import type { VmId } from '../base/ids.ts';
+import { deadline } from '../base/deadline.ts';
 import { errorFields } from '../base/logger.ts';
 import { Slots } from '../base/slots.ts';
+import { SPAN_GAP_MS } from '../model/history.ts';
 import { decideIdle, type Decision, type IdleSignals } from '../model/idle.ts';
 import type { Vm } from '../model/vm.ts';
+import { isGuestBusy } from './ask-guest.ts';
+import { CpuMeter } from './cpu-meter.ts';
 import { ownerOf } from './owner.ts';
 import { sayVerdict, signalsOf } from './say-verdict.ts';
 import { sleepVm } from './snapshot-vm.ts';
@@ -13,6 +17,8 @@ import type { World } from './world.ts';
 
 /** After a VM could not be put to sleep it is tried again no sooner than this, each time twice as long, at most so long; in milliseconds. */
 const BACK_OFF = { firstMs: 60_000, mostMs: 3_600_000 } as const;
+/** How long a hypervisor has to tell its CPU time, in milliseconds. */
+const COUNT_MS = 5000;
 /** What is written of the last use of a VM may be this much too early, in milliseconds. */
 const ACTIVE_MS = 1000;
 
@@ -30,6 +36,7 @@ export class Sleeper {
   readonly #failed = new Map<VmId, { readonly delayMs: number; readonly until: number }>();
   /** The reason last written down for not putting a VM to sleep. */
   readonly #refused = new Map<VmId, string>();
+  readonly #cpu = new CpuMeter();
   #loop: Promise<void> = Promise.resolve();
 
   constructor(
@@ -60,12 +67,13 @@ export class Sleeper {
 
   /** What would be decided about a VM now. */
   decide(vm: Vm): Decision {
-    const { activity, driver, settings } = this.#world;
+    const { activity, driver, settings, clock } = this.#world;
     const policy = vm.idle ?? settings.idle;
     const signals: IdleSignals = {
       now: this.#clock.steady(),
       activity: activity.of(vm.id),
       operation: vm.operation?.verb ?? null,
+      wallNow: clock.now(),
       canSave: driver.capabilities.snapshot,
       failedUntil: this.#failed.get(vm.id)?.until ?? null,
     };
@@ -90,7 +98,7 @@ export class Sleeper {
     const { store, settings } = this.#world;
     const all = await store.vms.ofHost(settings.hostId);
     const here = new Set(all.map(({ id }) => id));
-    for (const known of [this.#failed, this.#refused])
+    for (const known of [this.#failed, this.#refused, this.#cpu])
       for (const id of known.keys()) if (!here.has(id)) known.delete(id);
     const running = all.filter(({ state }) => state === 'running');
     return running.filter(({ id }) => !this.#looking.has(id)).map((vm) => this.#look(vm));
@@ -109,6 +117,8 @@ export class Sleeper {
 
   async #check(vm: Vm): Promise<void> {
     await this.#noteActive(vm);
+    await this.#noteUses(vm.id);
+    await this.#measure(vm);
     const { verdict } = this.decide(vm);
     if (!verdict.sleep) return this.#noteRefusal(vm, this.decide(vm));
     await this.#slots.run(() => this.#putToSleep(vm.id), this.#ending.signal);
@@ -123,6 +133,8 @@ export class Sleeper {
     const decision = this.decide(vm);
     const { verdict, signals } = decision;
     if (!verdict.sleep) return this.#noteRefusal(vm, decision);
+    if (await isGuestBusy(this.#world, vm, this.#ending.signal))
+      return this.#noteRefusal(vm, this.decide(vm));
     const falling = activity.fallAsleep(vm.id, signals.activity.version);
     const idle = { falling, decided: signalsOf(decision) };
     try {
@@ -135,6 +147,22 @@ export class Sleeper {
       await this.#noteFailure(vm, error);
     } finally {
       falling.end();
+    }
+  }
+
+  /** Measures how much CPU a VM has used since the last look, where its policy wants to know. */
+  async #measure(vm: Vm): Promise<void> {
+    const { fleet, settings, activity, log } = this.#world;
+    const live = fleet.get(vm.id);
+    if ((vm.idle ?? settings.idle).cpuBelow === null || !live) return this.#cpu.delete(vm.id);
+    try {
+      const { cpuSeconds } = await deadline('counting its CPU time', COUNT_MS, () => live.machine.counters());
+      const reading = { cpuSeconds, at: this.#clock.steady() };
+      activity.noteCpu(vm.id, this.#cpu.measure(vm, live.machine.process, reading));
+    } catch (error) {
+      // What is not known keeps it awake.
+      activity.noteCpu(vm.id, null);
+      log.warn({ vm: vm.id, ...errorFields(error) }, 'could not count the CPU time of a VM');
     }
   }
 
@@ -170,12 +198,27 @@ export class Sleeper {
     await this.#world.store.events.add({ accountId, vmId, kind: 'vm.sleep_refused', message, data });
   }
 
+  /** Writes down how a VM was used, to be simulated with. */
+  async #noteUses(vmId: VmId): Promise<void> {
+    const { activity, store, clock } = this.#world;
+    const spans = activity.drain(vmId);
+    if (spans.length === 0) return;
+    const behind = clock.now() - this.#clock.steady();
+    const wall = spans.map(({ by, from, until }) => ({
+      vmId,
+      by,
+      from: Math.round(from + behind),
+      until: Math.round(until + behind),
+    }));
+    await store.history.addUses(wall, SPAN_GAP_MS);
+  }
+
   /** Writes down when a VM was last used, for those who ask and for the daemon after this one. */
   async #noteActive(vm: Vm): Promise<void> {
     const { activity, store, clock } = this.#world;
     const { open, lastUsedAt } = activity.of(vm.id);
     const at = clock.now() - (open.length > 0 ? 0 : this.#clock.steady() - lastUsedAt);
     if (vm.lastActiveAt !== null && Math.abs(at - vm.lastActiveAt) < ACTIVE_MS) return;
-    await store.vms.noteActive(vm.id, ownerOf(vm), Math.round(at));
+    await store.vms.noteUse(vm.id, ownerOf(vm), { lastActiveAt: Math.round(at) });
   }
 }

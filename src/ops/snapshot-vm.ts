@@ -18,7 +18,7 @@ import { translate } from './translate.ts';
 import { findVmForUse } from './vms.ts';
 import { undoWake, wake } from './wake-vm.ts';
 import type { World } from './world.ts';
-import { noteSlept, type IdleSleep } from './note-slept.ts';
+import { noteSlept, type IdleSleep } from './note-sleep.ts';
 import { diskOf } from './host-steps.ts';
 import { ownerOf } from './owner.ts';
 import { vmFolder } from './settings.ts';

@@ -1,10 +1,12 @@
+import { restOf } from '../model/history.ts';
 import { refuse } from '../model/states.ts';
 import type { Vm } from '../model/vm.ts';
 import { carryOutBoot } from './boot-vm.ts';
 import { mustBeHere } from './elsewhere.ts';
 import type { Caller, Wait } from './hatch.ts';
-import { restoreVm } from './restore-vm.ts';
 import { withRoom } from './room-for.ts';
+import { noteWoken } from './note-sleep.ts';
+import { BY_API, restoreVm } from './restore-vm.ts';
 import { findVm, waitFor } from './vms.ts';
 import type { World } from './world.ts';
 import { ownerOf } from './owner.ts';
@@ -14,13 +16,23 @@ export async function startVm(world: World, caller: Caller, idOrName: string, wa
   const vm = await findVm(world, caller, idOrName);
   if (vm.state !== 'snapshotted') mustBeHere(world, vm);
   else return restoreVm(world, caller, idOrName, {}, wait);
-  if (vm.state !== 'running' || vm.operation !== null) await flyStart(world, vm);
+  if (vm.state !== 'running' || vm.operation !== null) {
+    const from = world.clock.now();
+    const began = await flyStart(world, vm);
+    const ms = world.clock.now() - from;
+    // One that nobody used was stopped, too: it is woken by this.
+    if (began && restOf(vm) === 'stop') await noteWoken(world, vm, BY_API, { waiters: 1, ms });
+  }
   return waitFor(world, vm.id, wait);
 }
 
-/** Starts a VM as one operation on it, or joins the one under way. Resolves when it is done; rejects with a Failure. */
-export async function flyStart(world: World, vm: Vm): Promise<void> {
+/**
+ * Starts a VM as one operation on it, or joins the one under way; gives whether it did not join. Resolves when it is done; rejects with a
+ * Failure.
+ */
+export async function flyStart(world: World, vm: Vm): Promise<boolean> {
   const { store, flights } = world;
+  let began = false;
   await withRoom(world, (ask) =>
     flights.fly(
       vm.id,
@@ -32,6 +44,7 @@ export async function flyStart(world: World, vm: Vm): Promise<void> {
         if (refused) throw refused;
         const vms = [{ vmId: now.id, memMib: now.memMib }];
         await ask({ verb: 'start', accountId: now.accountId, vms, about: now.id }, cutOff);
+        began = true;
         return store.operations.begin({ id: vm.id, owner: ownerOf(now) }, 'start', {
           fresh: now.layerId === null,
         });
@@ -39,4 +52,5 @@ export async function flyStart(world: World, vm: Vm): Promise<void> {
       (operation, signal) => carryOutBoot(world, operation, signal),
     ),
   );
+  return began;
 }

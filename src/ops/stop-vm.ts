@@ -10,7 +10,7 @@ import { askToPowerOff, noteRungs } from './power-off.ts';
 import { leaveSshPort } from './ssh-ports.ts';
 import { runForward, type Step } from './steps.ts';
 import { decidedIn } from './snapshot-plan.ts';
-import { noteSlept, type IdleSleep } from './note-slept.ts';
+import { noteSlept, type IdleSleep } from './note-sleep.ts';
 import { findVmForUse, waitFor } from './vms.ts';
 import type { World } from './world.ts';
 import { ownerOf } from './owner.ts';

@@ -3,6 +3,8 @@ import { raceAbort } from '../base/deadline.ts';
 import { Failure, notFound } from '../model/failure.ts';
 import type { Vm } from '../model/vm.ts';
 import type { Visitor } from './hatch.ts';
+import { noteWoken } from './note-sleep.ts';
+import { Refusals } from './refusals.ts';
 import { flyRestore } from './restore-vm.ts';
 import { flyStart } from './start-vm.ts';
 import { translate } from './translate.ts';
@@ -34,9 +36,12 @@ export class Waker {
   readonly #waiting = new Map<VmId, number>();
   readonly #failed = new Map<VmId, Failed>();
   #waitingInAll = 0;
+  /** Who was turned away, for those whose visitors were. */
+  readonly refusals: Refusals;
 
   constructor(world: World) {
     this.#world = world;
+    this.refusals = new Refusals(world);
   }
 
   /** How many wait for any VM now. */
@@ -78,26 +83,15 @@ export class Waker {
   }
 
   async #carryOut(vm: Vm, visitor: Visitor): Promise<void> {
-    const { clock, store } = this.#world;
+    const { clock } = this.#world;
     const from = clock.now();
     try {
-      const asleep = vm.state;
       const woke = await this.#untilAwake(vm.id);
       this.#failed.delete(vm.id);
       // One that was about to sleep, and stays awake for them, tells of that itself.
       if (!woke) return;
-      await store.events.add({
-        accountId: vm.accountId,
-        vmId: vm.id,
-        kind: 'vm.woken',
-        message: `Woken by ${visitor.by}${visitor.from === null ? '' : ` from ${visitor.from}`}.`,
-        data: {
-          ...visitor,
-          was: asleep,
-          waiters: this.#waiting.get(vm.id) ?? 0,
-          waited_ms: clock.now() - from,
-        },
-      });
+      const waiters = this.#waiting.get(vm.id) ?? 0;
+      await noteWoken(this.#world, vm, visitor, { waiters, ms: clock.now() - from });
     } catch (error) {
       const cause = translate(error);
       const before = this.#failed.get(vm.id)?.delayMs;

@@ -3,6 +3,7 @@ import { FakeClock, type Clock } from '../base/clock.ts';
 import type { Store } from './store.ts';
 import { accountTests } from './suite/accounts.ts';
 import { claimTests } from './suite/claims.ts';
+import { historyTests } from './suite/history.ts';
 import { imageTests } from './suite/images.ts';
 import { ledgerPackTests } from './suite/ledger-packs.ts';
 import { ledgerRandomTests } from './suite/ledger-random.ts';
@@ -41,6 +42,7 @@ export function storeSuite(name: string, open: (clock: Clock) => Promise<Store>)
     operationTests(declare);
     snapshotTests(declare);
     routeTests(declare);
+    historyTests(declare);
     claimTests(declare);
     ledgerTests(declare);
     ledgerPackTests(declare);

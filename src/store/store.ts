@@ -23,6 +23,7 @@ import type {
   StepPhase,
   Template,
 } from '../model/records.ts';
+import type { Rest, UseSpan } from '../model/history.ts';
 import type { NewRoute, Route, RouteName, RoutePatch } from '../model/route.ts';
 import type { NewSnapshot, Snapshot, SnapshotPatch } from '../model/snapshot.ts';
 import type { NewVm, Verb, Vm, VmPatch, VmState } from '../model/vm.ts';
@@ -44,6 +45,7 @@ export interface Store {
   readonly snapshots: Snapshots;
   readonly routes: Routes;
   readonly ledger: Ledger;
+  readonly history: History;
   readonly events: Events;
   /** Resolves when the database answers; throws when it does not. */
   ping(): Promise<void>;
@@ -193,8 +195,12 @@ export interface Vms {
    * null: that is not so. Throws Taken for what somebody has there. Then nothing was changed.
    */
   claim(id: VmId, seen: Owner, to: string): Promise<Vm | null>;
-  /** Notes when a VM was last used, in milliseconds since 1970; that is no change of it. */
-  noteActive(id: VmId, owner: Owner, at: number): Promise<void>;
+  /** Notes when a VM was last used, or until when it is busy, in milliseconds since 1970; that is no change of it. */
+  noteUse(
+    id: VmId,
+    owner: Owner,
+    use: { readonly lastActiveAt?: number; readonly leasedUntil?: number | null },
+  ): Promise<void>;
   /** Removes the row with its operations and journal; its events stay. */
   remove(id: VmId, owner: Owner): Promise<boolean>;
   /** What is taken on this host, for choosing what is not: IPs, MACs, SSH ports. */
@@ -309,6 +315,20 @@ export interface Routes {
   remove(accountId: AccountId, id: RouteId, event: NewEvent): Promise<boolean>;
 }
 
+/** What VMs did over time; it goes with a VM's row. */
+export interface History {
+  /** When a VM did not run, oldest first: written down with each change of its state. */
+  rests(vmId: VmId): Promise<readonly Rest[]>;
+  /** When a VM was used since a time, the earliest first. */
+  uses(vmId: VmId, since: number): Promise<readonly UseSpan[]>;
+  /** Adds uses; one that begins less than `mergeMs` after the last of its way ended goes on as that. Of VMs that are gone nothing is kept. */
+  addUses(spans: readonly UseSpan[], mergeMs: number): Promise<void>;
+  /** Since when all that is written down, in milliseconds since 1970. */
+  since(): Promise<number>;
+  /** Forgets uses that ended before a time; gives how many. */
+  pruneUses(before: number): Promise<number>;
+}
+
 export interface NewEvent {
   readonly accountId: AccountId;
   readonly vmId: VmId | null;
@@ -325,6 +345,8 @@ export interface Events {
       readonly accountId?: AccountId | undefined;
       readonly vmId?: VmId | undefined;
       readonly kind?: string | undefined;
+      /** Of any of these kinds. */
+      readonly kinds?: readonly string[] | undefined;
     },
     page: Page,
   ): Promise<readonly HatchEvent[]>;

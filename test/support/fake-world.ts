@@ -26,6 +26,8 @@ import { reconcile } from '../../src/ops/reconcile.ts';
 import { recover, settle } from '../../src/ops/recover.ts';
 import { RouteBook } from '../../src/ops/route-book.ts';
 import { Room } from '../../src/ops/room.ts';
+import { Sleeper } from '../../src/ops/sleeper.ts';
+import { Waker } from '../../src/ops/waker.ts';
 import { PATIENCE, type Patience, type World } from '../../src/ops/world.ts';
 import { openFolderHome } from '../../src/store/blobs/folder-home.ts';
 import type { MasterKey } from '../../src/store/blobs/keys.ts';
@@ -77,6 +79,7 @@ export interface WorldOptions {
   readonly activityClock?: SteadyClock;
   /** Most memory of running guests, in MiB; no limit unless said. */
   readonly memoryBudgetMib?: number;
+  readonly sleepsAtOnce?: number;
   /** What stored snapshots are encrypted with. */
   readonly master?: MasterKey;
   /** Another host beside the first: its name, the first one's store, and where its snapshots are stored. */
@@ -87,6 +90,7 @@ export interface WorldOptions {
 export interface FakeWorld {
   readonly world: World;
   readonly hatch: Hatch;
+  readonly sleeper: Sleeper;
   readonly caller: Caller;
   /** The key the caller shows to the API. */
   readonly secret: string;
@@ -195,7 +199,11 @@ export async function openFakeWorld(host: FakeHostFolder, options: WorldOptions 
     forget: async () => undefined,
     sha256: async () => null,
   };
-  const hatch = openHatch(world, registry, async () => []);
+  const sleeper = new Sleeper(world, {
+    clock: options.activityClock ?? systemClock,
+    sleepsAtOnce: options.sleepsAtOnce ?? 2,
+  });
+  const hatch = openHatch(world, registry, async () => [], new Waker(world), sleeper);
   await recover(world, new AbortController().signal);
   world.flights.open();
   await settle(world);
@@ -210,6 +218,7 @@ export async function openFakeWorld(host: FakeHostFolder, options: WorldOptions 
   return {
     world,
     hatch,
+    sleeper,
     caller: { accountId: account.id, keyId: key.id, scopes: new Set(SCOPES) },
     secret,
     close,

@@ -3,6 +3,8 @@ import type { Image } from '../../contract/image.ts';
 import type { Key } from '../../contract/key.ts';
 import { Scope } from '../../contract/key.ts';
 import type { Template } from '../../contract/template.ts';
+import { withIdle } from './idle-options.ts';
+import { showIdle } from './show-idle.ts';
 import { print, waiting, type Act } from './context.ts';
 import { formatFields, formatTable } from './table.ts';
 import { imageId, readSizes, templateId, type SizeOptions } from './vm-requests.ts';
@@ -149,7 +151,7 @@ async function readTemplate(options: TemplateOptions, io: Parameters<typeof read
 }
 
 function withSizes(command: Command): Command {
-  return command
+  return withIdle(command)
     .option('--description <text>', 'what it is for')
     .option('--image <id>', 'the image VMs boot')
     .option('--cpus <n>', 'virtual CPUs')
@@ -157,8 +159,6 @@ function withSizes(command: Command): Command {
     .option('--disk <size>', 'size of the root disk')
     .option('--user-data <file>', 'cloud-init user data; - is standard input')
     .option('--label <key=value>', 'a label; may be given again', several)
-    .option('--idle-timeout <duration>', 'how long nobody may use a VM before it is idle')
-    .option('--idle-action <action>', 'what happens then: snapshot, stop, none')
     .option('--boot-args <line>', "the kernel's command line");
 }
 
@@ -281,7 +281,7 @@ function showTemplate(one: Template): string {
     Memory: one.mem_mib === undefined ? undefined : formatMib(one.mem_mib),
     Disk: one.disk_mib === undefined ? undefined : formatMib(one.disk_mib),
     Labels: formatPairs(one.labels),
-    Idle: one.idle && `${one.idle.action} after ${one.idle.timeout_seconds} s`,
+    Idle: one.idle && showIdle(one.idle),
     'Boot args': one.boot_args,
   });
   return one.user_data === undefined ? fields : `${fields}\n\nUser data:\n${one.user_data.trimEnd()}`;

@@ -1,5 +1,6 @@
 import type { VmMetrics } from '../../contract/metrics.ts';
 import type { Vm } from '../../contract/vm.ts';
+import { showIdle } from './show-idle.ts';
 import { formatFields, formatTable } from './table.ts';
 import { age, duration, formatBytes, formatMib, formatPairs } from './words.ts';
 
@@ -42,7 +43,7 @@ export function showVm(vm: Vm, now: number): string {
     MAC: vm.guest_mac,
     'SSH port': vm.ssh_port,
     Labels: formatPairs(vm.labels),
-    Idle: idle && `${idle.action} after ${idle.timeout_seconds} s${idle.pinned ? ', pinned' : ''}`,
+    Idle: idle && showIdle(idle),
     'Boot args': vm.boot_args,
     Hypervisor: vm.vmm && (vm.accel ? `${vm.vmm} (${vm.accel})` : vm.vmm),
     Host: vm.host,

@@ -1,11 +1,12 @@
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { CreateVm, PatchVm } from '../../contract/vm.ts';
+import { readIdle, type IdleOptions } from './idle-options.ts';
 import type { Io } from './io.ts';
-import { parseMib, parsePairs, parseSeconds, parseWhole, UsageError } from './words.ts';
+import { parseMib, parsePairs, parseWhole, UsageError } from './words.ts';
 
 /** What `vm create` and `template create|update` share, as typed. */
-export interface SizeOptions {
+export interface SizeOptions extends IdleOptions {
   readonly image?: string;
   readonly cpus?: string;
   readonly memory?: string;
@@ -13,8 +14,6 @@ export interface SizeOptions {
   readonly bootArgs?: string;
   readonly userData?: string;
   readonly label?: readonly string[];
-  readonly idleTimeout?: string;
-  readonly idleAction?: string;
 }
 
 export interface CreateOptions extends SizeOptions {
@@ -63,15 +62,13 @@ export async function readCreate(options: CreateOptions, io: Io): Promise<Create
   };
 }
 
-export interface UpdateOptions {
+export interface UpdateOptions extends IdleOptions {
   /** An empty one takes the name away. */
   readonly name?: string;
   readonly cpus?: string;
   readonly memory?: string;
   readonly disk?: string;
   readonly label?: readonly string[];
-  readonly idleTimeout?: string;
-  readonly idleAction?: string;
 }
 
 /** The change that `vm update` asks for. Throws a UsageError naming the option, or when nothing was given. */
@@ -99,19 +96,6 @@ export function imageId(text: string): string {
 /** `tpl-web` for `web` as for `tpl-web`. */
 export function templateId(text: string): string {
   return text.startsWith('tpl-') ? text : `tpl-${text}`;
-}
-
-const ACTIONS = ['snapshot', 'stop', 'none'] as const;
-
-function readIdle({ idleTimeout, idleAction }: Pick<SizeOptions, 'idleTimeout' | 'idleAction'>) {
-  const action = ACTIONS.find((one) => one === idleAction);
-  if (idleAction !== undefined && action === undefined)
-    throw new UsageError(`--idle-action must be one of ${ACTIONS.join(', ')}; it is "${idleAction}".`);
-  if (idleTimeout === undefined && action === undefined) return undefined;
-  return {
-    ...(idleTimeout === undefined ? {} : { timeout_seconds: parseSeconds('--idle-timeout', idleTimeout) }),
-    ...(action === undefined ? {} : { action }),
-  };
 }
 
 async function readInput(option: string, file: string, io: Io): Promise<string> {

@@ -1,5 +1,6 @@
 import type { Command } from 'commander';
 import { VmState } from '../../contract/vm.ts';
+import { withIdle } from './idle-options.ts';
 import { print, waiting, type Act } from './context.ts';
 import { removeAll, type RemoveOptions } from './remove.ts';
 import { showOutcome, showVm, showVms } from './show-vm.ts';
@@ -19,7 +20,7 @@ export interface WaitFlags {
 
 /** `hatch vm create|ls|get|start|stop|reboot|rm|update`. */
 export function vmCommands(vm: Command, act: Act): void {
-  withWait(vm.command('create'))
+  withIdle(withWait(vm.command('create')))
     .description('make a VM and start it')
     .argument('[name]', 'its name, unique in the account')
     .option('--name <name>', 'the same')
@@ -36,8 +37,6 @@ export function vmCommands(vm: Command, act: Act): void {
     .option('--ssh-key <file>', 'a public key to let in; may be given again (your own in ~/.ssh)', several)
     .option('--no-ssh-key', 'let no key in')
     .option('--label <key=value>', 'a label; may be given again', several)
-    .option('--idle-timeout <duration>', 'how long nobody may use it before it is idle')
-    .option('--idle-action <action>', 'what happens then: snapshot, stop, none')
     .option('--boot-args <line>', "the kernel's command line (the image's)")
     .action(
       act(async (context, name: string | undefined, options: CreateOptions & WaitFlags) => {
@@ -122,7 +121,7 @@ export function vmCommands(vm: Command, act: Act): void {
       }),
     );
 
-  vm.command('update')
+  withIdle(vm.command('update'))
     .description('change a VM; its size only while it is stopped')
     .argument('<vm>', 'its name or id')
     .option('--name <name>', 'a new name; "" takes it away')
@@ -130,8 +129,6 @@ export function vmCommands(vm: Command, act: Act): void {
     .option('--memory <size>', 'memory: 512, 512M, 2G')
     .option('--disk <size>', 'size of the root disk; it can only grow')
     .option('--label <key=value>', 'a label, instead of all it had; may be given again', several)
-    .option('--idle-timeout <duration>', 'how long nobody may use it before it is idle')
-    .option('--idle-action <action>', 'what happens then: snapshot, stop, none')
     .action(
       act(async (context, name: string, options: UpdateOptions) => {
         const changed = await context.client.vms.update(name, readUpdate(options));

@@ -12,7 +12,7 @@ export function events(engine: Engine): Events {
   const { db } = engine;
   return {
     add: (event) => transact(engine, (trx) => addEvent(engine, trx, event)),
-    async list({ accountId, vmId, kind }, page) {
+    async list({ accountId, vmId, kind, kinds }, page) {
       let query = db.selectFrom('events').selectAll();
       if (accountId !== undefined) query = query.where('account_id', '=', accountId);
       const visible = query;
@@ -22,6 +22,7 @@ export function events(engine: Engine): Events {
       });
       if (vmId !== undefined) query = query.where('vm_id', '=', vmId);
       if (kind !== undefined) query = query.where('kind', '=', kind);
+      if (kinds !== undefined) query = query.where('kind', 'in', kinds);
       const rows = await query.where('seq', '<', start).orderBy('seq', 'desc').limit(page.limit).execute();
       return rows.map(toEvent);
     },

@@ -5,6 +5,7 @@ import { first } from './migrations/001-first.ts';
 import { snapshots } from './migrations/002-snapshots.ts';
 import { ledger } from './migrations/003-ledger.ts';
 import { routes } from './migrations/004-routes.ts';
+import { idle } from './migrations/005-idle.ts';
 
 const TABLE = 'hatch_migrations';
 
@@ -15,6 +16,7 @@ export function migrations(engine: Engine['name']): Record<string, Migration> {
     '002-snapshots': snapshots(engine),
     '003-ledger': ledger(engine),
     '004-routes': routes(engine),
+    '005-idle': idle(engine),
   };
 }
 

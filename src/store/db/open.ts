@@ -8,6 +8,7 @@ import type { Store } from '../store.ts';
 import { accounts } from './accounts.ts';
 import type { Engine } from './engine.ts';
 import { events } from './events.ts';
+import { history } from './history.ts';
 import { hosts } from './hosts.ts';
 import { images } from './images.ts';
 import { keys } from './keys.ts';
@@ -50,6 +51,7 @@ export async function openStore(
     snapshots: snapshots(engine),
     routes: routes(engine),
     ledger: ledger(engine),
+    history: history(engine),
     events: events(engine),
     ping: async () => {
       await sql`select 1`.execute(engine.db);

@@ -59,20 +59,28 @@ test('what was written is there when the store is opened again, and numbers go o
   await second.close();
 });
 
-test('rows of a database from before routes survive, and their VMs can have routes', async () => {
+test('rows of a database from before routes and rests survive, their VMs can have routes, and rest since they changed', async () => {
   const path = join(folder, 'before-routes.db');
   const first = await open(path);
   const { account, newVm } = await furnish(first);
-  const vm = await make(first, newVm({ name: 'kept', labels: { a: 'b' }, userData: '#!/bin/sh' }));
+  const made = await make(first, newVm({ name: 'kept', labels: { a: 'b' }, userData: '#!/bin/sh' }));
+  const vm = await first.vms.update(made.id, ownerOf(made), { state: 'snapshotted' });
+  assert.ok(vm);
   const events = await first.events.list({ vmId: vm.id }, { limit: 10 });
   await first.close();
   const database = new DatabaseSync(path);
-  database.exec("drop table routes; delete from hatch_migrations where name = '004-routes'");
+  database.exec(
+    `drop table routes; drop table vm_rests; drop table vm_uses; alter table vms drop column leased_until;
+     delete from hatch_migrations where name in ('004-routes', '005-idle')`,
+  );
   database.close();
   const second = await open(path);
   assert.deepEqual(await second.vms.get(vm.id), vm);
   assert.deepEqual(await second.accounts.get(account.id), account);
   assert.deepEqual(await second.events.list({ vmId: vm.id }, { limit: 10 }), events);
+  assert.deepEqual(await second.history.rests(vm.id), [
+    { vmId: vm.id, how: 'snapshot', memMib: 512, from: vm.updatedAt, until: null },
+  ]);
   const route = await second.routes.create(
     {
       id: newId('rt'),

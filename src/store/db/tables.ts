@@ -12,6 +12,7 @@ import type {
   VmId,
 } from '../../base/ids.ts';
 import type { Layer, OperationOutcome, Operation, Quotas, Scope, StepPhase } from '../../model/records.ts';
+import type { Rest, UseSpan } from '../../model/history.ts';
 import type { WakeRules } from '../../model/route.ts';
 import type { SavedGuest, SavedOn, Snapshot, SnapshotKind, SnapshotState } from '../../model/snapshot.ts';
 import type { IdlePolicy, StateReason, Verb, VmmProcess, VmState } from '../../model/vm.ts';
@@ -38,6 +39,8 @@ export interface Tables {
   lease_blobs: LeaseBlobsTable;
   vms: VmsTable;
   vm_labels: VmLabelsTable;
+  vm_rests: VmRestsTable;
+  vm_uses: VmUsesTable;
   operations: OperationsTable;
   operation_steps: OperationStepsTable;
   events: EventsTable;
@@ -211,6 +214,25 @@ export interface LeaseBlobsTable {
   arrived: Flag;
 }
 
+/** When VMs did not run; at most one of each has no end yet. */
+export interface VmRestsTable {
+  seq: GeneratedAlways<number>;
+  vm_id: VmId;
+  how: Rest['how'];
+  mem_mib: number;
+  from_at: number;
+  until_at: number | null;
+}
+
+/** When VMs were used. */
+export interface VmUsesTable {
+  seq: GeneratedAlways<number>;
+  vm_id: VmId;
+  way: UseSpan['by'];
+  from_at: number;
+  until_at: number;
+}
+
 export interface VmsTable {
   seq: GeneratedAlways<number>;
   id: VmId;
@@ -244,6 +266,7 @@ export interface VmsTable {
   labels: Json<Readonly<Record<string, string>>>;
   ready_at: number | null;
   last_active_at: number | null;
+  leased_until: number | null;
   vmm: string | null;
   accel: string | null;
   process: Json<VmmProcess> | null;

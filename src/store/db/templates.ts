@@ -8,6 +8,7 @@ import { orTaken, transact, type Engine } from './engine.ts';
 import { accountOfImage, SHARED_ACCOUNT } from './images.ts';
 import { pageStart } from './page.ts';
 import type { Tables, TemplatesTable } from './tables.ts';
+import { policyOf } from './vm-row.ts';
 import { Violation } from './violation.ts';
 
 /** The templates' table behind its interface. */
@@ -169,7 +170,7 @@ function toTemplate(row: Selectable<TemplatesTable>): Template {
     diskMib: row.disk_mib,
     userData: fromJsonOrNull(row.user_data),
     bootArgs: row.boot_args,
-    idle: fromJsonOrNull(row.idle),
+    idle: policyOf(row.idle),
     labels: fromJson(row.labels),
     createdAt: row.created_at,
     updatedAt: row.updated_at,

@@ -1,8 +1,15 @@
 import type { Insertable, Kysely, Updateable } from 'kysely';
 import type { AccountId } from '../../base/ids.ts';
-import type { NewVm, Vm, VmPatch } from '../../model/vm.ts';
+import { DEFAULT_IDLE, mergeIdle } from '../../model/create-request.ts';
+import type { IdlePolicy, NewVm, Vm, VmPatch } from '../../model/vm.ts';
 import { fromJson, fromJsonOrNull, toFlag, toJson, toJsonOrNull } from './columns.ts';
 import type { Tables, VmsTable } from './tables.ts';
+
+/** An idle policy as it was written down, perhaps before it had all its fields. */
+export function policyOf(text: VmsTable['idle']): IdlePolicy | null {
+  const policy = fromJsonOrNull(text);
+  return policy && mergeIdle(DEFAULT_IDLE, policy);
+}
 
 /** Selects VMs with the operation under way on them, and without their user data. */
 export function selectVms(db: Kysely<Tables>) {
@@ -36,6 +43,7 @@ export function selectVms(db: Kysely<Tables>) {
       'vms.labels',
       'vms.ready_at',
       'vms.last_active_at',
+      'vms.leased_until',
       'vms.vmm',
       'vms.accel',
       'vms.process',
@@ -75,11 +83,12 @@ export function toVm(row: SelectedVm): Vm {
         ? null
         : { ip: row.guest_ip, mac: row.guest_mac, sshPort: row.ssh_port },
     sshAuthorizedKeys: fromJson(row.ssh_authorized_keys),
-    idle: fromJsonOrNull(row.idle),
+    idle: policyOf(row.idle),
     autostart: row.autostart === 1,
     labels: fromJson(row.labels),
     readyAt: row.ready_at,
     lastActiveAt: row.last_active_at,
+    leasedUntil: row.leased_until,
     vmm: row.vmm,
     accel: row.accel,
     process: fromJsonOrNull(row.process),
@@ -141,6 +150,7 @@ export function newRow(
     labels: toJson(vm.labels),
     ready_at: null,
     last_active_at: null,
+    leased_until: null,
     vmm: null,
     accel: null,
     process: null,

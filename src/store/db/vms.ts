@@ -10,6 +10,7 @@ import { claimVm } from './claim-vm.ts';
 import { fromJsonOrNull, toJson } from './columns.ts';
 import { orTaken, transact, type Engine } from './engine.ts';
 import { addEvent } from './events.ts';
+import { noteRest } from './history.ts';
 import { accountOfImage } from './images.ts';
 import { addOperation } from './operations.ts';
 import { pageStart } from './page.ts';
@@ -51,10 +52,13 @@ export function vms(engine: Engine): Vms {
     },
     update: (id, owner, patch) => change(engine, id, owner, undefined, patch),
     move: (id, owner, from, patch, options) => change(engine, id, owner, from, patch, options?.limits),
-    async noteActive(id, owner, at) {
+    async noteUse(id, owner, { lastActiveAt, leasedUntil }) {
       await db
         .updateTable('vms')
-        .set({ last_active_at: at })
+        .set({
+          ...(lastActiveAt === undefined ? {} : { last_active_at: lastActiveAt }),
+          ...(leasedUntil === undefined ? {} : { leased_until: leasedUntil }),
+        })
         .where('id', '=', id)
         .where('host_id', '=', owner.hostId)
         .where('epoch', '=', owner.epoch)
@@ -183,7 +187,7 @@ async function change(
 
 /** Changes a VM in a transaction of somebody's, as `change` does. */
 export async function changeVm(
-  { clock }: Pick<Engine, 'clock'>,
+  engine: Pick<Engine, 'clock'>,
   trx: Transaction<Tables>,
   id: VmId,
   owner: Owner,
@@ -193,7 +197,7 @@ export async function changeVm(
   if (from?.length === 0) return null;
   let query = trx
     .updateTable('vms')
-    .set({ ...patchColumns(patch), updated_at: clock.now() })
+    .set({ ...patchColumns(patch), updated_at: engine.clock.now() })
     .where('id', '=', id)
     .where('host_id', '=', owner.hostId)
     .where('epoch', '=', owner.epoch);
@@ -204,7 +208,10 @@ export async function changeVm(
     await trx.deleteFrom('vm_labels').where('vm_id', '=', id).execute();
     await addLabels(trx, id, patch.labels);
   }
-  return get(trx, id);
+  const changed = await get(trx, id);
+  if (changed && (patch.state !== undefined || patch.stoppedBy !== undefined))
+    await noteRest(engine, trx, changed);
+  return changed;
 }
 
 /** Refuses what a VM would grow by over a quota of its account; who grows or makes VMs in it does so one after the other. */

@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict';
 import { newId } from '../../base/ids.ts';
+import { DEFAULT_IDLE } from '../../model/create-request.ts';
 import { furnish, imageId, newImage, newTemplate, templateId } from '../fixtures.ts';
 import { fails, isTaken, listsInPages, make, ownerOf, type Declare } from './support.ts';
 
@@ -119,7 +120,7 @@ export function imageTests(test: Declare): void {
       diskMib: 8192,
       userData: '#cloud-config\r\nx: "\u0000é"\n',
       bootArgs: 'quiet',
-      idle: { timeoutSeconds: 60, action: 'stop', connections: 'quiet', pinned: true },
+      idle: { ...DEFAULT_IDLE, timeoutSeconds: 60, action: 'stop', connections: 'quiet', cpuBelow: 20 },
       labels: { tier: 'web' },
     });
     const made = await store.templates.create(full);

@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict';
 import { newId } from '../../base/ids.ts';
+import { DEFAULT_IDLE } from '../../model/create-request.ts';
 import type { Vm, VmPatch } from '../../model/vm.ts';
 import { furnish, newTemplate, NO_LIMITS } from '../fixtures.ts';
 import { fails, isTaken, make, ownerOf, type Declare } from './support.ts';
@@ -17,7 +18,11 @@ export function vmTests(test: Declare): void {
       diskMib: 4096,
       bootArgs: 'quiet',
       sshAuthorizedKeys: ['ssh-ed25519 AAAA me@example.com'],
-      idle: { timeoutSeconds: 60, action: 'none', connections: 'hold', pinned: false },
+      idle: {
+        ...DEFAULT_IDLE,
+        timeoutSeconds: 60,
+        keepAwake: [{ days: ['sun'], from: '22:00', to: '06:00', timeZone: 'UTC' }],
+      },
       autostart: true,
       labels: { tier: 'web' },
       userData: '#!/bin/sh\necho "hällo\u0000"\r\n',
@@ -33,6 +38,7 @@ export function vmTests(test: Declare): void {
       stoppedBy: null,
       readyAt: null,
       lastActiveAt: null,
+      leasedUntil: null,
       vmm: null,
       accel: null,
       process: null,
@@ -150,7 +156,7 @@ export function vmTests(test: Declare): void {
       vcpuCount: 4,
       memMib: 4096,
       diskMib: 9000,
-      idle: { timeoutSeconds: 1, action: 'none', connections: 'ignore', pinned: true },
+      idle: { ...DEFAULT_IDLE, action: 'none', connections: 'ignore', pinned: true },
       autostart: true,
       labels: { b: '2' },
       readyAt: clock.now(),
@@ -200,7 +206,7 @@ export function vmTests(test: Declare): void {
     for (const owner of strangers) {
       assert.equal(await store.vms.update(vm.id, owner, { name: 'x', labels: { x: 'y' } }), null);
       assert.equal(await store.vms.move(vm.id, owner, ['starting'], { state: 'running' }), null);
-      await store.vms.noteActive(vm.id, owner, 4711);
+      await store.vms.noteUse(vm.id, owner, { lastActiveAt: 4711 });
       assert.equal(await store.vms.remove(vm.id, owner), false);
       await fails(store.operations.begin({ id: vm.id, owner }, 'stop', {}), 'not_found');
     }
@@ -211,8 +217,9 @@ export function vmTests(test: Declare): void {
     const { newVm } = await furnish(store);
     const vm = await make(store, newVm());
     await clock.advance(1000);
-    await store.vms.noteActive(vm.id, ownerOf(vm), 4711);
-    assert.deepEqual(await store.vms.get(vm.id), { ...vm, lastActiveAt: 4711 });
+    await store.vms.noteUse(vm.id, ownerOf(vm), { lastActiveAt: 4711 });
+    await store.vms.noteUse(vm.id, ownerOf(vm), { leasedUntil: 4712 });
+    assert.deepEqual(await store.vms.get(vm.id), { ...vm, lastActiveAt: 4711, leasedUntil: 4712 });
   });
 
   test('a move happens only from the states it names, and for one of two at once', async ({ store }) => {
