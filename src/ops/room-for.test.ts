@@ -104,6 +104,24 @@ test('what fits puts nobody to sleep; what does not puts the least recently used
     });
   }));
 
+test('a guest that says it is busy is asked, and another is put to sleep instead', () =>
+  pressed({}, async ({ newVm, states, world, hatch, caller, clock }) => {
+    const [busy, other] = [await newVm(), await newVm()];
+    await hatch.vms.exec(caller, busy.id, {
+      command: 'echo 600 > /run/hatch/busy',
+      cwd: null,
+      env: {},
+      stdin: null,
+      timeoutMs: 10_000,
+    });
+    await clock.advance(1000);
+    world.activity.touch(other.id);
+    await clock.advance(1000);
+    const third = await newVm();
+    assert.deepEqual(await states(busy, other, third), ['running', 'snapshotted', 'running']);
+    assert.notEqual(world.activity.of(busy.id).guestBusyUntil, null);
+  }));
+
 test('one in use, leased, pinned, without an action, or just woken is never put to sleep for another', async () => {
   const keeps: Readonly<Record<string, (one: Pressed, id: VmId) => unknown>> = {
     in_use: ({ world }, id) => world.activity.begin(id, 'ssh'),
