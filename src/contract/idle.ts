@@ -49,7 +49,7 @@ export const VmWhy = Type.Object(
         reason: Type.Optional(
           Type.String({
             description:
-              'What keeps it awake: `pinned`, `no_action`, `operation`, `in_use`, `leased`, `guest_busy`, `keep_awake`, `used`, `just_woken`, ' +
+              'What keeps it awake: `pinned`, `no_action`, `operation`, `in_use`, `leased`, `guest_busy`, `keep_awake`, `used`, `booting`, `just_woken`, ' +
               '`cpu`, `cannot_save`, `failed`.',
           }),
         ),

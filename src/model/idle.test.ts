@@ -4,6 +4,7 @@ import fc from 'fast-check';
 import { WAYS_IN, type Activity, type OpenUse } from './activity.ts';
 import { DEFAULT_IDLE } from './create-request.ts';
 import {
+  BOOTS_MS,
   decideIdle,
   decideUnderPressure,
   MANY_WAKES,
@@ -22,6 +23,7 @@ const use = (by: OpenUse['by'], quietMs = 0): OpenUse => ({ by, since: 0, lastPa
 const UNSAID = { guestBusyUntil: null, cpuPercent: null } as const;
 const NOTHING = {
   operation: null,
+  answered: true,
   canSave: true,
   failedUntil: null,
   // A Friday, half past ten.
@@ -109,6 +111,13 @@ test('a VM that was just woken stays awake for a minute, and for two when it is 
   assert.equal(awake(STAYS_AWAKE_MS, MANY_WAKES), 'snapshot');
   assert.equal(awake(STAYS_AWAKE_MS, MANY_WAKES + 1), `just_woken! ${STAYS_AWAKE_MS}`);
   assert.equal(awake(2 * STAYS_AWAKE_MS, MANY_WAKES + 1), 'snapshot');
+});
+
+test('a guest that has not answered yet boots, and is no longer waited for when it should have', () => {
+  const booting = (ms: number): string => short(decide({}, { awakeSince: NOW - ms }, { answered: false }));
+  assert.equal(booting(BOOTS_MS - 1), 'booting 1');
+  assert.equal(booting(BOOTS_MS), 'snapshot');
+  assert.equal(short(decide({}, { awakeSince: NOW - BOOTS_MS + 1 })), 'snapshot');
 });
 
 test('what is under way, cannot be done or failed a moment ago is a refusal, with its reason', () => {

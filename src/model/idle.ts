@@ -9,12 +9,17 @@ export const STAYS_AWAKE_MS = 60_000;
 /** More wakes than this within an hour are "again and again". */
 export const MANY_WAKES = 6;
 
+/** A guest that has not answered yet is booting, for as long as this at most, in milliseconds; some never answer. */
+export const BOOTS_MS = 300_000;
+
 /** What a decision is made on; times are milliseconds of a clock that only goes forward. */
 export interface IdleSignals {
   readonly now: number;
   readonly activity: Activity;
   /** What is under way on the VM. */
   readonly operation: Verb | null;
+  /** Whether the guest has answered since it was started. */
+  readonly answered: boolean;
   /** Whether its hypervisor can save machines. */
   readonly canSave: boolean;
   /** Milliseconds since 1970, for the windows of the policy. */
@@ -28,7 +33,10 @@ export type StaysAwake =
   | { readonly reason: 'pinned' | 'no_action' | 'cannot_save' }
   | { readonly reason: 'operation'; readonly verb: Verb }
   | { readonly reason: 'in_use'; readonly by: readonly WayIn[] }
-  | { readonly reason: 'used' | 'leased' | 'guest_busy' | 'keep_awake' | 'just_woken' | 'cpu' | 'failed' };
+  | {
+      readonly reason:
+        'used' | 'leased' | 'guest_busy' | 'keep_awake' | 'booting' | 'just_woken' | 'cpu' | 'failed';
+    };
 
 /** What becomes of a VM now. */
 export type Verdict =
@@ -51,7 +59,7 @@ export interface Decision {
 
 /**
  * Decides whether a VM goes to sleep. Open uses that count, a lease and an operation keep it awake; else it sleeps when nobody has used it
- * for `timeoutSeconds`, unless its time, its guest or its CPU keep it awake, it was just woken, or cannot sleep.
+ * for `timeoutSeconds`, unless it still boots, its time, its guest or its CPU keep it awake, it was just woken, or cannot sleep.
  */
 export function decideIdle(policy: IdlePolicy, signals: IdleSignals): Verdict {
   const { now, activity, operation, canSave, failedUntil } = signals;
@@ -75,6 +83,8 @@ export function decideIdle(policy: IdlePolicy, signals: IdleSignals): Verdict {
       quietAt(counted, policy),
       false,
     );
+  const bootsUntil = activity.awakeSince + BOOTS_MS;
+  if (!signals.answered && bootsUntil > now) return stays({ reason: 'booting' }, bootsUntil, false);
   const { leasedUntil } = activity;
   if (leasedUntil !== null && leasedUntil > now) return stays({ reason: 'leased' }, leasedUntil);
   if (!due) return stays({ reason: 'used' }, now - idleMs + policy.timeoutSeconds * 1000);

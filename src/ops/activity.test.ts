@@ -31,13 +31,14 @@ test('what was decided before a use, a lease or a wake is void: the version has 
     () => activity.lease(vm, 1000),
     () => activity.touch(vm),
     () => activity.awake(vm),
+    () => activity.answered(vm),
   ]) {
     happen();
     versions.push(activity.of(vm).version);
   }
   assert.deepEqual(
     versions.map((version, i) => version > (versions[i - 1] ?? -1)),
-    [true, true, true, true, true],
+    [true, true, true, true, true, true],
   );
 });
 

@@ -125,6 +125,13 @@ export class ActivityTracker {
     this.#entry(vmId).cpuPercent = percent;
   }
 
+  /** The guest of a VM that was started or woken has answered: from now on it can be used. */
+  answered(vmId: VmId): void {
+    const entry = this.#entry(vmId);
+    entry.version++;
+    entry.lastUsedAt = this.#clock.steady();
+  }
+
   /** A VM was started or woken. */
   awake(vmId: VmId): void {
     const entry = this.#entry(vmId);

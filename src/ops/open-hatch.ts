@@ -95,8 +95,9 @@ export function openHatch(
 }
 
 function watchFleet(world: World): void {
-  const { store, fleet, flights, clock, log, settings } = world;
+  const { store, fleet, flights, clock, log, settings, activity } = world;
   fleet.onReady = async (vmId, by) => {
+    activity.answered(vmId);
     const vm = await store.vms.get(vmId);
     if (vm?.hostId !== settings.hostId || vm.readyAt !== null) return;
     await store.vms.update(vmId, ownerOf(vm), { readyAt: clock.now() });

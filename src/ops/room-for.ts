@@ -150,6 +150,7 @@ function decide({ activity, driver, flights, room, settings, clock }: World, vm:
     now: room.clock.steady(),
     activity: activity.of(vm.id),
     operation: vm.operation?.verb ?? flights.verbOf(vm.id) ?? null,
+    answered: vm.readyAt !== null,
     canSave: driver.capabilities.snapshot,
     failedUntil: room.failedUntil(vm.id),
     wallNow: clock.now(),

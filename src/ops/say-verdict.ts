@@ -1,4 +1,13 @@
+import type { WayIn } from '../model/activity.ts';
 import { STAYS_AWAKE_MS, type Decision } from '../model/idle.ts';
+
+const USES = {
+  http: 'HTTP requests',
+  upgrade: 'a WebSocket or another upgraded connection',
+  ssh: 'SSH',
+  exec: 'a command',
+  console: 'a followed console',
+} as const satisfies Record<WayIn, string>;
 
 /** Why a VM stays awake or goes to sleep, in a sentence. */
 export function sayVerdict({ policy, signals, verdict }: Decision): string {
@@ -13,7 +22,7 @@ export function sayVerdict({ policy, signals, verdict }: Decision): string {
     case 'operation':
       return `It stays awake while something is under way on it: ${verdict.verb}.`;
     case 'in_use':
-      return `It is in use by ${verdict.by.join(', ')}.`;
+      return `It is in use by ${verdict.by.map((way) => USES[way]).join(', ')}.`;
     case 'leased':
       return `Somebody has said that it is busy, for another ${left} s.`;
     case 'guest_busy':
@@ -26,6 +35,8 @@ export function sayVerdict({ policy, signals, verdict }: Decision): string {
         : `It uses ${tenths(signals.activity.cpuPercent)} % of its CPUs, and sleeps below ${policy.cpuBelow ?? 0} %.`;
     case 'used':
       return `It was last used ${idle} s ago, and is idle after ${policy.timeoutSeconds} s: in ${left} s.`;
+    case 'booting':
+      return `Its guest has not answered yet: it boots, and is given another ${left} s.`;
     case 'just_woken':
       return `It was woken or started a moment ago, and stays awake for another ${left} s${
         left * 1000 > STAYS_AWAKE_MS ? ', for it is woken again and again' : ''

@@ -73,6 +73,7 @@ export class Sleeper {
       now: this.#clock.steady(),
       activity: activity.of(vm.id),
       operation: vm.operation?.verb ?? null,
+      answered: vm.readyAt !== null,
       wallNow: clock.now(),
       canSave: driver.capabilities.snapshot,
       failedUntil: this.#failed.get(vm.id)?.until ?? null,

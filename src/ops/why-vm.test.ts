@@ -94,7 +94,7 @@ test('why says what keeps a VM awake and until when, what happened to it, and wh
     assert.ok(Math.abs((first.now.until ?? 0) - systemClock.now() - 2_700_000) < 60_000);
     assert.deepEqual(world.activity.of(vm.id), before, 'asking is no use');
     const use = world.activity.begin(vm.id, 'upgrade');
-    assert.equal((await why()).now.message, 'It is in use by upgrade.');
+    assert.equal((await why()).now.message, 'It is in use by a WebSocket or another upgraded connection.');
     use.end();
     await clock.advance(HOUR_MS);
     assert.equal((await why()).now.is, 'idle');
