@@ -12,6 +12,8 @@ export class Crowd {
   readonly #all = new Map<string, Socket>();
   /** Those without a request, the longest silent first. */
   readonly #silent = new Set<string>();
+  /** What a connection is called stays, and is asked for twice with each request. */
+  readonly #names = new WeakMap<Seen, string>();
 
   /** `most`: connections there may be at once; whoever comes when as many have something under way is hung up on. */
   constructor(server: Server, most: number) {
@@ -38,18 +40,26 @@ export class Crowd {
 
   /** Something is under way on a connection. */
   busy(seen: Seen): void {
-    this.#silent.delete(nameOf(seen));
+    this.#silent.delete(this.#nameOf(seen));
   }
 
   /** Nothing is under way on a connection any more. */
   silent(seen: Seen): void {
-    const name = nameOf(seen);
+    const name = this.#nameOf(seen);
     if (this.#all.has(name)) this.#silent.add(name);
   }
 
   /** Ends all of them. */
   end(): void {
     for (const socket of this.#all.values()) socket.destroy();
+  }
+
+  #nameOf(seen: Seen): string {
+    const known = this.#names.get(seen);
+    if (known !== undefined) return known;
+    const name = nameOf(seen);
+    this.#names.set(seen, name);
+    return name;
   }
 
   #forget(name: string, socket = this.#all.get(name)): void {

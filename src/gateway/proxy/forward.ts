@@ -182,15 +182,21 @@ function leaveUnread(request: IncomingMessage, guest: GuestConnection): void {
 }
 
 /**
- * Asks a guest for another protocol (WebSocket and any other), and leads both ways when it agrees, until either end closes. One that does
- * not agree has its answer sent back, and the client's connection ends with it. Rejects as `forward` does.
+ * Asks a guest for another protocol (WebSocket and any other). When it agrees both ways are led until either end closes, and the use of
+ * the VM ends with that; it is not waited for, so that nothing of the request is kept in memory meanwhile. One that does not agree has its
+ * answer sent back, and the client's connection ends with it. Rejects as `forward` does.
  */
 export async function forwardUpgrade(exchange: Exchange, client: Duplex, head: Buffer): Promise<void> {
   const { use } = exchange;
-  const guest = await upgraded(exchange, headOf(exchange), client);
+  let guest: Socket | undefined;
+  try {
+    guest = await upgraded(exchange, headOf(exchange), client);
+  } finally {
+    if (!guest) use.end();
+  }
   if (!guest) return;
   if (head.length > 0) guest.write(head);
-  await together(client, guest, use);
+  void together(client, guest, use).then(() => use.end());
 }
 
 /** The guest's socket when it agrees; undefined when it has answered otherwise. */

@@ -2,8 +2,7 @@ import type { IncomingMessage } from 'node:http';
 import { isIP } from 'node:net';
 import { Failure } from '../../model/failure.ts';
 import { HOP_BY_HOP, withoutNamed } from './message-head.ts';
-import { pairs } from './pairs.ts';
-import { headersOf, hostOf, isOpenEnded } from './versions.ts';
+import { headersOf, hostOf, isHttp2, isOpenEnded } from './versions.ts';
 
 /** One line that asks, and headers: nothing in them ends a line but its end. */
 const SENDABLE =
@@ -55,9 +54,9 @@ export function headForGuest(request: IncomingMessage, sender: ClientFacts, goin
   const before = said('x-forwarded-for');
   let head = `${method} ${url} HTTP/1.1\r\n`;
   const raw = withoutNamed(headersOf(request), (headers.connection ?? '').toLowerCase());
-  for (const [name, value] of pairs(raw)) {
-    const lower = name.toLowerCase();
-    if (!HOP_BY_HOP.has(lower) && !FORWARDED.has(lower)) head += `${name}: ${value}\r\n`;
+  for (let i = 0; i + 1 < raw.length; i += 2) {
+    const lower = raw[i]?.toLowerCase() ?? '';
+    if (!HOP_BY_HOP.has(lower) && !FORWARDED.has(lower)) head += `${raw[i]}: ${raw[i + 1]}\r\n`;
   }
   head += `X-Forwarded-For: ${before === undefined ? sender.from : `${before}, ${sender.from}`}\r\n`;
   head += `X-Forwarded-Proto: ${said('x-forwarded-proto') ?? sender.proto}\r\n`;
@@ -65,6 +64,8 @@ export function headForGuest(request: IncomingMessage, sender: ClientFacts, goin
   if (isOpenEnded(request)) head += 'Transfer-Encoding: chunked\r\n';
   if (going === 'upgrade') head += `Connection: Upgrade\r\nUpgrade: ${headers.upgrade ?? ''}\r\n`;
   if (going === 'once') head += 'Connection: close\r\n';
-  if (!SENDABLE.test(head)) throw new Failure('invalid_request', 'HTTP/1.1 cannot say what was asked.');
+  // What came by HTTP/1.1 was read by the same rules.
+  if (isHttp2(request) && !SENDABLE.test(head))
+    throw new Failure('invalid_request', 'HTTP/1.1 cannot say what was asked.');
   return `${head}\r\n`;
 }

@@ -64,7 +64,7 @@ export function readHead(text: string): Head {
         throw new BadMessage('has more than one Content-Length, or one that is no number');
       length = Number(value);
     } else if (HOP_BY_HOP.has(lower)) {
-      if (lower === 'connection') connection += `${value.toLowerCase()},`;
+      if (lower === 'connection') connection += `${connection === '' ? '' : ','}${value.toLowerCase()}`;
       else if (lower === 'upgrade') upgrade = value;
       else if (lower === 'transfer-encoding') {
         if (chunked || value.toLowerCase() !== 'chunked')
@@ -87,6 +87,7 @@ export function says({ connection }: Pick<Head, 'connection'>, word: 'close' | '
 
 /** Headers without those that `Connection`, in lower case, says are the connection's own. */
 export function withoutNamed(headers: RawHeaders, connection: string): RawHeaders {
+  if (connection === '' || connection === 'close' || connection === 'keep-alive') return headers;
   const named = new Set(
     connection
       .split(',')

@@ -94,7 +94,7 @@ class Proxy {
     client.on('error', () => undefined);
     try {
       const exchange = await this.#arrive(request, undefined, client);
-      if (exchange) await carryOut(exchange, forwardUpgrade(exchange, client, head));
+      if (exchange) await forwardUpgrade(exchange, client, head);
     } catch (error) {
       if (!client.destroyed) this.#answer(error, answerOn(request, client));
     }

@@ -83,7 +83,8 @@ export function closing(response: ServerResponse): Record<string, string> {
   return isHttp2Response(response) ? {} : { connection: 'close' };
 }
 
-function isHttp2(
+/** Whether a request came by HTTP/2. */
+export function isHttp2(
   request: IncomingMessage | Http2ServerRequest,
 ): request is IncomingMessage & Http2ServerRequest {
   return request.httpVersionMajor === 2;

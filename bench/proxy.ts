@@ -1,0 +1,224 @@
+import { spawn, type ChildProcess } from 'node:child_process';
+import { once } from 'node:events';
+import { access, chmod, mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { loadavg, tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { createInterface } from 'node:readline';
+import { run } from '../src/host/run.ts';
+import { quantile } from './lib/figures.ts';
+
+/**
+ * `node bench/proxy.ts [requests|latency|bodies|upgrades...]`: what the HTTP proxy costs, beside nginx with one worker that does the same on
+ * the same core. The backend, an nginx too, and the load have the other core. nginx and wrk are installed where they are missing (Debian,
+ * as root). Requests are asked in turn of both; medians of the rounds.
+ */
+const ROUNDS = 5;
+const ROUND_SECONDS = 3;
+const RATE = 500;
+const UPGRADES = 5000;
+const GUEST = { ip: '127.91.7.10', port: 8000, upgradingPort: 8001 };
+const PORTS = { nginx: 19481, proxy: 19482, upgrading: 19483, direct: 19484 };
+const KIB = 1024;
+const NODE = [process.execPath, '--disable-warning=ExperimentalWarning'];
+
+interface Row {
+  readonly figure: string;
+  readonly ours: number;
+  readonly reference: number | null;
+  readonly what: string;
+  readonly ratio: number | null;
+  readonly limit: string;
+}
+
+const children: ChildProcess[] = [];
+const folder = await mkdtemp(join(tmpdir(), 'bench-proxy-'));
+const asked = process.argv.slice(2);
+const wanted = (part: string): boolean => asked.length === 0 || asked.includes(part);
+try {
+  await install();
+  await serveBackend();
+  start(0, ['nginx', '-p', folder, '-c', join(folder, 'proxy.conf')]);
+  await ready(startProxy(GUEST.port, PORTS.proxy));
+  if (wanted('requests')) print(await requests());
+  if (wanted('latency')) for (const row of await latency()) print(row);
+  if (wanted('bodies')) for (const row of await bodies()) print(row);
+  if (wanted('upgrades')) print(await upgrades());
+} finally {
+  for (const child of children) child.kill();
+  await Promise.all(
+    children.map(async (child) => {
+      if (child.exitCode === null && child.signalCode === null) await once(child, 'exit');
+    }),
+  );
+  await rm(folder, { recursive: true });
+}
+
+async function requests(): Promise<Row> {
+  const { ours, theirs } = await inTurn((port) => wrk(port, '/', 64));
+  return row('requests a second, 64 connections', { ours, theirs }, 'nginx, one worker', 'at least 0.4');
+}
+
+async function bodies(): Promise<Row[]> {
+  const rows: Row[] = [];
+  for (const [name, path] of [
+    ['64 KiB', '/files/64k'],
+    ['4 MiB', '/files/4m'],
+  ] as const) {
+    const both = await inTurn((port) => wrk(port, path, 16));
+    rows.push(row(`bodies of ${name} a second, 16 connections`, both, 'nginx, one worker', 'at least 0.6'));
+  }
+  return rows;
+}
+
+async function latency(): Promise<Row[]> {
+  const tail = await inTurn(async (port) => {
+    const times = await load('rate', port, RATE, ROUND_SECONDS);
+    return quantile(times, 0.99);
+  });
+  const one = async (port: number): Promise<number> => quantile(await load('one', port, 500), 0.5);
+  const alone = await inTurn(one, PORTS.direct);
+  const added = round(alone.ours - alone.theirs);
+  return [
+    row(`p99 at ${RATE} requests a second, ms`, tail, 'nginx, one worker', 'at most 2'),
+    row(`one request at a time, p50, ms: ${added} more`, alone, 'without a proxy', 'at most 0.5 ms more'),
+  ];
+}
+
+/** What an idle connection of another protocol costs in memory, both its ends together. */
+async function upgrades(): Promise<Row> {
+  await ready(start(1, [...NODE, local('http-load.ts'), 'upgrading', GUEST.ip, `${GUEST.upgradingPort}`]));
+  const proxy = startProxy(GUEST.upgradingPort, PORTS.upgrading);
+  await ready(proxy);
+  await load('one', PORTS.upgrading, 200);
+  const before = Number(await said(proxy, () => proxy.kill('SIGUSR2')));
+  const client = start(1, [...NODE, local('http-load.ts'), 'upgrades', `${PORTS.upgrading}`, `${UPGRADES}`]);
+  await said(client);
+  const after = Number(await said(proxy, () => proxy.kill('SIGUSR2')));
+  const each = (after - before) / UPGRADES / KIB;
+  return {
+    figure: `KiB of memory for each of ${UPGRADES} idle connections of another protocol`,
+    ours: round(each),
+    reference: null,
+    what: 'none',
+    ratio: null,
+    limit: 'at most 29.3 (30 kB)',
+  };
+}
+
+/** Measures both in turn, after a round that does not count. */
+async function inTurn(
+  measure: (port: number) => Promise<number>,
+  reference: number = PORTS.nginx,
+): Promise<{ readonly ours: number; readonly theirs: number }> {
+  const [ours, theirs]: [number[], number[]] = [[], []];
+  for (let i = -1; i < ROUNDS; i++) {
+    const pair = [await measure(PORTS.proxy), await measure(reference)] as const;
+    if (i < 0) continue;
+    ours.push(pair[0]);
+    theirs.push(pair[1]);
+  }
+  return { ours: quantile(ours, 0.5), theirs: quantile(theirs, 0.5) };
+}
+
+async function wrk(port: number, path: string, connections: number): Promise<number> {
+  const url = `http://127.0.0.1:${port}${path}`;
+  const args = ['-t1', `-c${connections}`, `-d${ROUND_SECONDS}s`, '-H', 'Host: web.hatch.localhost', url];
+  const { stdout } = await run(['taskset', '-c', '1', 'wrk', ...args], { timeoutMs: 60_000 });
+  const [, perSecond] = /Requests\/sec:\s+([\d.]+)/.exec(stdout) ?? [];
+  if (perSecond === undefined || /Non-2xx|Socket errors/.test(stdout)) throw new Error(`wrk said: ${stdout}`);
+  return Number(perSecond);
+}
+
+async function load(...args: readonly (string | number)[]): Promise<number[]> {
+  const { stdout } = await run(['taskset', '-c', '1', ...NODE, local('http-load.ts'), ...args.map(String)], {
+    timeoutMs: 60_000,
+  });
+  return JSON.parse(stdout) as number[];
+}
+
+function startProxy(guestPort: number, port: number): ChildProcess {
+  const argv = [...NODE, '--expose-gc', local('proxied-vm.ts'), GUEST.ip, `${guestPort}`, `${port}`];
+  return start(0, argv);
+}
+
+function start(core: number, argv: readonly string[]): ChildProcess {
+  const child = spawn('taskset', ['-c', `${core}`, ...argv], { stdio: ['ignore', 'pipe', 'inherit'] });
+  children.push(child);
+  return child;
+}
+
+async function ready(child: ChildProcess): Promise<void> {
+  if ((await said(child)) !== 'ready') throw new Error('it did not say that it is ready');
+}
+
+/** The next line a child says. */
+async function said(child: ChildProcess, ask: () => unknown = () => undefined): Promise<string> {
+  if (!child.stdout) throw new Error('its output is not ours');
+  const lines = createInterface(child.stdout);
+  const line = once(lines, 'line', { signal: AbortSignal.timeout(120_000) }) as Promise<[string]>;
+  ask();
+  const [text] = await line;
+  lines.close();
+  return text;
+}
+
+async function serveBackend(): Promise<void> {
+  // Its workers are another user's.
+  await chmod(folder, 0o755);
+  await mkdir(join(folder, 'files'));
+  await writeFile(join(folder, 'files/64k'), Buffer.alloc(64 * KIB));
+  await writeFile(join(folder, 'files/4m'), Buffer.alloc(4 * KIB * KIB));
+  const conf = (name: string, http: string): string =>
+    `worker_processes 1; daemon off; pid ${folder}/${name}.pid; error_log ${folder}/${name}.log;
+     events { worker_connections 4096; }
+     http { access_log off; keepalive_requests 10000000; ${http} }`;
+  const backend = `server { listen ${GUEST.ip}:${GUEST.port} backlog=4096; listen 127.0.0.1:${PORTS.direct}; root ${folder};
+    location = / { return 200 "some words that are an answer\\n"; } }`;
+  const proxy = `upstream guest { server ${GUEST.ip}:${GUEST.port}; keepalive 64; keepalive_requests 10000000; }
+    server { listen 127.0.0.1:${PORTS.nginx} backlog=4096; location / { proxy_pass http://guest; proxy_http_version 1.1;
+    proxy_set_header Connection ""; proxy_set_header Host $host; proxy_set_header X-Forwarded-For $remote_addr;
+    proxy_set_header X-Forwarded-Proto http; proxy_set_header X-Forwarded-Host $host; } }`;
+  await writeFile(join(folder, 'backend.conf'), conf('backend', backend));
+  await writeFile(join(folder, 'proxy.conf'), conf('proxy', proxy));
+  start(1, ['nginx', '-p', folder, '-c', join(folder, 'backend.conf')]);
+}
+
+async function install(): Promise<void> {
+  const there = (path: string): Promise<boolean> =>
+    access(path).then(
+      () => true,
+      () => false,
+    );
+  const missing = [
+    ...((await there('/usr/sbin/nginx')) ? [] : ['nginx-light']),
+    ...((await there('/usr/bin/wrk')) ? [] : ['wrk']),
+  ];
+  if (missing.length === 0) return;
+  await run(['apt-get', 'update', '-q'], { timeoutMs: 300_000 });
+  await run(['apt-get', 'install', '-y', '-q', '--no-install-recommends', ...missing], {
+    timeoutMs: 300_000,
+    env: { DEBIAN_FRONTEND: 'noninteractive' },
+  });
+}
+
+function row(
+  figure: string,
+  { ours, theirs }: { readonly ours: number; readonly theirs: number },
+  what: string,
+  limit: string,
+): Row {
+  const ratio = round(ours / theirs);
+  return { figure, ours: round(ours), reference: round(theirs), what, ratio, limit };
+}
+
+function round(value: number): number {
+  return Math.round(value * 100) / 100;
+}
+
+function local(name: string): string {
+  return join(import.meta.dirname, 'lib', name);
+}
+
+function print(line: Row): void {
+  console.log(JSON.stringify({ ...line, load: loadavg()[0] }));
+}
