@@ -5,6 +5,7 @@ import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import { systemClock } from '../base/clock.ts';
 import { until } from '../base/until.ts';
+import { isErrno } from './files.ts';
 import { useLauncher } from './launch.ts';
 import { LauncherProcess } from './launcher-process.ts';
 import { identify, isAlive, signalProcess, spawnDetached } from './process.ts';
@@ -60,6 +61,8 @@ for (const [name, open] of [
         return error;
       };
       const missing = await failed(['hatch-no-such-program']);
+      assert.ok(isErrno(missing.cause, 'ENOENT'));
+      assert.ok(isErrno((await failed([folder])).cause, 'EACCES'));
       assert.deepEqual([missing.missing, missing.message], [true, 'hatch-no-such-program is not installed']);
       const one = await failed(['sh', '-c', 'echo sorry >&2; exit 1']);
       assert.deepEqual([one.exitCode, one.message], [1, 'sh ended with exit code 1: sorry']);
@@ -142,10 +145,26 @@ test('when the launcher is killed, commands fail, what is detached goes on, and 
   }
 });
 
-test('it ends when the process does that it starts programs for', async () => {
-  const launcher = new URL('./launcher-process.ts', import.meta.url).href;
+const launcherModule = new URL('./launcher-process.ts', import.meta.url).href;
+const node = [
+  process.execPath,
+  '--disable-warning=ExperimentalWarning',
+  '--input-type=module',
+  '-e',
+] as const;
+
+test('a process that has nothing left to do but to end it does so, and goes on', async () => {
   const program = `
-    const { LauncherProcess } = await import(${JSON.stringify(launcher)});
+    const { LauncherProcess } = await import(${JSON.stringify(launcherModule)});
+    const launcher = new LauncherProcess({ env: {} });
+    await launcher.close();
+    console.log('closed');`;
+  assert.equal((await run([...node, program])).stdout, 'closed\n');
+});
+
+test('it ends when the process does that it starts programs for', async () => {
+  const program = `
+    const { LauncherProcess } = await import(${JSON.stringify(launcherModule)});
     const launcher = new LauncherProcess({ env: {} });
     const echo = { argv: ['/bin/echo', 'hello'], cwd: undefined, env: {}, output: 'piped', input: '' };
     launcher.launch(echo, ({ kind, chunk }) => {
@@ -153,12 +172,6 @@ test('it ends when the process does that it starts programs for', async () => {
       if (kind === 'close') process.stdout.write(launcher.pid + '\\n', () => process.kill(process.pid, 'SIGKILL'));
     });`;
   const lines: string[] = [];
-  const node = [
-    process.execPath,
-    '--disable-warning=ExperimentalWarning',
-    '--input-type=module',
-    '-e',
-  ] as const;
   await assert.rejects(run([...node, program], { onLine: (line) => lines.push(line) }), /killed by SIGKILL/);
   assert.equal(lines[0], 'hello');
   const pid = Number(lines[1]);

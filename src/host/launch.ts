@@ -30,15 +30,14 @@ export type Launcher = (launch: Launch, hear: (heard: Heard) => void) => { reado
 export const launchHere: Launcher = ({ argv: [program, ...args], cwd, env, output, input }, hear) => {
   const opened: number[] = [];
   let child: ChildProcess;
+  let stdio: StdioOptions | undefined;
   try {
-    child = spawn(program, args, { cwd, env, detached: true, stdio: stdioOf(output, opened) });
+    stdio = stdioOf(output, opened);
+    child = spawn(program, args, { cwd, env, detached: true, stdio });
   } catch (error) {
-    // A file for its output that cannot be opened, as a rule; its code would say something else of the program.
-    hear({
-      kind: 'failed',
-      code: undefined,
-      message: error instanceof Error ? error.message : String(error),
-    });
+    const { code, message } = error as NodeJS.ErrnoException;
+    // Of a file for its output that cannot be opened: that code would say something else of the program.
+    hear({ kind: 'failed', code: stdio === undefined ? undefined : code, message });
     return { kill: () => undefined };
   } finally {
     for (const fd of new Set(opened)) closeSync(fd);
@@ -79,6 +78,11 @@ export function killGroup(pid: number | undefined): void {
   } catch {
     // It has ended already.
   }
+}
+
+/** Why a program could not be started, with the system's code. */
+export function launchError({ code, message }: Extract<Heard, { readonly kind: 'failed' }>): Error {
+  return Object.assign(new Error(message), code === undefined ? {} : { code });
 }
 
 let chosen: Launcher = launchHere;

@@ -68,6 +68,8 @@ export class LauncherProcess {
   /** Ends the process; resolves when it has. What it started goes on. */
   async close(): Promise<void> {
     if (this.#child.connected) this.#child.disconnect();
+    // Who waits for its end is not to end before it.
+    this.#child.ref();
     await this.#ended;
   }
 

@@ -1,6 +1,6 @@
 import { readFile } from 'node:fs/promises';
 import { systemClock } from '../base/clock.ts';
-import { launch, type Heard } from './launch.ts';
+import { launch, launchError, type Heard } from './launch.ts';
 import type { Argv } from './run.ts';
 import { BASE_ENV, CommandFailed } from './run.ts';
 
@@ -113,7 +113,7 @@ export function spawnDetached(
         return reject(
           new CommandFailed(argv, heard.code === 'ENOENT' ? 'is not installed' : 'could not be started', {
             missing: heard.code === 'ENOENT',
-            cause: new Error(heard.message),
+            cause: launchError(heard),
           }),
         );
       case 'exit':

@@ -1,5 +1,5 @@
 import { abortReason } from '../base/clock.ts';
-import { killGroup, launch, type Heard } from './launch.ts';
+import { killGroup, launch, launchError, type Heard } from './launch.ts';
 
 export type Argv = readonly [string, ...string[]];
 
@@ -92,7 +92,7 @@ export const run: Run = (argv, options = {}) =>
         case 'failed':
           return fail(heard.code === 'ENOENT' ? 'is not installed' : 'could not be started', {
             missing: heard.code === 'ENOENT',
-            cause: new Error(heard.message),
+            cause: launchError(heard),
           });
         case 'output':
           return kept[heard.stream].take(heard.chunk);
