@@ -20,7 +20,15 @@ process.env['NODE_COMPILE_CACHE'] ??= join(root, 'node_modules/.cache/compiled')
 /** At most two of these at a time: three guests that boot on two processors take twice as long, and more than that. */
 const GUESTS_AT_ONCE = 2;
 /** Begun first, the longest before all, so that none of them is what everything else has to wait for at the end. */
-const WITH_GUESTS = ['snapshots', 'seed-replay', 'guest-life', 'guest-agent', 'vmm-qemu', 'hatchd-restart'];
+const WITH_GUESTS = [
+  'snapshots',
+  'seed-replay',
+  'guest-life',
+  'guest-agent',
+  'vmm-qemu',
+  'hatchd-restart',
+  'idle',
+];
 const long = process.argv.includes('--long');
 const wanted = process.argv.slice(2).filter((word) => word !== '--long');
 
