@@ -38,7 +38,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
             said = bytes(byte ^ mask[i % 4] for i, byte in enumerate(heard))
             self.wfile.write(bytes([0x81, len(said)]) + said)
 
-http.server.ThreadingHTTPServer(('', 8000), Handler).serve_forever()
+class Server(http.server.ThreadingHTTPServer):
+    # Of more than this the kernel drops connections that come at once, and theirs come by the fifty.
+    request_queue_size = 128
+
+Server(('', 8000), Handler).serve_forever()
 `;
 
 /** The command that has a guest serve it at its port 8000. */
