@@ -12,7 +12,7 @@ export interface SteadyClock extends Clock {
   steady(): number;
 }
 
-/** The machine's own clock. Its timers do not keep the process alive on their own when `unref` is asked for. */
+/** The machine's own clock. Whoever sleeps by it keeps the process from ending. */
 export const systemClock: SteadyClock = {
   now: () => Date.now(),
   steady: () => performance.now(),

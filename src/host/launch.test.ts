@@ -8,7 +8,7 @@ import { until } from '../base/until.ts';
 import { isErrno } from './files.ts';
 import { useLauncher } from './launch.ts';
 import { LauncherProcess } from './launcher-process.ts';
-import { identify, isAlive, signalProcess, spawnDetached } from './process.ts';
+import { identify, isAlive, signalProcess, spawnDetached, type ProcessIdentity } from './process.ts';
 import { BASE_ENV, CommandFailed, run } from './run.ts';
 
 const AGAIN = { firstMs: 10, mostMs: 100 };
@@ -160,6 +160,30 @@ test('a process that has nothing left to do but to end it does so, and goes on',
     await launcher.close();
     console.log('closed');`;
   assert.equal((await run([...node, program])).stdout, 'closed\n');
+});
+
+test('a process ends though what it started detached goes on, also when the launcher is closed first', async () => {
+  const folder = await mkdtemp(join(tmpdir(), 'launch-'));
+  const [launchModule, processModule] = ['./launch.ts', './process.ts'].map(
+    (name) => new URL(name, import.meta.url).href,
+  );
+  const program = `
+    const { LauncherProcess } = await import(${JSON.stringify(launcherModule)});
+    const { useLauncher } = await import(${JSON.stringify(launchModule)});
+    const { spawnDetached } = await import(${JSON.stringify(processModule)});
+    const launcher = new LauncherProcess({ env: { PATH: process.env.PATH } });
+    useLauncher(launcher.launch);
+    const { identity } = await spawnDetached(['sleep', '65'], { cwd: '/', log: ${JSON.stringify(join(folder, 'log'))} });
+    console.log(JSON.stringify(identity));
+    await launcher.close();`;
+  try {
+    const { stdout } = await run([...node, program], { timeoutMs: 20_000 });
+    const identity = JSON.parse(stdout) as ProcessIdentity;
+    assert.ok(await isAlive(identity));
+    await signalProcess(identity, 'SIGKILL');
+  } finally {
+    await rm(folder, { recursive: true });
+  }
 });
 
 test('it ends when the process does that it starts programs for', async () => {

@@ -1,5 +1,5 @@
 import { readFile } from 'node:fs/promises';
-import { systemClock } from '../base/clock.ts';
+import { setTimeout } from 'node:timers/promises';
 import { launch, launchError, type Heard } from './launch.ts';
 import type { Argv } from './run.ts';
 import { BASE_ENV, CommandFailed } from './run.ts';
@@ -131,8 +131,8 @@ export function spawnDetached(
   return promise;
 }
 
-/** Looks from time to time until a process that is nobody's child any more has ended; how is not to be had. */
+/** Looks from time to time until a process that is nobody's child any more has ended; how is not to be had. It keeps nobody from ending. */
 async function whenGone(identity: ProcessIdentity): Promise<Ending> {
-  while (await isAlive(identity)) await systemClock.sleep(GONE_MS);
+  while (await isAlive(identity)) await setTimeout(GONE_MS, undefined, { ref: false });
   return { code: null, signal: null };
 }

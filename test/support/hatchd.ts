@@ -155,7 +155,7 @@ export async function untilVm(
   { client }: Pick<Hatchd, 'client'>,
   id: string,
   wanted: (vm: Vm) => boolean,
-  timeoutMs = 120_000,
+  timeoutMs = 300_000,
 ): Promise<Vm> {
   let last: Vm | undefined;
   try {

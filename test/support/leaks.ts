@@ -15,7 +15,8 @@ const OURS = /(^|\/)(qemu-system-\S+|dnsmasq|firecracker|qemu-img|genisoimage)$|
 
 /**
  * Looks at the machine: guests, dnsmasq and daemons that run (in whatever namespace) and processes that live in `folder`,
- * links and nftables tables of the namespace we are in, named namespaces, mounts. Zombies are nobody.
+ * links and nftables tables of the namespace we are in, named namespaces, mounts but for the one `ip netns add` makes for all
+ * namespaces when it is first called. Zombies are nobody.
  */
 export async function lookAtHost(folder?: string): Promise<HostSnapshot> {
   const [processes, links, namespaces, tables, mounts] = await Promise.all([
@@ -33,7 +34,7 @@ export async function lookAtHost(folder?: string): Promise<HostSnapshot> {
     mounts: mounts
       .split('\n')
       .map((line) => line.split(' ')[4] ?? '')
-      .filter((path) => path !== ''),
+      .filter((path) => path !== '' && path !== '/run/netns'),
   };
 }
 
