@@ -117,7 +117,14 @@ async function assemble(
 ): Promise<Daemon> {
   const { log, version, signal } = options;
   const clock = systemClock;
-  const launcher = new LauncherProcess({ env: BASE_ENV });
+  const launcher = new LauncherProcess({
+    env: BASE_ENV,
+    lost: () =>
+      log.warn(
+        {},
+        'the process that starts programs was killed; hatchd starts them itself, and stands still a little longer',
+      ),
+  });
   const launchHereAgain = useLauncher(launcher.launch);
   shutdown.add('launcher', async () => {
     launchHereAgain();

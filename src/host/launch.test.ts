@@ -116,7 +116,8 @@ for (const [name, open] of [
 }
 
 test('when the launcher is killed, commands fail, what is detached goes on, and its end is still heard', async () => {
-  const launcher = new LauncherProcess({ env: BASE_ENV });
+  let lost = 0;
+  const launcher = new LauncherProcess({ env: BASE_ENV, lost: () => void lost++ });
   const undo = useLauncher(launcher.launch);
   const folder = await mkdtemp(join(tmpdir(), 'launch-'));
   try {
@@ -143,6 +144,7 @@ test('when the launcher is killed, commands fail, what is detached goes on, and 
     await launcher.close();
     await rm(folder, { recursive: true });
   }
+  assert.equal(lost, 1, 'its end is told of once');
 });
 
 const launcherModule = new URL('./launcher-process.ts', import.meta.url).href;
@@ -156,7 +158,7 @@ const node = [
 test('a process that has nothing left to do but to end it does so, and goes on', async () => {
   const program = `
     const { LauncherProcess } = await import(${JSON.stringify(launcherModule)});
-    const launcher = new LauncherProcess({ env: {} });
+    const launcher = new LauncherProcess({ env: {}, lost: () => console.log('lost') });
     await launcher.close();
     console.log('closed');`;
   assert.equal((await run([...node, program])).stdout, 'closed\n');

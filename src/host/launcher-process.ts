@@ -24,11 +24,20 @@ export class LauncherProcess {
   readonly #child: ChildProcess;
   readonly #hearing = new Map<number, (heard: Heard) => void>();
   readonly #ended: Promise<void>;
+  readonly #lost: () => void;
   #next = 1;
   #gone = false;
+  #closing = false;
 
-  /** `env`: all that the process is to have of the environment. */
-  constructor({ env }: { readonly env: Readonly<Record<string, string>> }) {
+  /** `env`: all that the process is to have of the environment. `lost` is called once when it ends without having been closed. */
+  constructor({
+    env,
+    lost = () => undefined,
+  }: {
+    readonly env: Readonly<Record<string, string>>;
+    readonly lost?: () => void;
+  }) {
+    this.#lost = lost;
     this.#child = fork(PROGRAM, [], {
       execArgv: SMALL,
       env: { ...env },
@@ -67,6 +76,7 @@ export class LauncherProcess {
 
   /** Ends the process; resolves when it has. What it started goes on. */
   async close(): Promise<void> {
+    this.#closing = true;
     if (this.#child.connected) this.#child.disconnect();
     // Who waits for its end is not to end before it.
     this.#child.ref();
@@ -99,5 +109,6 @@ export class LauncherProcess {
     const hearing = [...this.#hearing.values()];
     this.#hearing.clear();
     for (const hear of hearing) hear({ kind: 'lost' });
+    if (!this.#closing) this.#lost();
   }
 }

@@ -1,6 +1,7 @@
 import type { Clock } from '../base/clock.ts';
 import type { VmId } from '../base/ids.ts';
 import { parseId } from '../base/ids.ts';
+import { allDone } from '../base/all-done.ts';
 import { KeyedLock } from '../base/keyed-lock.ts';
 import type { Logger } from '../base/logger.ts';
 import { makeFolder, readIfThere } from '../host/files.ts';
@@ -113,13 +114,13 @@ class LinuxNetwork implements Network {
           `the bridge ${bridge} is not there; the network was not started, or somebody removed it`,
         );
       const ports = withPorts(await this.#dhcp.reserved(), [port]);
-      await bothDone(
+      await allDone([
         this.#dhcp.reserve(ports),
         // The tap last: on the bridge without its filter entries, it would be a guest nobody watches.
         this.#tables
           .put([port], ports, tables)
           .then(() => ipBatch(run, tapCommands({ bridge, mtu: there.mtu, apart, join }, port, tap))),
-      );
+      ]);
       return { tap: port.vmId };
     });
   }
@@ -331,12 +332,6 @@ class LinuxNetwork implements Network {
       }
     });
   }
-}
-
-/** Resolves when both are done, and rejects only when neither goes on. */
-async function bothDone(...works: readonly [Promise<unknown>, Promise<unknown>]): Promise<void> {
-  await Promise.allSettled(works);
-  await Promise.all(works);
 }
 
 /** Throws NetError for what could not be written into rules and configuration as it is. */

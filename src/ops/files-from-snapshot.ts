@@ -1,5 +1,6 @@
 import { copyFile, mkdir, readdir, readlink, symlink } from 'node:fs/promises';
 import { join } from 'node:path';
+import { allDone } from '../base/all-done.ts';
 import { newId } from '../base/ids.ts';
 import { exists, remove } from '../host/files.ts';
 import type { Image } from '../model/records.ts';
@@ -40,8 +41,7 @@ export function folderFromSnapshot(
         if (target === undefined) await copyFile(saved, join(folder, name));
         else await symlink(target, join(folder, name));
       };
-      for (const done of await Promise.allSettled(kernelNames.map(place)))
-        if (done.status === 'rejected') throw done.reason;
+      await allDone(kernelNames.map(place));
     },
     undo: async () => (fresh ? dropFolder({ store, settings }, vm) : undefined),
   };

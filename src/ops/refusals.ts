@@ -1,3 +1,4 @@
+import { Hushed } from '../base/hushed.ts';
 import type { VmId } from '../base/ids.ts';
 import { errorFields } from '../base/logger.ts';
 import type { Failure } from '../model/failure.ts';
@@ -7,16 +8,10 @@ import type { World } from './world.ts';
 /** A VM's refusals are told no more often than this, in milliseconds: whoever knocks all the time is not to fill the events. */
 const QUIET_MS = 60_000;
 
-interface Told {
-  readonly at: number;
-  /** Refused since then. */
-  untold: number;
-}
-
 /** Who was turned away from VMs that do not run. */
 export class Refusals {
   readonly #world: Pick<World, 'store' | 'clock' | 'log'>;
-  readonly #told = new Map<VmId, Told>();
+  readonly #told = new Hushed<VmId>(QUIET_MS);
 
   constructor(world: Pick<World, 'store' | 'clock' | 'log'>) {
     this.#world = world;
@@ -28,18 +23,12 @@ export class Refusals {
    */
   async note(vmId: VmId, visitor: Visitor, why: Failure): Promise<void> {
     const { store, clock, log } = this.#world;
-    const before = this.#told.get(vmId);
-    const now = clock.now();
-    if (before && now - before.at < QUIET_MS) {
-      before.untold++;
-      return;
-    }
-    this.#told.set(vmId, { at: now, untold: 0 });
-    const times = 1 + (before?.untold ?? 0);
+    const times = this.#told.times(vmId, clock.now());
+    if (times === 0) return;
     try {
       const vm = await store.vms.get(vmId);
       if (!vm) {
-        this.#told.delete(vmId);
+        this.#told.forget(vmId);
         return;
       }
       const from = visitor.from === null ? '' : ` from ${visitor.from}`;

@@ -7,6 +7,7 @@ import type { Vm } from '../model/vm.ts';
 import { VmmError } from '../vmm/driver.ts';
 import { isGuestBusy } from './ask-guest.ts';
 import type { Live } from './fleet.ts';
+import { decideNow } from './idle-signals.ts';
 import type { Promised } from './room.ts';
 import { signalsOf } from './say-verdict.ts';
 import { sleepVm } from './snapshot-vm.ts';
@@ -144,18 +145,10 @@ function yielding(
   return may ? { yields: 'now', idleMs, because: null, yieldsInMs: null } : no('failed', idleMs);
 }
 
-function decide({ activity, driver, flights, room, settings, clock }: World, vm: Vm): Decision {
-  const policy = vm.idle ?? settings.idle;
-  const signals = {
-    now: room.clock.steady(),
-    activity: activity.of(vm.id),
-    operation: vm.operation?.verb ?? flights.verbOf(vm.id) ?? null,
-    answered: vm.readyAt !== null,
-    canSave: driver.capabilities.snapshot,
-    failedUntil: room.failedUntil(vm.id),
-    wallNow: clock.now(),
-  };
-  return { policy, signals, verdict: decideUnderPressure(policy, signals) };
+function decide(world: World, vm: Vm): Decision {
+  const { room } = world;
+  const [now, failedUntil] = [room.clock.steady(), room.failedUntil(vm.id)];
+  return decideNow(world, vm, { now, failedUntil, decide: decideUnderPressure });
 }
 
 /** Has a VM let go of its memory, if it still may; one on which something is under way is waited for. Its failing is noted, and not thrown. */

@@ -1,5 +1,6 @@
 import type { SteadyClock } from '../base/clock.ts';
 import type { VmId } from '../base/ids.ts';
+import { Hushed } from '../base/hushed.ts';
 import { KeyedLock } from '../base/keyed-lock.ts';
 
 /** A VM that could not be put to sleep for another is not tried again for so long, in milliseconds. */
@@ -24,7 +25,7 @@ export class Room {
   readonly #lock = new KeyedLock();
   readonly #promised = new Map<VmId, number>();
   readonly #failedUntil = new Map<VmId, number>();
-  readonly #told = new Map<string, { readonly at: number; untold: number }>();
+  readonly #told = new Hushed<string>(QUIET_MS);
 
   constructor({ budgetMib, clock }: { readonly budgetMib: number | null; readonly clock: SteadyClock }) {
     this.budgetMib = budgetMib;
@@ -69,15 +70,6 @@ export class Room {
 
   /** How many refusals under a key are to be told now, this one counted; 0: not now. */
   tell(key: string): number {
-    const now = this.clock.steady();
-    for (const [other, { at, untold }] of this.#told)
-      if (untold === 0 && now - at >= QUIET_MS) this.#told.delete(other);
-    const before = this.#told.get(key);
-    if (before && now - before.at < QUIET_MS) {
-      before.untold++;
-      return 0;
-    }
-    this.#told.set(key, { at: now, untold: 0 });
-    return 1 + (before?.untold ?? 0);
+    return this.#told.times(key, this.clock.steady());
   }
 }

@@ -4,10 +4,11 @@ import { deadline } from '../base/deadline.ts';
 import { errorFields } from '../base/logger.ts';
 import { Slots } from '../base/slots.ts';
 import { SPAN_GAP_MS } from '../model/history.ts';
-import { decideIdle, type Decision, type IdleSignals } from '../model/idle.ts';
+import { decideIdle, type Decision } from '../model/idle.ts';
 import type { Vm } from '../model/vm.ts';
 import { isGuestBusy } from './ask-guest.ts';
 import { CpuMeter } from './cpu-meter.ts';
+import { decideNow } from './idle-signals.ts';
 import { ownerOf } from './owner.ts';
 import { sayVerdict, signalsOf } from './say-verdict.ts';
 import { sleepVm } from './snapshot-vm.ts';
@@ -67,18 +68,8 @@ export class Sleeper {
 
   /** What would be decided about a VM now. */
   decide(vm: Vm): Decision {
-    const { activity, driver, settings, clock } = this.#world;
-    const policy = vm.idle ?? settings.idle;
-    const signals: IdleSignals = {
-      now: this.#clock.steady(),
-      activity: activity.of(vm.id),
-      operation: vm.operation?.verb ?? null,
-      answered: vm.readyAt !== null,
-      wallNow: clock.now(),
-      canSave: driver.capabilities.snapshot,
-      failedUntil: this.#failed.get(vm.id)?.until ?? null,
-    };
-    return { policy, signals, verdict: decideIdle(policy, signals) };
+    const failedUntil = this.#failed.get(vm.id)?.until ?? null;
+    return decideNow(this.#world, vm, { now: this.#clock.steady(), failedUntil, decide: decideIdle });
   }
 
   async #every(intervalMs: number): Promise<void> {
@@ -120,8 +111,8 @@ export class Sleeper {
     await this.#noteActive(vm);
     await this.#noteUses(vm.id);
     await this.#measure(vm);
-    const { verdict } = this.decide(vm);
-    if (!verdict.sleep) return this.#noteRefusal(vm, this.decide(vm));
+    const decision = this.decide(vm);
+    if (!decision.verdict.sleep) return this.#noteRefusal(vm, decision);
     await this.#slots.run(() => this.#putToSleep(vm.id), this.#ending.signal);
   }
 

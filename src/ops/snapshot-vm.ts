@@ -221,18 +221,15 @@ async function fallAsleep(
     const layer = { layerPath: path, layerFormat: format, qcow2: driver.capabilities.qcow2 };
     await world.files.prepareDiskOn({ folder: vmFolder(settings, vm.id), ...layer }, signal);
   };
-  const detach = async (): Promise<void> => {
-    if (vm.network !== null) await world.net.detach(vm.id);
-  };
   const steps = [
     { name: 'ssh-port', run: () => leaveSshPort(world, vm) },
     {
       name: 'network',
       run: async () => {
-        for (const done of await Promise.allSettled([detach(), prepare()]))
-          if (done.status === 'rejected') throw done.reason;
+        if (vm.network !== null) await world.net.detach(vm.id);
       },
     },
+    { name: 'next-disk', run: prepare },
     {
       name: 'asleep',
       run: async () => {
