@@ -169,7 +169,13 @@ async function assemble(
   log.info({ url, data: data.root, version }, 'the API listens');
   await listenForRoutes(
     values,
-    { visits: new Visits(world, waker, refusals), log: log.child({ room: 'proxy' }), clock },
+    {
+      visits: new Visits(world, waker, refusals),
+      activity: world.activity,
+      routeBook: world.routeBook,
+      log: log.child({ room: 'proxy' }),
+      clock,
+    },
     shutdown,
     stopping,
   );

@@ -100,6 +100,11 @@ export const SETTINGS = {
     'hatch.localhost',
     read.baseDomain,
   ),
+  HATCH_PROXY_THREADS: setting(
+    'threads the HTTP proxy has; one for each processor unless set',
+    null,
+    read.whole(1, 256),
+  ),
   HATCH_PROXY_WAKE_TIMEOUT: setting('longest wait for a wake', '60s', read.duration),
   HATCH_PROXY_TLS_CERT: setting("file with the proxy's certificate and its chain", null, read.path),
   HATCH_PROXY_TLS_KEY: setting("file with the proxy's private key", null, read.path),

@@ -4,7 +4,9 @@ import { createServer, request, type IncomingMessage, type Server } from 'node:h
 import { setImmediate } from 'node:timers/promises';
 import { after, afterEach, before, test } from 'node:test';
 import { makeFakeHost, type FakeDaemon, type FakeHost } from '../../test/support/fake-daemon.ts';
+import { systemClock } from '../base/clock.ts';
 import { parseId, type VmId } from '../base/ids.ts';
+import { until } from '../base/until.ts';
 
 let host: FakeHost;
 let hatch: FakeDaemon;
@@ -122,6 +124,9 @@ test('requests that are open go on while their VM is saved or copied and runs on
   await hatch.call('POST', '/vms/other/fork', { name: 'copy' });
   assert.equal((await ask('other', '/')).statusCode, 200);
   assert.ok(!half.destroyed);
-  assert.equal(hatch.daemon.world.activity.of(vmId).open.length, 1);
+  await until(
+    { clock: systemClock, signal: AbortSignal.timeout(10_000) },
+    async () => hatch.daemon.world.activity.of(vmId).open.length === 1 || undefined,
+  );
   half.destroy();
 });

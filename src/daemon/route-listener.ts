@@ -1,7 +1,7 @@
-import { errorFields } from '../base/logger.ts';
-import { openProxy, type ProxyDeps } from '../gateway/proxy/proxy.ts';
+import { availableParallelism } from 'node:os';
+import { ProxyThreads, type ThreadsDeps } from '../gateway/proxy/threads/threads.ts';
 import type { Values } from './config.ts';
-import { whyNotListening } from './listening.ts';
+import { tryListening, whyNotListening } from './listening.ts';
 import type { Shutdown } from './shutdown.ts';
 import { followTls, readTls } from './tls.ts';
 
@@ -11,30 +11,34 @@ import { followTls, readTls } from './tls.ts';
  */
 export async function listenForRoutes(
   values: Values,
-  deps: ProxyDeps,
+  deps: ThreadsDeps,
   shutdown: Shutdown,
   signal: AbortSignal,
 ): Promise<void> {
-  const { host, port } = values.HATCH_PROXY_ADDR;
+  const place = values.HATCH_PROXY_ADDR;
+  const { host, port } = place;
   const owner = 'HATCH_PROXY';
   const certificate = await readTls(values, owner);
-  const { server, renew, close } = openProxy(deps, {
+  // Its threads would listen beside another hatchd's in peace.
+  const used = await tryListening('HATCH_PROXY_ADDR', place);
+  if (used !== undefined) throw new Error(used);
+  const threads = new ProxyThreads(deps, {
+    threads: values.HATCH_PROXY_THREADS ?? availableParallelism(),
+    place,
     baseDomain: values.HATCH_PROXY_BASE_DOMAIN,
     wakeTimeoutMs: values.HATCH_PROXY_WAKE_TIMEOUT,
     trustedProxies: values.HATCH_TRUSTED_PROXIES ?? [],
     certificate,
   });
   try {
-    await new Promise<void>((resolve, reject) => {
-      server.once('error', reject);
-      server.listen({ host, port, exclusive: true }, resolve);
-    });
+    await threads.open();
   } catch (error) {
-    throw new Error(whyNotListening('HATCH_PROXY_ADDR', values.HATCH_PROXY_ADDR, error), { cause: error });
+    throw new Error(whyNotListening('HATCH_PROXY_ADDR', place, error), { cause: error });
   }
-  server.on('error', (error) => deps.log.warn(errorFields(error), 'could not take a connection'));
-  shutdown.add('proxy', async () => close());
-  if (certificate) void followTls(deps, { values, owner, now: certificate }, renew, signal);
+  shutdown.add('proxy', () => threads.close());
+  if (certificate)
+    void followTls(deps, { values, owner, now: certificate }, (next) => threads.renew(next), signal);
   const [addr, scheme] = [`${host}:${port}`, certificate ? 'https' : 'http'];
-  deps.log.info({ addr, scheme, domain: values.HATCH_PROXY_BASE_DOMAIN }, 'the proxy listens');
+  const facts = { addr, scheme, domain: values.HATCH_PROXY_BASE_DOMAIN, threads: threads.size };
+  deps.log.info(facts, 'the proxy listens');
 }

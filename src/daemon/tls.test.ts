@@ -35,7 +35,7 @@ test('a certificate is followed as its files change; a pair that will not do is 
   const following = followTls(
     { clock, log },
     { values, owner: 'HATCH_PROXY', now: CERTIFICATES.one },
-    (pair) => renewed.push(pair),
+    (pair) => void renewed.push(pair),
     end.signal,
   );
   const look = async (): Promise<void> => {

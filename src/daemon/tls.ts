@@ -37,7 +37,7 @@ export async function readTls(values: TlsValues, owner: Owner): Promise<Pair | u
 export async function followTls(
   { clock, log }: { readonly clock: Clock; readonly log: Logger },
   { values, owner, now }: { readonly values: TlsValues; readonly owner: Owner; readonly now: Pair },
-  renew: (pair: Pair) => void,
+  renew: (pair: Pair) => void | Promise<void>,
   signal: AbortSignal,
 ): Promise<void> {
   let [known, warned] = [now, ''];
@@ -51,7 +51,7 @@ export async function followTls(
       const found = await readTls(values, owner);
       warned = '';
       if (!found || (found.cert === known.cert && found.key === known.key)) continue;
-      renew(found);
+      await renew(found);
       known = found;
       log.info({ owner }, 'a new certificate is in use');
     } catch (error) {

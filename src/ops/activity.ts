@@ -1,17 +1,11 @@
 import type { VmId } from '../base/ids.ts';
 import type { SteadyClock } from '../base/clock.ts';
 import type { Activity, OpenUse, WayIn } from '../model/activity.ts';
-import { addSpan, type UseSpan } from '../model/history.ts';
+import { addSpan } from '../model/history.ts';
+import { SharedUses } from './shared-uses.ts';
+import type { Span, Use } from './use.ts';
 
 const HOUR_MS = 3_600_000;
-
-/** One use of a VM, for whoever carries it. */
-export interface Use {
-  /** Something went through it, either way. */
-  payload(): void;
-  /** It is over; saying so again does nothing. */
-  end(): void;
-}
 
 /** Somebody came before a VM that nobody had used was asleep: it stays awake. */
 export class Wanted extends Error {
@@ -35,9 +29,6 @@ interface Mutable extends OpenUse {
   lastPayloadAt: number;
 }
 
-/** A time in which a VM was used, in milliseconds of a clock that only goes forward. */
-export type Span = Pick<UseSpan, 'by' | 'from' | 'until'>;
-
 interface Entry {
   version: number;
   readonly open: Set<Mutable>;
@@ -53,6 +44,8 @@ interface Entry {
   /** Uses that have ended since they were drained. */
   ended: Span[];
   falling: { readonly cancel: () => void } | undefined;
+  /** The uses that threads begin by themselves. */
+  readonly shared: Set<SharedUses>;
 }
 
 /**
@@ -112,7 +105,20 @@ export class ActivityTracker {
     const open = [...entry.open].map(({ by, since }): Span => ({ by, from: since, until: now }));
     const leased: Span[] =
       entry.leasedFrom === null ? [] : [{ by: 'lease', from: entry.leasedFrom, until: now }];
-    return [...ended, ...open, ...leased];
+    const shared = [...entry.shared].flatMap((uses) => uses.drain(now));
+    return [...ended, ...shared, ...open, ...leased];
+  }
+
+  /** Makes a place where a thread may begin uses of a VM by itself while it is let; whoever asked for it retires it. */
+  share(vmId: VmId): SharedUses {
+    const shared = new SharedUses();
+    this.#entry(vmId).shared.add(shared);
+    return shared;
+  }
+
+  /** From now on no thread begins a use of a VM by itself. */
+  closeShared(vmId: VmId): void {
+    for (const shared of this.#entries.get(vmId)?.shared ?? []) shared.close();
   }
 
   /** Its guest says that it is busy for so long from now, in milliseconds: no use, but a reason not to sleep. */
@@ -174,7 +180,9 @@ export class ActivityTracker {
         if (!sealed) abort.abort(new Wanted());
       },
     };
-    if (entry.version !== version) falling.cancel();
+    // First the gates, then the count: what is not in it has to ask.
+    for (const shared of entry.shared) shared.close();
+    if (versionOf(entry) !== version) falling.cancel();
     entry.falling = falling;
     return {
       signal: abort.signal,
@@ -196,12 +204,18 @@ export class ActivityTracker {
   /** What is known of a VM now. One that was never heard of counts as used at this moment. */
   of(vmId: VmId): Activity {
     const entry = this.#entry(vmId);
-    const { version, lastUsedAt, awakeSince, leasedUntil, guestBusyUntil, cpuPercent } = entry;
+    const { awakeSince, leasedUntil, guestBusyUntil, cpuPercent } = entry;
     const now = this.#clock.steady();
+    this.#keepWhatIsOver(entry);
+    // Before its uses are looked at: one that begins meanwhile makes the version another.
+    const version = versionOf(entry);
     return {
       version,
-      open: [...entry.open].map((use) => ({ ...use })),
-      lastUsedAt,
+      open: [
+        ...[...entry.open].map((use) => ({ ...use })),
+        ...[...entry.shared].flatMap((one) => one.uses()),
+      ],
+      lastUsedAt: Math.max(entry.lastUsedAt, ...[...entry.shared].map((one) => one.lastUsedAt)),
       awakeSince,
       wakesInLastHour: entry.wakes.filter((at) => now - at < HOUR_MS).length,
       leasedUntil,
@@ -212,7 +226,19 @@ export class ActivityTracker {
 
   /** Forgets a VM that is gone. */
   forget(vmId: VmId): void {
+    this.closeShared(vmId);
     this.#entries.delete(vmId);
+  }
+
+  /** What was shared and is no more stays a part of what is known. */
+  #keepWhatIsOver(entry: Entry): void {
+    for (const one of entry.shared) {
+      if (!one.isOver) continue;
+      entry.shared.delete(one);
+      entry.version += one.version;
+      entry.lastUsedAt = Math.max(entry.lastUsedAt, one.lastUsedAt);
+      for (const span of one.drain(this.#clock.steady())) addSpan(entry.ended, span);
+    }
   }
 
   #endLease(entry: Entry): void {
@@ -246,8 +272,13 @@ export class ActivityTracker {
       leasedFrom: null,
       ended: [],
       falling: undefined,
+      shared: new Set(),
     };
     this.#entries.set(vmId, entry);
     return entry;
   }
+}
+
+function versionOf({ version, shared }: Entry): number {
+  return [...shared].reduce((sum, one) => sum + one.version, version);
 }

@@ -25,6 +25,8 @@ export class Flights {
   readonly #log: Logger;
   #gate: Promise<void> = Promise.resolve();
   #phase: 'starting' | 'open' | 'closing' = 'starting';
+  /** Called when an operation of a VM has begun. */
+  onBegun: (vmId: VmId) => void = () => undefined;
   /** Called when a VM's operation has ended, whatever became of it. */
   onLanded: (vmId: VmId) => void = () => undefined;
 
@@ -77,6 +79,7 @@ export class Flights {
     // Whoever joined hears of a failure; nobody may be there to hear it.
     ended.catch(() => undefined);
     this.#flights.set(vmId, { verb, ended, abort });
+    this.onBegun(vmId);
     return ended;
   }
 

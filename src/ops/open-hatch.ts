@@ -131,6 +131,7 @@ function watchFleet(world: World): void {
   };
   const look = (vmId: VmId): void => void follow(vmId);
   fleet.onExit = look;
+  flights.onBegun = (vmId) => world.activity.closeShared(vmId);
   flights.onLanded = (vmId) => {
     // Who waits for the VM looked while its operation was still there, and would not look again.
     fleet.touch(vmId);

@@ -28,7 +28,7 @@ test('a route that was just read is believed for a second, and not once routes w
     during();
     return subdomain === 'web' ? ROUTE : null;
   };
-  const book = new RouteBook({ store: { routes: { byName } as unknown as Routes }, clock });
+  const book = new RouteBook({ store: { routes: { byName } }, clock });
   assert.equal(book.known(NAME), undefined);
   for (let i = 0; i < 3; i++) assert.equal(await book.find(NAME), ROUTE);
   assert.deepEqual([book.known(NAME), reads], [ROUTE, 1]);

@@ -1,6 +1,6 @@
 import type { VmId } from '../base/ids.ts';
 import { Failure, notFound } from '../model/failure.ts';
-import type { Use } from './activity.ts';
+import type { Use } from './use.ts';
 import type { Visitor } from './hatch.ts';
 import type { Refusals } from './refusals.ts';
 import { isAwake, type Waker } from './waker.ts';

@@ -3,9 +3,9 @@ import type { WayIn } from '../model/activity.ts';
 import { Failure } from '../model/failure.ts';
 import type { Route, RouteName } from '../model/route.ts';
 import type { Vm } from '../model/vm.ts';
-import type { Use } from './activity.ts';
 import { GuestLives, type GuestLife } from './guest-lives.ts';
 import type { Refusals } from './refusals.ts';
+import { NOT_COUNTED, type Use } from './use.ts';
 import type { Waker } from './waker.ts';
 import { isAwake } from './waker.ts';
 import type { World } from './world.ts';
@@ -30,9 +30,6 @@ export interface Arrival {
   /** The guest it has come to; undefined where it is not known yet, as when the daemon has just started. */
   readonly life: GuestLife | undefined;
 }
-
-/** The use of a VM by a visit that does not count as one. */
-const NOT_COUNTED: Use = { payload: () => undefined, end: () => undefined };
 
 /** Visits of VMs by their routes. */
 export class Visits {
@@ -82,6 +79,14 @@ export class Visits {
     if (verb !== undefined && verb !== 'fork') return undefined;
     const use = visit.unwanted === undefined ? activity.begin(vmId, visit.by) : NOT_COUNTED;
     return { ip, wokenMs: undefined, use, life };
+  }
+
+  /** Whether visits may come to a guest again without asking: nothing is under way on it, or about to be. */
+  mayComeAgain({ vmId }: Pick<Route, 'vmId'>, life: GuestLife): boolean {
+    const { activity, flights } = this.#world;
+    return (
+      !life.isOver && life.hasMachine && flights.verbOf(vmId) === undefined && !activity.isFallingAsleep(vmId)
+    );
   }
 
   /**

@@ -2,7 +2,7 @@ import { ServerResponse, type IncomingMessage } from 'node:http';
 import type { Socket } from 'node:net';
 import type { Duplex } from 'node:stream';
 import { Failure } from '../../model/failure.ts';
-import type { Use } from '../../ops/activity.ts';
+import type { Use } from '../../ops/use.ts';
 import type { AnswerHead } from './answer-reader.ts';
 import type { GuestConnection, Listener } from './guest-connection.ts';
 import { GuestOver } from './guest-pool.ts';

@@ -1,8 +1,9 @@
 import assert from 'node:assert/strict';
+import { spawn } from 'node:child_process';
 import { createHash, randomBytes } from 'node:crypto';
 import { once } from 'node:events';
 import { Agent, request as ask, type IncomingMessage, type RequestOptions } from 'node:http';
-import type { Socket } from 'node:net';
+import { connect, type Socket } from 'node:net';
 import { after, afterEach, before, beforeEach, test } from 'node:test';
 import { openProxiedGuest, type Got, type ProxiedGuest } from '../../../test/support/proxied-guest.ts';
 import { raceAbort } from '../../base/deadline.ts';
@@ -260,4 +261,34 @@ test('what may not wake is told so, a browser is shown a page, and who goes away
   await came;
   sent.destroy();
   assert.match(String(await gone), /went away/);
+});
+
+test('a guest that has too many connections waiting is knocked at again', async () => {
+  const program = `
+    const server = require('node:net').createServer((socket) => socket.once('data', () =>
+      socket.end('HTTP/1.1 200 OK\\r\\nContent-Length: 4\\r\\n\\r\\nlate')));
+    // Who waits for a moment does not take connections in: two fit, and Linux drops what else comes.
+    server.listen(0, '127.0.0.1', 1, () => require('node:fs').writeSync(1, server.address().port + '\\n'));
+    process.stdin.once('data', () => {
+      require('node:fs').writeSync(1, 'waits');
+      Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 900);
+    });
+    process.stdin.once('end', () => process.exit());`;
+  const child = spawn(process.execPath, ['-e', program], { stdio: ['pipe', 'pipe', 'inherit'] });
+  const said = async (): Promise<string> => String(((await once(child.stdout, 'data')) as [Buffer])[0]);
+  const { targetPort } = one;
+  try {
+    one.targetPort = Number(await said());
+    child.stdin.write('wait');
+    await said();
+    const waiting = [connect(one.targetPort, '127.0.0.1'), connect(one.targetPort, '127.0.0.1')];
+    await Promise.all(waiting.map((socket) => once(socket, 'connect')));
+    const got = await one.get('/');
+    assert.deepEqual([got.status, got.body], [200, 'late']);
+    for (const socket of waiting) socket.destroy();
+  } finally {
+    one.targetPort = targetPort;
+    child.stdin.end();
+    await once(child, 'exit');
+  }
 });

@@ -22,8 +22,11 @@ import { clientOf, type ClientFacts } from './headers.ts';
 import { hostOf, isGone } from './versions.ts';
 import { whyNotWake, type WakeRequest } from './wake-rules.ts';
 
+/** Visits of VMs, as the proxy makes them. */
+export type ProxyVisits = Pick<Visits, 'known' | 'find' | 'arriveAtOnce' | 'arrive'>;
+
 export interface ProxyDeps {
-  readonly visits: Visits;
+  readonly visits: ProxyVisits;
   readonly log: Logger;
   readonly clock: Clock;
 }
@@ -43,10 +46,10 @@ export interface ProxyOptions {
 }
 
 /** Connections there may be at once unless told otherwise. */
-const MOST_CONNECTIONS = 10_000;
+export const MOST_CONNECTIONS = 10_000;
 const ANSWER_MS = 300_000;
-/** A guest on the host's own bridge takes a connection at once or not at all. */
-const DIAL_MS = 1000;
+/** A guest on the host's own bridge takes a connection at once; one that has too many waiting is knocked at again after 1 s and 3 s (TCP). */
+const DIAL_MS = 4000;
 /** How a port is tried that nobody listens at yet, after a wake. */
 const DIAL_AGAIN = { firstMs: 20, mostMs: 250 } as const;
 /** A browser is shown a page when a wake takes longer. */

@@ -2,7 +2,7 @@ import type { Socket } from 'node:net';
 import type { Clock } from '../../base/clock.ts';
 import type { VmId } from '../../base/ids.ts';
 import { sooner } from '../../base/sooner.ts';
-import type { Use } from '../../ops/activity.ts';
+import type { Use } from '../../ops/use.ts';
 import type { SshVisits } from '../../ops/ssh-visits.ts';
 import { Opening } from './opening.ts';
 import { KEEPALIVE_MS, reach, relay, reset } from './relay.ts';
