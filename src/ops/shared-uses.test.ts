@@ -142,7 +142,8 @@ test('of a thread that comes and a VM that falls asleep at the same moment, one 
           await setImmediate();
         }
         assert.equal(Atomics.load(seen, came), before, 'it came to a VM that sleeps');
-        assert.equal(activity.of(vm).open.length, 0);
+        // One that is just being refused is counted for that moment.
+        while (activity.of(vm).open.length > 0) within.throwIfAborted();
         slept++;
       }
       falling.end();
