@@ -101,7 +101,7 @@ export const SETTINGS = {
     read.baseDomain,
   ),
   HATCH_PROXY_THREADS: setting(
-    'threads the HTTP proxy has; one for each processor unless set',
+    'threads the HTTP proxy has, some 18 MiB each; one for each processor, at most 8, unless set',
     null,
     read.whole(1, 256),
   ),

@@ -5,6 +5,9 @@ import { tryListening, whyNotListening } from './listening.ts';
 import type { Shutdown } from './shutdown.ts';
 import { followTls, readTls } from './tls.ts';
 
+/** Unless more are asked for: each holds memory, and serves some ten thousand requests a second. */
+const MOST_THREADS = 8;
+
 /**
  * Starts the HTTP proxy that leads to the guests' routes, with TLS where there is a certificate, which is followed until the signal
  * aborts. Requests under way end with the daemon. Throws in a sentence when it cannot.
@@ -23,7 +26,7 @@ export async function listenForRoutes(
   const used = await tryListening('HATCH_PROXY_ADDR', place);
   if (used !== undefined) throw new Error(used);
   const threads = new ProxyThreads(deps, {
-    threads: values.HATCH_PROXY_THREADS ?? availableParallelism(),
+    threads: values.HATCH_PROXY_THREADS ?? Math.min(availableParallelism(), MOST_THREADS),
     place,
     baseDomain: values.HATCH_PROXY_BASE_DOMAIN,
     wakeTimeoutMs: values.HATCH_PROXY_WAKE_TIMEOUT,
