@@ -11,7 +11,8 @@ export interface GuestLife {
   whenOver(done: () => void): void;
 }
 
-class Life implements GuestLife {
+/** A life for whoever follows its guest. */
+export class Life implements GuestLife {
   readonly #done: (() => void)[] = [];
   isOver = false;
   hasMachine = true;
@@ -21,6 +22,7 @@ class Life implements GuestLife {
     else this.#done.push(done);
   }
 
+  /** It is over. */
   end(): void {
     this.isOver = true;
     this.hasMachine = false;

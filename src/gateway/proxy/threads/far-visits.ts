@@ -3,7 +3,7 @@ import type { SteadyClock } from '../../../base/clock.ts';
 import type { VmId } from '../../../base/ids.ts';
 import { Failure } from '../../../model/failure.ts';
 import type { Route, RouteName } from '../../../model/route.ts';
-import type { GuestLife } from '../../../ops/guest-lives.ts';
+import { Life } from '../../../ops/guest-lives.ts';
 import { RouteBook } from '../../../ops/route-book.ts';
 import { UsesOfThread } from '../../../ops/shared-uses.ts';
 import { NOT_COUNTED, type Use } from '../../../ops/use.ts';
@@ -14,27 +14,10 @@ import type { FarArrival, FromThread, ToThread } from './messages.ts';
 /** Payload of a use the daemon keeps is told of no more often than this, in milliseconds. */
 const TELL_MS = 1000;
 
-class FarLife implements GuestLife {
-  readonly #done: (() => void)[] = [];
-  isOver = false;
-  hasMachine = true;
-
-  whenOver(done: () => void): void {
-    if (this.isOver) done();
-    else this.#done.push(done);
-  }
-
-  end(): void {
-    this.isOver = true;
-    this.hasMachine = false;
-    for (const done of this.#done.splice(0)) done();
-  }
-}
-
 interface Guest {
   readonly vmId: VmId;
   readonly ip: string;
-  readonly life: FarLife;
+  readonly life: Life;
   readonly uses: UsesOfThread;
 }
 
@@ -118,7 +101,7 @@ export class FarVisits implements ProxyVisits {
     { ip, wokenMs, life, memory }: FarArrival,
   ): Arrival {
     if (life !== null && memory) {
-      const guest = { vmId, ip, life: new FarLife(), uses: new UsesOfThread(memory, this.#clock) };
+      const guest = { vmId, ip, life: new Life(), uses: new UsesOfThread(memory, this.#clock) };
       this.#lives.set(life, guest);
       this.#guests.set(vmId, guest);
     }
