@@ -24,18 +24,27 @@ export function whyNotListening(setting: ListenSetting, { host, port }: Place, e
   return `${place} cannot be listened on: ${error instanceof Error ? error.message : String(error)}.`;
 }
 
-/** Listens for a moment; gives the sentence why that cannot be, undefined when it can. */
-export async function tryListening(setting: ListenSetting, place: Place): Promise<string | undefined> {
+/** Listens for a moment; gives the place, its port chosen where that is 0. Throws in a sentence when nothing can listen there. */
+export async function freePlace(setting: ListenSetting, place: Place): Promise<Place> {
   const server = createServer();
   try {
     await new Promise<void>((resolve, reject) => {
       server.once('error', reject);
       server.listen({ ...place, exclusive: true }, resolve);
     });
-    return undefined;
+    const address = server.address();
+    return { ...place, port: typeof address === 'object' && address ? address.port : place.port };
   } catch (error) {
-    return whyNotListening(setting, place, error);
+    throw new Error(whyNotListening(setting, place, error), { cause: error });
   } finally {
-    server.close();
+    await new Promise((resolve) => server.close(resolve));
   }
+}
+
+/** Listens for a moment; gives the sentence why that cannot be, undefined when it can. */
+export async function tryListening(setting: ListenSetting, place: Place): Promise<string | undefined> {
+  return freePlace(setting, place).then(
+    () => undefined,
+    (error: unknown) => (error instanceof Error ? error.message : String(error)),
+  );
 }

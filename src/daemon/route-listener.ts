@@ -1,7 +1,7 @@
 import { availableParallelism } from 'node:os';
 import { ProxyThreads, type ThreadsDeps } from '../gateway/proxy/threads/threads.ts';
 import type { Values } from './config.ts';
-import { tryListening, whyNotListening } from './listening.ts';
+import { freePlace, whyNotListening } from './listening.ts';
 import type { Shutdown } from './shutdown.ts';
 import { followTls, readTls } from './tls.ts';
 
@@ -18,13 +18,11 @@ export async function listenForRoutes(
   shutdown: Shutdown,
   signal: AbortSignal,
 ): Promise<void> {
-  const place = values.HATCH_PROXY_ADDR;
-  const { host, port } = place;
   const owner = 'HATCH_PROXY';
   const certificate = await readTls(values, owner);
   // Its threads would listen beside another hatchd's in peace.
-  const used = await tryListening('HATCH_PROXY_ADDR', place);
-  if (used !== undefined) throw new Error(used);
+  const place = await freePlace('HATCH_PROXY_ADDR', values.HATCH_PROXY_ADDR);
+  const { host, port } = place;
   const threads = new ProxyThreads(deps, {
     threads: values.HATCH_PROXY_THREADS ?? Math.min(availableParallelism(), MOST_THREADS),
     place,
