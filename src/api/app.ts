@@ -11,6 +11,7 @@ import type { Logger } from '../base/logger.ts';
 import type { ErrorCode } from '../contract/errors.ts';
 import type { Scope } from '../model/records.ts';
 import type { Caller, Hatch } from '../ops/hatch.ts';
+import type { Meter } from './meter.ts';
 
 /** What the API is made of. */
 export interface ApiDeps {
@@ -19,6 +20,7 @@ export interface ApiDeps {
   readonly clock: Clock;
   /** Of the server, as `/healthz` says it. */
   readonly version: string;
+  readonly meter: Meter;
 }
 
 /** A web server whose routes are typed by their schemas. */

@@ -58,6 +58,7 @@ const routes: readonly [method: Method, url: string, access: 'open' | 'read and 
     ['GET', '/keys', ['admin', 'operator']],
     ['DELETE', '/keys/{id}', ['admin', 'operator']],
     ['GET', '/account', SCOPES],
+    ['GET', '/metrics', ['operator']],
     ['POST', '/accounts', ['operator']],
     ['GET', '/accounts', ['operator']],
     ['PATCH', '/accounts/{id}', ['operator']],

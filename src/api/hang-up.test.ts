@@ -8,6 +8,7 @@ import { silent } from '../base/logger.ts';
 import { until } from '../base/until.ts';
 import type { Vm } from '../model/vm.ts';
 import type { Store } from '../store/store.ts';
+import { silentMeter } from './meter.ts';
 import { createApi } from './server.ts';
 import {
   assertNothingLeft,
@@ -64,7 +65,13 @@ async function inApi(body: (one: Hung) => Promise<void>): Promise<void> {
   const host = await makeHostFolder();
   const gate = new Gate();
   const one = await openFakeWorld(host, { wrapStore: gate.wrap });
-  const app = await createApi({ hatch: one.hatch, log: silent, clock: systemClock, version: '1.2.3' });
+  const app = await createApi({
+    hatch: one.hatch,
+    log: silent,
+    clock: systemClock,
+    version: '1.2.3',
+    meter: silentMeter,
+  });
   await app.listen({ host: '127.0.0.1', port: 0 });
   const address = app.server.address();
   assert.ok(typeof address === 'object' && address !== null);

@@ -1,8 +1,7 @@
 import type { FastifyReply, FastifyRequest } from 'fastify';
 import type { Clock } from '../base/clock.ts';
-import type { Logger } from '../base/logger.ts';
 import { Failure } from '../model/failure.ts';
-import type { App } from './app.ts';
+import type { ApiDeps, App } from './app.ts';
 import { ANSWER_HEADERS } from '../model/failure-answer.ts';
 import { sendFailure } from './errors.ts';
 
@@ -14,7 +13,7 @@ const FLUSH_MS = 100;
 /** Names each request, sets the headers every answer has, and writes one log line when it is done. */
 export function accompanyRequests(
   app: App,
-  { log, clock }: { readonly log: Logger; readonly clock: Clock },
+  { log, clock, meter }: Pick<ApiDeps, 'log' | 'clock' | 'meter'>,
 ): void {
   app.decorateRequest('cameAt', 0);
   app.addHook('onRequest', async (request, reply) => {
@@ -22,13 +21,16 @@ export function accompanyRequests(
     reply.headers({ ...ANSWER_HEADERS, 'x-request-id': request.id });
   });
   app.addHook('onResponse', async (request, reply) => {
+    const { method } = request;
+    const [status, ms] = [reply.statusCode, clock.now() - request.cameAt];
+    meter.request({ method, route: request.routeOptions.url, status, ms });
     log.info(
       {
         request_id: request.id,
-        method: request.method,
+        method,
         path: request.url.split('?')[0],
-        status: reply.statusCode,
-        ms: clock.now() - request.cameAt,
+        status,
+        ms,
         ...(request.caller ? { account: request.caller.accountId, key: request.caller.keyId } : {}),
       },
       'request',

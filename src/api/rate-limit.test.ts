@@ -7,6 +7,7 @@ import { fakeHatch } from './fake-hatch.ts';
 import { rateLimiter } from './rate-limit.ts';
 import { createApi } from './server.ts';
 import { field } from './test-client.ts';
+import { silentMeter } from './meter.ts';
 
 const refused = (work: () => void): boolean => {
   try {
@@ -39,7 +40,7 @@ test('a rate of 0 is no limit', () => {
 test('over its rate a key gets 429 with Retry-After, and open paths stay open', async () => {
   const clock = new FakeClock();
   const hatch = fakeHatch(clock);
-  const deps = { hatch, log: silent, clock, version: '1' };
+  const deps = { hatch, log: silent, clock, version: '1', meter: silentMeter };
   const app = await createApi(deps, { rateLimit: { perSecond: 1, burst: 1 } });
   const headers = { 'x-api-key': hatch.makeKey(['read']) };
   assert.equal((await app.inject({ url: '/vms', headers })).statusCode, 200);

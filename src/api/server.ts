@@ -52,7 +52,7 @@ export async function createApi(
   deps: ApiDeps,
   { tls, rateLimit = { perSecond: 0, burst: 0 } }: ApiOptions = {},
 ): Promise<App> {
-  const { hatch, log, clock, version } = deps;
+  const { hatch, log, clock, version, meter } = deps;
   const app: App = fastify({
     bodyLimit: BODY_BYTES,
     genReqId: newRequestId,
@@ -76,7 +76,7 @@ export async function createApi(
   app.setSerializerCompiler(serializerCompiler);
   app.setErrorHandler(errorHandler(log));
   takeJsonOnly(app);
-  accompanyRequests(app, { log, clock });
+  accompanyRequests(app, { log, clock, meter });
   const streams = closeInTime(app, clock);
   limitBodies(app, clock);
   guardRoutes(app, hatch, rateLimiter(clock, rateLimit));
@@ -91,7 +91,7 @@ export async function createApi(
   idleRoutes(app, { hatch });
   execRoutes(app, { hatch });
   consoleRoutes(app, { hatch, log, streams });
-  metricsRoutes(app, { hatch });
+  metricsRoutes(app, { hatch, meter });
   eventRoutes(app, { hatch });
   imageRoutes(app, { hatch });
   templateRoutes(app, { hatch });

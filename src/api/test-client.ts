@@ -9,6 +9,7 @@ import { SCOPES } from '../model/records.ts';
 import type { App } from './app.ts';
 import { fakeHatch, type FakeHatch } from './fake-hatch.ts';
 import { createApi } from './server.ts';
+import { silentMeter } from './meter.ts';
 
 const anError = Compile(ErrorBody);
 
@@ -59,7 +60,7 @@ export async function testApi(clock: Clock = new FakeClock()): Promise<TestApi> 
     error: line('error'),
     child: () => log,
   };
-  const app = await createApi({ hatch, log, clock, version: '1.2.3' });
+  const app = await createApi({ hatch, log, clock, version: '1.2.3', meter: silentMeter });
   const key = hatch.makeKey(SCOPES);
 
   const paths = Object.entries(fields(field(app.swagger(), 'paths'))).map(([path, calls]) => ({

@@ -1,7 +1,6 @@
 import { hostname, tmpdir } from 'node:os';
 import { createApi } from '../api/server.ts';
 import { systemClock } from '../base/clock.ts';
-import { deadline, DeadlineExceeded } from '../base/deadline.ts';
 import { errorFields, type Logger } from '../base/logger.ts';
 import { openSshPorts } from '../gateway/ssh/ports.ts';
 import { openAgent } from '../guest/agent-client.ts';
@@ -53,13 +52,14 @@ import { checkDatabaseOf, hostNameOf } from './host-name.ts';
 import { whyNotListening } from './listening.ts';
 import { imageRegistry, pretendedRegistry } from './image-registry.ts';
 import { openHome, readSnapshotKey } from './snapshot-home.ts';
+import { listenForMetrics } from './metrics-listener.ts';
+import { Prometheus } from './prometheus.ts';
+import { readiness } from './readiness.ts';
 import { listenForRoutes } from './route-listener.ts';
 import { Shutdown } from './shutdown.ts';
 import { startTending } from './tending.ts';
 import { readTls } from './tls.ts';
 
-/** Whoever asks whether the server is ready waits no longer than this for a database that is silent. */
-const PING_MS = 3000;
 /** How often what is is compared with what should be. */
 const RECONCILE_MS = 60_000;
 /** Events and uses of VMs older than a month are forgotten. */
@@ -134,7 +134,11 @@ async function assemble(
   shutdown.add('loops', async () => loops.abort(new Error('the server is stopping')));
   const stopping = AbortSignal.any([signal, loops.signal]);
 
-  const { world, data, late, firstKey } = await openWorld(values, options, shutdown);
+  const prometheus = new Prometheus({ version, now: () => clock.now() });
+  const wrapStore = (store: Store): Store => prometheus.counting(options.wrapStore(store));
+  const { world, data, late, firstKey } = await openWorld(values, { log, wrapStore }, shutdown);
+  const { hostId } = world.settings;
+  prometheus.watch({ hostId, store: world.store, folder: data.root, budgetMib: world.room.budgetMib });
   signal.throwIfAborted();
   const problems: { start: string | undefined } = { start: 'The server is still starting.' };
   const waker = new Waker(world);
@@ -155,6 +159,7 @@ async function assemble(
       log: log.child({ room: 'api' }),
       clock,
       version,
+      meter: prometheus,
     },
     {
       tls: await readTls(values, 'HATCH_HTTP'),
@@ -167,6 +172,7 @@ async function assemble(
   });
   shutdown.add('api', () => api.close());
   log.info({ url, data: data.root, version }, 'the API listens');
+  await listenForMetrics(values, { meter: prometheus, log }, shutdown);
   await listenForRoutes(
     values,
     {
@@ -352,36 +358,6 @@ function network(values: Values, data: DataFolder, log: Logger): Network {
   return isFakeNet(values)
     ? openFakeNetwork(options)
     : openLinuxNetwork({ run, log: log.child({ room: 'net' }), clock: systemClock }, options);
-}
-
-async function readiness(
-  { store, net, ports, settings }: Pick<World, 'store' | 'net' | 'ports' | 'settings'>,
-  late: { readonly driver: Driver | undefined },
-  problems: { readonly start: string | undefined },
-): Promise<
-  readonly { readonly part: 'store' | 'network' | 'vmm' | 'image' | 'start'; readonly problem: string }[]
-> {
-  const found: { part: 'store' | 'network' | 'vmm' | 'image' | 'start'; problem: string }[] = [];
-  if (problems.start !== undefined) return [{ part: 'start', problem: problems.start }];
-  try {
-    await deadline('its answer', PING_MS, () => store.ping());
-  } catch (error) {
-    found.push({
-      part: 'store',
-      problem:
-        error instanceof DeadlineExceeded
-          ? `The database has not answered within ${PING_MS / 1000} s.`
-          : `The database does not answer: ${error instanceof Error ? error.message : String(error)}`,
-    });
-  }
-  for (const problem of await net.health()) found.push({ part: 'network', problem });
-  try {
-    await ports.isFree(settings.sshPortMin);
-  } catch (error) {
-    found.push({ part: 'network', problem: error instanceof Error ? error.message : String(error) });
-  }
-  if (!late.driver) found.push({ part: 'vmm', problem: 'No hypervisor is usable.' });
-  return found;
 }
 
 async function every(world: World, signal: AbortSignal): Promise<void> {

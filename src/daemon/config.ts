@@ -45,7 +45,11 @@ export const SETTINGS = {
   HATCH_HTTP_ADDR: setting('address and port of the API', '127.0.0.1:8080', read.hostPort),
   HATCH_HTTP_TLS_CERT: setting("file with the API's certificate", null, read.path),
   HATCH_HTTP_TLS_KEY: setting("file with the API's private key", null, read.path),
-  HATCH_METRICS_ADDR: setting('address and port for Prometheus', null, read.hostPort, { later: true }),
+  HATCH_METRICS_ADDR: setting(
+    'address and port where Prometheus is told /metrics without a key; nowhere unless set, and with an operator key by the API',
+    null,
+    read.hostPort,
+  ),
   HATCH_VMM: setting('hypervisor', 'auto', read.oneOf('auto', 'firecracker', 'qemu', 'fake')),
   HATCH_NET: setting(
     'network; auto is fake with the fake hypervisor',

@@ -8,7 +8,7 @@ export interface Place {
 }
 
 /** The settings that say where hatchd listens. */
-export type ListenSetting = 'HATCH_HTTP_ADDR' | 'HATCH_PROXY_ADDR';
+export type ListenSetting = 'HATCH_HTTP_ADDR' | 'HATCH_PROXY_ADDR' | 'HATCH_METRICS_ADDR';
 
 /** Why nothing can listen where a setting says, in a sentence that says what to do. */
 export function whyNotListening(setting: ListenSetting, { host, port }: Place, error: unknown): string {
