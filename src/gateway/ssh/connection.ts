@@ -7,10 +7,26 @@ import type { SshVisits } from '../../ops/ssh-visits.ts';
 import { Opening } from './opening.ts';
 import { KEEPALIVE_MS, reach, relay, reset } from './relay.ts';
 
-/** The connections of all ports that wait and have shown nothing yet. */
+/** Who has shown no banner for so long makes room for others. A client that speaks SSH shows one at once. */
+const SILENT_MS = 2000;
+
+/** The connections of all ports that wait and have shown nothing yet, the longest waiting first. */
 export interface Silent {
-  count: number;
+  readonly all: Set<Connection>;
   readonly most: number;
+}
+
+/**
+ * Ends the connection that has said nothing for longest, so that others can come in: those that are opened and left alone keep nobody out.
+ * One has to have been silent for a moment, so that however many come at once, a guest is not led to all of them. false: there is none.
+ */
+export function makeRoom(among: Set<Connection>): boolean {
+  for (const connection of among) {
+    if (!connection.isSilent) continue;
+    connection.end();
+    return among.delete(connection);
+  }
+  return false;
 }
 
 export interface ConnectionDeps {
@@ -32,6 +48,7 @@ export class Connection {
   readonly #deps: ConnectionDeps;
   readonly #vmId: VmId;
   readonly #client: Socket;
+  readonly #since: number;
   #use: Use | undefined;
   /** Of the guest it is being led to; a new one each time. */
   #guestGone = new AbortController();
@@ -41,6 +58,12 @@ export class Connection {
     this.#deps = deps;
     this.#vmId = vmId;
     this.#client = client;
+    this.#since = deps.clock.now();
+  }
+
+  /** Whether it has been open for a moment and has not shown that it speaks SSH. */
+  get isSilent(): boolean {
+    return !this.#use && this.#deps.clock.now() - this.#since >= SILENT_MS;
   }
 
   /** Ends it, wherever it is. */
@@ -109,12 +132,13 @@ export class Connection {
   /** Resolves when the client has shown an SSH banner. Rejects when it said something else, or nothing for too long. */
   async #untilShown(opening: Opening): Promise<void> {
     const { clock, bannerTimeoutMs, silent } = this.#deps;
-    if (silent.count >= silent.most) throw new Error('too many others have shown no SSH banner yet');
-    silent.count++;
+    if (silent.all.size >= silent.most && !makeRoom(silent.all))
+      throw new Error('too many others have shown no SSH banner yet');
+    silent.all.add(this);
     try {
       await sooner({ clock, signal: opening.left }, opening.said, bannerTimeoutMs);
     } finally {
-      silent.count--;
+      silent.all.delete(this);
     }
     if (opening.shown === true) return;
     throw new Error(

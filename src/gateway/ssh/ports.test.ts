@@ -237,6 +237,38 @@ bench(
   },
 );
 
+bench(
+  'who has shown no banner makes room for others at a VM that is full, whoever speaks SSH does not',
+  async ({ guest, ports, dial }) => {
+    const inside = await guest(GUEST);
+    const clock = new FakeClock();
+    const gateway = ports({ guestPort: inside.port, clock, most: 2 });
+    const vmId = newId('vm');
+    const port = await freePort();
+    await gateway.open({ vmId, port });
+    const enter = async (): Promise<Socket> => {
+      const arrival = inside.next();
+      const client = await dial(port);
+      await arrival;
+      return client;
+    };
+    const speaks = await enter();
+    speaks.write('SSH-2.0-client\r\n');
+    await oneChunk(inside.seen[0] ?? assert.fail());
+    const silence = await enter();
+    await clock.advance(1999);
+    assert.equal((await hear(await dial(port))).length, 0, 'it has only just come');
+    await clock.advance(1);
+    const late = await enter();
+    await gone(silence);
+    assert.deepEqual([gateway.connections(vmId), speaks.destroyed, late.destroyed], [2, false, false]);
+    late.write('SSH-2.0-client\r\n');
+    await oneChunk(inside.seen[2] ?? assert.fail());
+    await clock.advance(60_000);
+    assert.equal((await hear(await dial(port))).length, 0, 'both speak');
+  },
+);
+
 bench('a guest that goes on refusing ends the connection', async ({ ports, dial }) => {
   const gateway = ports({ guestPort: await freePort(), connectTimeoutMs: 150 });
   const vmId = newId('vm');

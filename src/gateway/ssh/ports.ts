@@ -5,7 +5,7 @@ import { KeyedLock } from '../../base/keyed-lock.ts';
 import { errorFields, type Logger } from '../../base/logger.ts';
 import { Failure } from '../../model/failure.ts';
 import type { SshPorts } from '../../ops/hatch.ts';
-import { Connection, type ConnectionDeps, type Silent } from './connection.ts';
+import { Connection, makeRoom, type ConnectionDeps, type Silent } from './connection.ts';
 import { allowSources, type SourceCheck } from './sources.ts';
 
 interface Deps {
@@ -19,9 +19,9 @@ interface Deps {
   readonly bannerTimeoutMs?: number;
   /** 22 unless told. */
   readonly guestPort?: number;
-  /** Connections a VM may have at once; those above are closed. 100 unless told. */
+  /** Connections a VM may have at once; those above are closed, unless one that has shown no banner makes room. 100 unless told. */
   readonly connectionsPerVm?: number;
-  /** Connections that may wait at once without having shown a banner, on all ports; those above are closed. 1000 unless told. */
+  /** Connections that may wait without having shown a banner, on all ports; for those above it is the same. 1000 unless told. */
   readonly silentConnections?: number;
 }
 
@@ -64,7 +64,7 @@ class Ports implements OpenSshPorts {
   constructor(deps: Deps, { addr, allowedCidrs }: Options) {
     this.#deps = deps;
     this.#addr = addr;
-    this.#silent = { count: 0, most: deps.silentConnections ?? 1000 };
+    this.#silent = { all: new Set(), most: deps.silentConnections ?? 1000 };
     this.#allowed = allowSources(allowedCidrs);
   }
 
@@ -141,7 +141,8 @@ class Ports implements OpenSshPorts {
       client.destroy();
     };
     if (!this.#allowed(client.remoteAddress)) return refuse('source not allowed');
-    if (entry.connections.size >= connectionsPerVm) return refuse('too many connections');
+    if (entry.connections.size >= connectionsPerVm && !makeRoom(entry.connections))
+      return refuse('too many connections');
     const visits = this.#deps.visits();
     if (!visits) return refuse('the server is starting or stopping');
     const silent = this.#silent;

@@ -184,6 +184,25 @@ bench(
   },
 );
 
+bench(
+  'of those who wait without a banner the one that came first makes room, once it has been silent for a moment',
+  async ({ dial, clock, ports, vm }) => {
+    const held = [await dial(), await dial(), await dial()];
+    await turnsUntil(() => clock.sleepers === 3);
+    await clock.advance(1999);
+    assert.equal((await hear(await dial())).length, 0, 'closed at once');
+    await clock.advance(1);
+    const late = await dial();
+    await gone(held[0] ?? assert.fail());
+    await turnsUntil(() => clock.sleepers === 3);
+    assert.equal(ports.connections(vm.id), 3);
+    assert.deepEqual(
+      [held[1], held[2], late].map((socket) => socket?.destroyed),
+      [false, false, false],
+    );
+  },
+);
+
 bench('twenty clients at once are one wake, and all come through', async ({ dial, guest, loads, events }) => {
   const clients = await Promise.all(Array.from({ length: 20 }, () => dial()));
   for (const client of clients) client.write(BANNER);
