@@ -144,7 +144,8 @@ export class GuestConnection {
 
   readonly #ended = (): void => {
     try {
-      this.#reader?.close();
+      // Who has said nothing has not answered wrongly either.
+      if (this.#reader?.heard) this.#reader.close();
       this.#listener?.settled();
       this.#maybeFree();
     } catch (error) {

@@ -5,7 +5,9 @@ import { once } from 'node:events';
 import { Agent, request as ask, type IncomingMessage, type RequestOptions } from 'node:http';
 import { connect, type Socket } from 'node:net';
 import { after, afterEach, before, beforeEach, test } from 'node:test';
+import { Worker } from 'node:worker_threads';
 import { openProxiedGuest, type Got, type ProxiedGuest } from '../../../test/support/proxied-guest.ts';
+import { systemClock } from '../../base/clock.ts';
 import { raceAbort } from '../../base/deadline.ts';
 import { Failure } from '../../model/failure.ts';
 
@@ -130,6 +132,45 @@ test('events come as they are sent, and a client that hangs up is seen by the gu
   answer.on('error', () => undefined);
   sent.destroy();
   await ended;
+});
+
+test('a guest that takes no connections yet is waited for, and a browser not told that it wakes; one that never does is a 502', async () => {
+  // A listener whose thread sleeps and whose queue is full: the kernel leaves further connections unanswered.
+  const worker = new Worker(
+    `const { parentPort } = require('node:worker_threads');
+     const { createServer } = require('node:http');
+     const server = createServer((request, response) => response.end('late')).listen({ host: '127.0.0.1', port: 0, backlog: 1 }, () => {
+       const until = new Int32Array(new SharedArrayBuffer(4));
+       parentPort.postMessage({ port: server.address().port, until });
+       setImmediate(() => Atomics.wait(until, 0, 0));
+     });`,
+    { eval: true },
+  );
+  const fillers: Socket[] = [];
+  const own = await openProxiedGuest({ wakeTimeoutMs: 60_000 });
+  try {
+    const [{ port, until }] = (await once(worker, 'message')) as [{ port: number; until: Int32Array }];
+    for (let i = 0; i < 4; i++) {
+      const filler = connect({ host: '127.0.0.1', port }).on('error', () => undefined);
+      fillers.push(filler);
+      if (i < 2) await once(filler, 'connect');
+    }
+    own.targetPort = port;
+    const never = await own.get('/');
+    assert.deepEqual([never.status, errorOf(never).code], [502, 'guest_unreachable']);
+    assert.match(errorOf(never).error, /does not answer: does a server listen/);
+    const late = own.get('/', { headers: { accept: 'text/html' } });
+    // Longer than a browser waits for a wake.
+    await systemClock.sleep(2200);
+    Atomics.store(until, 0, 1);
+    Atomics.notify(until, 0);
+    const { status, body } = await late;
+    assert.deepEqual([status, body], [200, 'late']);
+  } finally {
+    own.close();
+    for (const filler of fillers) filler.destroy();
+    await worker.terminate();
+  }
 });
 
 test('a guest that ends half-way has its answer cut off, one without an answer is a 502', async () => {

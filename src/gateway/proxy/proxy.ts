@@ -10,7 +10,7 @@ import { Failure } from '../../model/failure.ts';
 import { newRequestId } from '../../model/failure-answer.ts';
 import type { Route, RouteName } from '../../model/route.ts';
 import type { Arrival, Visit, Visits } from '../../ops/visits.ts';
-import { dial } from '../dial.ts';
+import { dial, isErrno } from '../dial.ts';
 import { allowSources } from '../ssh/sources.ts';
 import { answerFailure, answerWaiting } from './answers.ts';
 import { openDoor, type Certificate, type Door } from './door.ts';
@@ -48,8 +48,11 @@ export interface ProxyOptions {
 /** Connections there may be at once unless told otherwise. */
 export const MOST_CONNECTIONS = 10_000;
 const ANSWER_MS = 300_000;
-/** A guest on the host's own bridge takes a connection at once; one that has too many waiting is knocked at again after 1 s and 3 s (TCP). */
-const DIAL_MS = 4000;
+/**
+ * A guest takes or refuses a connection at once; one that has too many waiting is knocked at again after 1 s and 3 s (TCP), and one that
+ * has no address yet, as a copy just made or one that boots, says nothing.
+ */
+const DIAL_MS = 5000;
 /** How a port is tried that nobody listens at yet, after a wake. */
 const DIAL_AGAIN = { firstMs: 20, mostMs: 250 } as const;
 /** A browser is shown a page when a wake takes longer. */
@@ -141,11 +144,15 @@ class Proxy {
       const sender = this.#senderOf(request);
       const limit = AbortSignal.any([gone.signal, AbortSignal.timeout(this.#options.wakeTimeoutMs)]);
       const visit = this.#visitOf(request, response ? 'http' : 'upgrade', route);
-      const arrived = this.#guestOf(request, route, visit, limit);
+      const { promise: awake, resolve: isAwake } = Promise.withResolvers<void>();
+      const arrived = this.#guestOf(request, route, visit, { signal: limit, isAwake });
       if (
         response &&
         wantsPage(request) &&
-        !(await settlesWithin(PAGE_MS, arrived, { clock: this.#deps.clock, signal: gone.signal }))
+        !(await settlesWithin(PAGE_MS, Promise.race([arrived, awake]), {
+          clock: this.#deps.clock,
+          signal: gone.signal,
+        }))
       ) {
         // The wake goes on; the browser comes again.
         arrived.then(leave).catch(() => undefined);
@@ -202,17 +209,19 @@ class Proxy {
     return { guest, going, again, answerMs, wokenMs, use };
   }
 
+  /** `isAwake` is called where the VM was found awake: who waits from then on waits for its guest alone. */
   async #guestOf(
     request: IncomingMessage,
     route: Route,
     visit: Visit,
-    signal: AbortSignal,
+    { signal, isAwake }: { readonly signal: AbortSignal; readonly isAwake: () => void },
   ): Promise<Reached> {
     const { targetPort: port } = route;
     let arrival: Arrival | undefined;
     try {
       arrival = await this.#deps.visits.arrive(route, visit, signal);
       const { ip, wokenMs, life } = arrival;
+      if (wokenMs === undefined) isAwake();
       const kept =
         life && visit.by === 'http' && mayRepeat(request) ? this.#pool.take(life, port) : undefined;
       const guest =
@@ -236,7 +245,12 @@ class Proxy {
         return await deadline(
           'the connection',
           DIAL_MS,
-          (within) => dial({ host, port, noDelay: true }, within),
+          (within) =>
+            until(
+              { clock: this.#deps.clock, signal: within },
+              () => dial({ host, port, noDelay: true }, within).catch(unlessUnreachable),
+              DIAL_AGAIN,
+            ),
           signal,
         );
       } catch (cause) {
@@ -286,6 +300,11 @@ async function carryOut({ use }: Exchange, exchange: Promise<void>): Promise<voi
   } finally {
     use.end();
   }
+}
+
+/** The kernel gives up looking for who has an address before we do. */
+function unlessUnreachable(error: unknown): undefined {
+  if (!isErrno(error, ['EHOSTUNREACH'])) throw error;
 }
 
 /** Nobody is there any more who would speak to the guest that was reached. */

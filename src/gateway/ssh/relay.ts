@@ -3,7 +3,7 @@ import { pipeline } from 'node:stream/promises';
 import type { Clock } from '../../base/clock.ts';
 import { deadline, DeadlineExceeded } from '../../base/deadline.ts';
 import { until } from '../../base/until.ts';
-import { dial } from '../dial.ts';
+import { dial, isErrno } from '../dial.ts';
 
 /** After this long without a word TCP asks whether the other side is still there. */
 export const KEEPALIVE_MS = 30_000;
@@ -78,12 +78,6 @@ export async function reach(clock: Clock, target: GuestPort, signal: AbortSignal
 
 /** What a guest answers whose network or server is not up yet. */
 const NOT_YET = ['ECONNREFUSED', 'EHOSTUNREACH', 'ECONNRESET'];
-
-function isErrno(error: unknown, codes: readonly string[]): boolean {
-  return (
-    error instanceof Error && 'code' in error && typeof error.code === 'string' && codes.includes(error.code)
-  );
-}
 
 /**
  * Resolves when a socket is closed. One that broke, or was closed before both sides had said all, takes the other with it: these
