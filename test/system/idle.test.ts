@@ -7,13 +7,18 @@ import { join } from 'node:path';
 import { after, before, test } from 'node:test';
 import { Agent, WebSocket } from 'undici';
 import { systemClock } from '../../src/base/clock.ts';
+import { deadline } from '../../src/base/deadline.ts';
 import { until } from '../../src/base/until.ts';
 import type { Vm } from '../../src/contract/vm.ts';
 import { run } from '../../src/host/run.ts';
 import { eventsOf, qemuOf, startHatchd, untilVm, type Hatchd } from '../support/hatchd.ts';
+import { get, heldConnections, openRequests, Poll, whyOf } from '../support/open-requests.ts';
 import { START_SERVING } from '../support/page-server.ts';
 
-/** One guest that serves a page, left alone until it sleeps, and touched in every way there is. */
+/**
+ * One guest that serves a page, left alone until it sleeps, and touched in every way there is. At last it and copies of it go down in every
+ * way there is, while requests are open to them.
+ */
 const TIMEOUT_S = 15;
 /** A VM that was just woken stays awake for a minute, and what is looked at each second is carried out in some more. */
 const ASLEEP_MS = 150_000;
@@ -154,4 +159,126 @@ test('ssh wakes it where it was, and hatch vm why tells all of it', async () => 
   assert.deepEqual([await wakesBy('http'), await wakesBy('ssh')], [1, 1]);
   const told = await why();
   for (const word of [/slept|asleep/i, /http/i, /ssh/i, /127\.0\.0\.1/, /GiB/]) assert.match(told, word);
+});
+
+/** Why there is no answer: a guest that shuts down ends its server first, and then takes no connections. */
+const WHY_NONE =
+  /^The machine was stopped or put to sleep before|^The guest ended the connection|^Port 8000 of the guest refuses/;
+/** What is open to a guest ends so soon after it is gone. */
+const CUT_MS = 5000;
+
+/** Has requests of every kind open to a VM while it goes down, and sees each of them end as it should, with nothing left of it. */
+async function goDownInUse(
+  { host, ip }: { readonly host: string; readonly ip: string },
+  goDown: () => Promise<unknown>,
+  { serverEnds = false }: { readonly serverEnds?: boolean } = {},
+): Promise<void> {
+  const { begun, unanswered, upgraded } = await openRequests(host);
+  await goDown();
+  await deadline('the ends of what was open', CUT_MS, async () => {
+    for (const [path, over] of Object.entries(begun)) {
+      // An answer that goes on until its server ends the connection is whole when its server has.
+      if (!(serverEnds && path === '/endless')) assert.equal((await over).whole, false, path);
+    }
+    for (const answer of unanswered) {
+      const got = await answer;
+      assert.deepEqual([got.status, got.whole], [502, true]);
+      assert.match(whyOf(got), WHY_NONE);
+    }
+    await upgraded;
+  });
+  await until({ clock: systemClock, signal: AbortSignal.timeout(CUT_MS) }, async () =>
+    (await heldConnections('dst', ip)).length === 0 ? true : undefined,
+  );
+}
+
+/** As `goDownInUse`, with more requests coming all the while: each is answered, and refused with a sentence from some moment on. */
+async function goDownAsked(
+  copy: Vm,
+  goDown: () => Promise<unknown>,
+  refusals: readonly number[],
+  how: { readonly serverEnds?: boolean } = {},
+): Promise<void> {
+  const host = `${copy.name}.hatch.localhost`;
+  let poll: Poll | undefined;
+  await goDownInUse(
+    { host, ip: copy.guest_ip ?? '' },
+    async () => {
+      poll = new Poll(host);
+      await goDown();
+      await poll.end();
+    },
+    how,
+  );
+  for (const { status, why, ms } of poll?.got ?? []) {
+    assert.ok(status === 200 || refusals.includes(status), `${status}: ${why}`);
+    assert.ok(ms < CUT_MS, `${status} took ${Math.round(ms)} ms`);
+  }
+}
+
+/** The process that listens for the guests' routes. */
+async function proxyPid(): Promise<string | undefined> {
+  return /pid=(\d+)/.exec((await run(['ss', '-tlnpH', 'sport', '=', ':9090'])).stdout)?.[1];
+}
+
+test('VMs go down while requests are open to them, and a neighbour is served all the while', async (t) => {
+  const { vms, routes } = hatchd.client;
+  const pid = await proxyPid();
+  const copies = await vms.fork(vm.id, { count: 4, name: 'copy' }, { wait: 'ready', timeout: 120 });
+  for (const { id, name } of copies) {
+    await routes.create(id, { subdomain: name ?? '', target_port: 8000 });
+    // It is still asking for its address.
+    await until({ clock: systemClock, signal: AbortSignal.timeout(60_000) }, async () =>
+      (await get(`${name}.hatch.localhost`)).status === 200 ? true : undefined,
+    );
+  }
+  const [neighbour, stopped, killed, deleted] = copies as [Vm, Vm, Vm, Vm];
+  const refusedNow = async ({ name }: Vm, status: number, why: RegExp): Promise<void> => {
+    const got = await get(`${name}.hatch.localhost`);
+    assert.deepEqual([got.status, got.whole], [status, true]);
+    assert.match(whyOf(got), why);
+  };
+  const beside = new Poll(`${neighbour.name}.hatch.localhost`);
+
+  await t.test('one that is put to sleep is woken by the next request, where it was', async () => {
+    const numbered = async (): Promise<number> => Number(PAGE.exec((await get(HOST)).body)?.[1]);
+    const before = await numbered();
+    await goDownInUse({ host: HOST, ip: vm.guest_ip ?? '' }, () => vms.snapshot(vm.id));
+    assert.deepEqual([(await vms.get(vm.id)).state, await qemuOf(vm.id)], ['snapshotted', undefined]);
+    const woken = await get(HOST);
+    assert.ok(Number(woken.headers['hatch-wake-ms']) > 0);
+    assert.equal(Number(PAGE.exec(woken.body)?.[1]), before + 1);
+  });
+  await t.test('one that a person stops is not started by who comes', async () => {
+    await goDownAsked(stopped, () => vms.stop(stopped.id), [502, 503], { serverEnds: true });
+    assert.equal((await vms.get(stopped.id)).state, 'stopped');
+    await refusedNow(stopped, 503, /is stopped, and only a start by its owner brings it up/);
+  });
+  await t.test('one whose hypervisor is killed is in error, and says so', async () => {
+    const kill = async (): Promise<void> => {
+      process.kill((await qemuOf(killed.id)) ?? assert.fail('it does not run'), 'SIGKILL');
+      await untilVm(hatchd, killed.id, ({ state }) => state === 'error');
+    };
+    await goDownAsked(killed, kill, [502, 503]);
+    await refusedNow(killed, 503, /is in error: The hypervisor was killed by SIGKILL/);
+  });
+  await t.test('one that is deleted is not found any more', async () => {
+    await goDownAsked(deleted, () => vms.delete(deleted.id), [404, 502, 503]);
+    await refusedNow(deleted, 404, /Nothing is published under this host name/);
+  });
+
+  await beside.end();
+  const times = beside.got.map(({ ms }) => ms).toSorted((a, b) => a - b);
+  assert.deepEqual(
+    beside.got.filter(({ status }) => status !== 200),
+    [],
+  );
+  assert.ok((times.at(-1) ?? 0) < CUT_MS, `its slowest answer took ${times.at(-1)} ms`);
+  const [middle = 0, slowest = 0] = [times[times.length >> 1], times.at(-1)];
+  t.diagnostic(
+    `${times.length} answers of the neighbour: half of them within ${middle.toFixed()} ms, all ${slowest.toFixed()} ms`,
+  );
+  assert.equal(await proxyPid(), pid);
+  assert.deepEqual(await heldConnections('sport', '=', ':9090'), []);
+  assert.doesNotMatch(await hatchd.log(), /a proxied request failed/);
 });
