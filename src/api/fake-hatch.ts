@@ -7,6 +7,7 @@ import type { Account, ApiKey, HatchEvent, Image, Quotas, Scope, Template } from
 import { checkUserData } from '../model/user-data.ts';
 import type { Vm } from '../model/vm.ts';
 import { fakeIdle } from './fake-idle.ts';
+import { fakeEvents } from './fake-events.ts';
 import { pageOf } from './fake-page.ts';
 import { NOTHING, templateFields } from './fake-templates.ts';
 import { fakeRoutes } from './fake-routes.ts';
@@ -379,20 +380,7 @@ export function fakeHatch(clock: Clock): FakeHatch {
         keys.splice(at, 1, { ...key, revokedAt: clock.now() });
       },
     },
-    events: {
-      list: async (caller, { vm, kind, everyone }, page) => {
-        const id = vm === undefined ? undefined : own(caller, vm).id;
-        return pageOf(
-          events.filter(
-            (event) =>
-              (everyone === true || event.accountId === caller.accountId) &&
-              (id === undefined || event.vmId === id) &&
-              (kind === undefined || event.kind === kind),
-          ),
-          page,
-        );
-      },
-    },
+    events: fakeEvents(events, own),
     readiness: async () => hatch.problems,
   };
   return hatch;

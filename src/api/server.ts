@@ -92,7 +92,7 @@ export async function createApi(
   execRoutes(app, { hatch });
   consoleRoutes(app, { hatch, log, streams });
   metricsRoutes(app, { hatch, meter });
-  eventRoutes(app, { hatch });
+  eventRoutes(app, { hatch, log, clock, streams });
   imageRoutes(app, { hatch });
   templateRoutes(app, { hatch });
   keyRoutes(app, { hatch, clock });

@@ -19,6 +19,7 @@ import type {
 import type { CreateTemplate, PatchTemplate, Template } from '../contract/template.ts';
 import type { CreateVm, PatchVm, StopVm, Vm, VmState, WaitQuery } from '../contract/vm.ts';
 import { KEY_HEADER } from '../contract/snapshot.ts';
+import { eventCalls } from './event-calls.ts';
 import { idleCalls } from './idle-calls.ts';
 import { routeCalls } from './route-calls.ts';
 import { seg, Transport, type CallOptions, type ListOptions } from './transport.ts';
@@ -368,22 +369,5 @@ function accountCalls(transport: Transport) {
       transport.list({ method: 'GET', path: '/accounts', query: { limit, after }, signal }),
     update: (id: string, patch: PatchAccount, { signal }: CallOptions = {}): Promise<Account> =>
       transport.json({ method: 'PATCH', path: `/accounts/${seg(id)}`, body: patch, signal }),
-  };
-}
-
-function eventCalls(transport: Transport) {
-  return {
-    /** Newest first. `all`: of every account (operators). */
-    list: ({
-      kind,
-      all,
-      limit,
-      after,
-      signal,
-    }: ListOptions & {
-      readonly kind?: string | undefined;
-      readonly all?: boolean | undefined;
-    } = {}): Promise<readonly Event[]> =>
-      transport.list({ method: 'GET', path: '/events', query: { kind, all, limit, after }, signal }),
   };
 }

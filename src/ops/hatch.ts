@@ -8,6 +8,7 @@ import type { Route, WakeRules } from '../model/route.ts';
 import type { Snapshot } from '../model/snapshot.ts';
 import type { IdlePolicy, Vm, VmState } from '../model/vm.ts';
 import type { Transfer } from './archive/archive.ts';
+import type { EventsAsked } from './event-feed.ts';
 import type { IdleSimulation, WhyVm } from './idle-answers.ts';
 import type { GuestTraffic } from '../net/network.ts';
 import type { Page, VmUse } from '../store/store.ts';
@@ -333,15 +334,14 @@ export interface Hatch {
     revoke(caller: Caller, id: string): Promise<void>;
   };
   readonly events: {
-    list(
+    list(caller: Caller, filter: EventsAsked, page: Page): Promise<readonly HatchEvent[]>;
+    /** Those after the one with this id, or from now on, as they happen, until the signal aborts. */
+    follow(
       caller: Caller,
-      filter: {
-        readonly vm?: string | undefined;
-        readonly kind?: string | undefined;
-        readonly everyone?: boolean;
-      },
-      page: Page,
-    ): Promise<readonly HatchEvent[]>;
+      filter: EventsAsked,
+      after: string | undefined,
+      signal: AbortSignal,
+    ): Promise<AsyncIterable<HatchEvent>>;
   };
   /** What keeps the host from serving, in sentences; empty when it is ready. */
   readiness(): Promise<

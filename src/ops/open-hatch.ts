@@ -1,4 +1,4 @@
-import { Failure, invalid } from '../model/failure.ts';
+import { Failure } from '../model/failure.ts';
 import type { VmId } from '../base/ids.ts';
 import { errorFields } from '../base/logger.ts';
 import { accounts, keys } from './accounts.ts';
@@ -24,6 +24,7 @@ import { simulateIdle } from './simulate-idle.ts';
 import { startVm } from './start-vm.ts';
 import { settleExit, stopVm } from './stop-vm.ts';
 import { templates } from './templates.ts';
+import { events } from './events.ts';
 import { findVm, waitFor } from './vms.ts';
 import type { Waker } from './waker.ts';
 import type { World } from './world.ts';
@@ -79,17 +80,7 @@ export function openHatch(
     templates: templates(world),
     accounts: accounts({ store, clock, log, settings }),
     keys: keys({ store, clock }),
-    events: {
-      async list(caller, { vm, kind, everyone }, page) {
-        const vmId = vm === undefined ? undefined : (await findVm(world, caller, vm)).id;
-        if (kind !== undefined && !/^[a-z_.]{1,64}$/.test(kind))
-          throw invalid('kind', '"kind" must be an event kind such as "vm.running".');
-        return store.events.list(
-          { accountId: everyone === true ? undefined : caller.accountId, vmId, kind },
-          page,
-        );
-      },
-    },
+    events: events(world),
     readiness,
   };
 }

@@ -351,6 +351,18 @@ export interface Events {
     page: Page,
   ): Promise<readonly HatchEvent[]>;
   get(id: EventId): Promise<HatchEvent | null>;
+  /** Those after a number of theirs, the oldest first; none is written later with a number that is less than one of them. */
+  after(
+    seq: number,
+    filter: {
+      readonly accountId?: AccountId | undefined;
+      readonly vmId?: VmId | undefined;
+      readonly kind?: string | undefined;
+    },
+    limit: number,
+  ): Promise<readonly HatchEvent[]>;
+  /** The number of the newest of all; 0: there is none. */
+  newest(): Promise<number>;
   /** Removes those older than `before` (milliseconds since 1970); gives how many. */
   prune(before: number): Promise<number>;
 }

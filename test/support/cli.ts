@@ -22,13 +22,18 @@ export async function hatch(
     readonly answer?: string;
     /** What is said on stderr as it is, to a person who sits there. */
     readonly watch?: (text: string) => void;
+    /** What is said on stdout, as it is. */
+    readonly listen?: (text: string) => void;
   } = {},
 ): Promise<Ran> {
   const ran = { out: '', err: '' };
   let became: readonly string[] | undefined;
   const atTerminal = world.answer !== undefined;
   const code = await runCli(words, {
-    out: (text) => (ran.out += text),
+    out: (text) => {
+      ran.out += text;
+      world.listen?.(text);
+    },
     outBytes: async (bytes) => void (ran.out += Buffer.from(bytes).toString('latin1')),
     err: (text) => {
       ran.err += text;

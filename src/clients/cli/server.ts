@@ -43,15 +43,21 @@ export function statusCommands(program: Command, act: Act): void {
     .option('--kind <kind>', 'only of this kind, such as vm.error')
     .option('--limit <n>', 'the last so many', '50')
     .option('--all', 'of every account (operators)')
+    .option('-f, --follow', 'as it happens from now on, until Ctrl-C; with --json an event a line')
     .action(
-      act(async (context, options: { vm?: string; kind?: string; limit: string; all?: true }) => {
-        const { kind, all } = options;
+      act(async (context, options: EventOptions) => {
+        const { vm, kind, all } = options;
+        const { client, io, json } = context;
+        if (options.follow === true) {
+          for await (const event of client.events.follow({ vm, kind, all }))
+            io.out(`${json ? JSON.stringify(event) : sayEvent(event)}\n`);
+          return 0;
+        }
         const limit = parseWhole('--limit', options.limit);
-        const { client } = context;
         const events =
-          options.vm === undefined
+          vm === undefined
             ? await client.events.list({ kind, limit, all })
-            : await client.vms.events(options.vm, { kind, limit });
+            : await client.vms.events(vm, { kind, limit });
         return print(context, events, showEvents);
       }),
     );
@@ -182,4 +188,16 @@ function showEvents(events: readonly Event[]): string {
     ['TIME', 'KIND', 'VM', 'WHAT'],
     [...events].reverse().map(({ at, kind, vm_id, message }) => [at, kind, vm_id, message]),
   );
+}
+
+interface EventOptions {
+  readonly vm?: string;
+  readonly kind?: string;
+  readonly limit: string;
+  readonly all?: true;
+  readonly follow?: true;
+}
+
+function sayEvent({ at, kind, vm_id: vm, message }: Event): string {
+  return [at, kind, vm ?? '-', message].join('  ');
 }

@@ -30,6 +30,22 @@ export function events(engine: Engine): Events {
       const row = await db.selectFrom('events').selectAll().where('id', '=', id).executeTakeFirst();
       return row ? toEvent(row) : null;
     },
+    async after(seq, { accountId, vmId, kind }, limit) {
+      let query = db.selectFrom('events').selectAll().where('seq', '>', seq);
+      if (accountId !== undefined) query = query.where('account_id', '=', accountId);
+      if (vmId !== undefined) query = query.where('vm_id', '=', vmId);
+      if (kind !== undefined) query = query.where('kind', '=', kind);
+      return (await query.orderBy('seq').limit(limit).execute()).map(toEvent);
+    },
+    async newest() {
+      const row = await db
+        .selectFrom('events')
+        .select('seq')
+        .orderBy('seq', 'desc')
+        .limit(1)
+        .executeTakeFirst();
+      return row?.seq ?? 0;
+    },
     async prune(before) {
       const { numDeletedRows } = await db.deleteFrom('events').where('at', '<', before).executeTakeFirst();
       return Number(numDeletedRows);

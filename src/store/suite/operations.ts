@@ -182,6 +182,13 @@ export function operationTests(test: Declare): void {
     await listsInPages((page) => store.events.list({ ...own, kind: 'vm.error' }, page), [first.id]);
     assert.equal((await store.events.list({}, { limit: 1 }))[0]?.id, strange.id);
     await fails(store.events.list(own, { limit: 1, after: strange.id }), 'invalid_request');
+    const after = async (...how: Parameters<typeof store.events.after>): Promise<readonly string[]> =>
+      (await store.events.after(...how)).map(({ id }) => id);
+    assert.deepEqual(await after(first.seq, own, 10), [second.id, third.id]);
+    assert.deepEqual(await after(first.seq, {}, 2), [second.id, third.id]);
+    assert.deepEqual(await after(first.seq, { ...own, vmId, kind: 'vm.stopped' }, 10), [third.id]);
+    assert.deepEqual(await after(strange.seq, {}, 10), []);
+    assert.equal(await store.events.newest(), strange.seq);
   });
 
   test('events written at once have an order, and who saw one has seen all before it', async ({ store }) => {
