@@ -28,7 +28,7 @@ const badCreates: readonly [body: unknown, named: string, says: RegExp][] = [
   [{ colour: 'red' }, 'colour', /Unknown field "colour"\. Known here: name, image_id/],
   [{ snapshot_id: 'snap-abc123def456' }, 'snapshot_id', /There is no snapshot "snap-abc123def456"/],
   [{ snapshot_id: '../x' }, 'snapshot_id', /a snapshot’s id \(snap-abc123def456\) or its name/],
-  [{ autostart: true }, 'autostart', /Unknown field/],
+  [{ autostart: 'yes' }, 'autostart', /true or false/],
   [{ guest_mac: '02:fc:00:00:00:32\ndhcp-host=x' }, 'guest_mac', /six pairs of hexadecimal digits/],
   [{ guest_mac: '01:00:5e:00:00:01' }, 'guest_mac', /multicast/],
   [{ boot_args: 'quiet\ninit=/bin/sh' }, 'boot_args', /one line of printable ASCII/],

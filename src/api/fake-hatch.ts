@@ -209,7 +209,7 @@ export function fakeHatch(clock: Clock): FakeHatch {
           network: merged.enableNetwork ? newNetwork(merged.guestIp, merged.guestMac) : null,
           sshAuthorizedKeys: merged.sshAuthorizedKeys,
           idle: merged.idle,
-          autostart: false,
+          autostart: merged.autostart,
           labels: merged.labels,
           readyAt: null,
           lastActiveAt: null,

@@ -43,6 +43,7 @@ export function presentVm(of: Vm): vm.Vm {
     ...given('boot_args', of.bootArgs),
     ...labels(of.labels),
     ...given('idle', of.idle && presentIdle(of.idle)),
+    ...(of.autostart ? { autostart: true } : {}),
     ready,
     ...given('ready_at', ready && of.readyAt !== null ? rfc3339(of.readyAt) : null),
     ...given('operation', of.operation && OPERATION_NAMES[of.operation.verb]),

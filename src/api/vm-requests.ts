@@ -26,6 +26,7 @@ export function readCreateVm(body: contract.CreateVm): CreateVm {
     userData: body.user_data,
     sshAuthorizedKeys: body.ssh_authorized_keys,
     idle: body.idle && readIdle(body.idle),
+    autostart: body.autostart,
     labels: body.labels,
   };
 }
@@ -36,6 +37,7 @@ export function readPatchVm(body: contract.PatchVm): PatchVm {
     ...(body.name === undefined ? {} : { name: body.name }),
     ...(body.labels === undefined ? {} : { labels: body.labels }),
     ...(body.idle === undefined ? {} : { idle: body.idle && readIdle(body.idle) }),
+    ...(body.autostart === undefined ? {} : { autostart: body.autostart }),
     ...(body.vcpu_count === undefined ? {} : { vcpuCount: body.vcpu_count }),
     ...(body.mem_mib === undefined ? {} : { memMib: body.mem_mib }),
     ...(body.disk_mib === undefined ? {} : { diskMib: body.disk_mib }),

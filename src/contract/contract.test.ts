@@ -144,8 +144,9 @@ test('labels have sensible keys and one-line values, 32 at most', () => {
   assert.ok(!takes('labels', many));
 });
 
-test('what is not offered yet is an unknown field', () => {
-  assert.ok(!takes('autostart', true));
+test('autostart is true or false', () => {
+  assert.ok(takes('autostart', true) && takes('autostart', false));
+  for (const bad of ['true', 1, null]) assert.ok(!takes('autostart', bad));
 });
 
 test('user data may have 256 KiB', () => {

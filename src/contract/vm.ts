@@ -53,6 +53,12 @@ const SshKey = Type.String({
   examples: ['ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGJ0bXlrZXlieXRlc2FyZWhlcmVmb3Jyb29t me@example.com'],
 });
 
+const Autostart = Type.Boolean({
+  default: false,
+  description:
+    'Whether it is started again when the host has rebooted while it ran. Absent in answers where it is not.',
+});
+
 export const CreateVm = Type.Object(
   {
     name: Type.Optional(
@@ -96,6 +102,7 @@ export const CreateVm = Type.Object(
       }),
     ),
     idle: Type.Optional(IdlePatch),
+    autostart: Type.Optional(Autostart),
     labels: Type.Optional(Labels),
   },
   {
@@ -117,6 +124,7 @@ export const PatchVm = Type.Object(
     name: Type.Optional(orNull(Name)),
     labels: Type.Optional(Labels),
     idle: Type.Optional(orNull(IdlePatch)),
+    autostart: Type.Optional(Autostart),
     vcpu_count: Type.Optional(VcpuCount),
     mem_mib: Type.Optional(MemMib),
     disk_mib: Type.Optional(DiskMib),
@@ -194,6 +202,7 @@ export const Vm = Type.Object(
     boot_args: Type.Optional(BootArgs),
     labels: Type.Optional(Labels),
     idle: Type.Optional(Idle),
+    autostart: Type.Optional(Autostart),
     ready: Type.Boolean({
       description: 'Whether the guest’s agent or its SSH port has answered since it was last started.',
     }),

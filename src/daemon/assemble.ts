@@ -20,6 +20,7 @@ import { openLinuxNetwork } from '../net/linux.ts';
 import type { Network } from '../net/network.ts';
 import { ensureDefaultAccount } from '../ops/accounts.ts';
 import { ActivityTracker } from '../ops/activity.ts';
+import { autostart } from '../ops/autostart.ts';
 import { openArchive } from '../ops/archive/open-archive.ts';
 import { Fleet } from '../ops/fleet.ts';
 import { Flights } from '../ops/flights.ts';
@@ -37,6 +38,7 @@ import { PATIENCE, type World } from '../ops/world.ts';
 import { openStore } from '../store/db/open.ts';
 import type { Store } from '../store/store.ts';
 import type { Driver } from '../vmm/driver.ts';
+import { FAKE_BOOT_ID } from '../vmm/fake/driver.ts';
 import { isFakeNet, type Values } from './config.ts';
 import {
   claimDataFolder,
@@ -192,13 +194,14 @@ async function assemble(
   late.driver = await chooseDriver(values, { run, log: log.child({ room: 'vmm' }), data });
   await world.findDefaultImage();
   signal.throwIfAborted();
-  await recover(world, stopping);
+  const startAgain = await recover(world, stopping);
   signal.throwIfAborted();
   world.flights.open();
   // Closed after the operations: those it waits for are cut off by then.
   shutdown.add('sleeper', () => sleeper.close());
   shutdown.add('operations', () => world.flights.close());
   await settleSoon(world);
+  void autostart(world, startAgain, stopping);
   await reconcile(world);
   await world.archive.resume();
   const tending = startTending(world, values);
@@ -249,7 +252,8 @@ export async function openWorld(
   shutdown.add('store', () => store.close());
   const hostId = await hostNameOf(data, values.HATCH_HOST_NAME, hostname());
   await checkDatabaseOf(data, store, hostId);
-  await store.hosts.register({ id: hostId, bootId: await bootId() });
+  const boot = await bootId();
+  await store.hosts.register({ id: hostId, bootId: boot });
   const { account, secret } = await ensureDefaultAccount({ store }, (fresh) =>
     writeFileAtomic(data.adminKey, `${fresh}\n`).catch((error: unknown) => {
       throw whyNotWritten(data, error);
@@ -282,6 +286,7 @@ export async function openWorld(
   shutdown.add('guests', () => fleet.releaseAll());
   const settings: World['settings'] = {
     hostId,
+    bootId: values.HATCH_VMM === 'fake' ? FAKE_BOOT_ID : boot,
     vmsFolder: data.vms,
     layersFolder: data.layers,
     imagesFolder: data.images,

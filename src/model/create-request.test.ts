@@ -36,6 +36,7 @@ test('an empty request is a networked VM of the default image and size', () => {
     bootArgs: null,
     userData: null,
     idle: null,
+    autostart: false,
     labels: {},
     enableNetwork: true,
     guestIp: null,

@@ -15,6 +15,7 @@ export interface CreateRequest {
   readonly userData?: string | undefined;
   readonly sshAuthorizedKeys?: readonly string[] | undefined;
   readonly idle?: Partial<IdlePolicy> | undefined;
+  readonly autostart?: boolean | undefined;
   readonly labels?: Readonly<Record<string, string>> | undefined;
 }
 
@@ -49,6 +50,7 @@ export interface MergedCreate {
   readonly userData: string | null;
   /** null: the server's policy. */
   readonly idle: IdlePolicy | null;
+  readonly autostart: boolean;
   readonly labels: Readonly<Record<string, string>>;
   readonly enableNetwork: boolean;
   /** null: the next free one. */
@@ -114,6 +116,7 @@ export function mergeCreate(
     bootArgs: request.bootArgs ?? template?.bootArgs ?? null,
     userData: userData === '' ? null : userData,
     idle: request.idle ? mergeIdle(template?.idle ?? defaults.idle, request.idle) : (template?.idle ?? null),
+    autostart: request.autostart ?? false,
     labels,
     enableNetwork,
     guestIp: request.guestIp ?? null,

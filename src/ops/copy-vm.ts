@@ -81,7 +81,7 @@ async function wantedCopy(
     bootArgs: source.bootArgs,
     sshAuthorizedKeys: source.sshAuthorizedKeys,
     idle: request.idle === undefined ? source.idle : mergeIdle(source.idle ?? settings.idle, request.idle),
-    autostart: false,
+    autostart: request.autostart ?? false,
     labels: { ...source.labels, ...request.labels },
     userData: await store.vms.userData(source.id),
     parentSnapshotId: snapshot.id,

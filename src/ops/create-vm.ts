@@ -55,7 +55,7 @@ async function plan(world: World, caller: Caller, request: CreateVm): Promise<Wa
     bootArgs: merged.bootArgs,
     sshAuthorizedKeys: merged.sshAuthorizedKeys,
     idle: merged.idle,
-    autostart: false,
+    autostart: merged.autostart,
     labels: merged.labels,
     userData: merged.userData,
     network: merged.enableNetwork ? addressesAsked(settings.plan, merged) : null,

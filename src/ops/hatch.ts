@@ -50,6 +50,7 @@ export interface CreateVm {
   readonly userData?: string | undefined;
   readonly sshAuthorizedKeys?: readonly string[] | undefined;
   readonly idle?: Partial<IdlePolicy> | undefined;
+  readonly autostart?: boolean | undefined;
   readonly labels?: Readonly<Record<string, string>> | undefined;
 }
 
@@ -83,6 +84,7 @@ export interface PatchVm {
   readonly name?: string | null | undefined;
   readonly labels?: Readonly<Record<string, string>> | undefined;
   readonly idle?: Partial<IdlePolicy> | null | undefined;
+  readonly autostart?: boolean | undefined;
   readonly vcpuCount?: number | undefined;
   readonly memMib?: number | undefined;
   readonly diskMib?: number | undefined;

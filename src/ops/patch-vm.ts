@@ -13,7 +13,7 @@ import { ownerOf } from './owner.ts';
 
 const MIB = 1024 * 1024;
 
-/** Changes a VM's name, labels or idle policy at any time; its size only while it is stopped: the next start has it. */
+/** Changes a VM's name, labels, idle policy or whether it starts with the host at any time; its size only while it is stopped: the next start has it. */
 export async function patchVm(
   world: Pick<World, 'store' | 'settings' | 'fleet'>,
   caller: Caller,
@@ -45,6 +45,7 @@ export async function patchVm(
     ...(request.idle === undefined
       ? {}
       : { idle: request.idle === null ? null : mergeIdle(vm.idle ?? settings.idle, request.idle) }),
+    ...(request.autostart === undefined ? {} : { autostart: request.autostart }),
     ...(request.vcpuCount === undefined ? {} : { vcpuCount: request.vcpuCount }),
     ...(request.memMib === undefined ? {} : { memMib: request.memMib }),
     ...(request.diskMib === undefined ? {} : { diskMib: request.diskMib }),

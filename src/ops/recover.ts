@@ -21,9 +21,9 @@ import { recoverBoot } from './boot-vm.ts';
 /**
  * What the start of a daemon does before it serves: takes back the creates and starts that were cut off, brings the network up,
  * finds the guests that ran on, and marks those that did not. Stops, reboots and deletions that were cut off go on afterwards, in
- * the background (`settle`).
+ * the background (`settle`). Gives the VMs that ended with the host and are to start again with it (`autostart`).
  */
-export async function recover(world: World, signal: AbortSignal): Promise<void> {
+export async function recover(world: World, signal: AbortSignal): Promise<readonly Vm[]> {
   const { store, settings, net, log } = world;
   const unfinished = await store.operations.unfinished(settings.hostId);
   const wanted = (await store.vms.ofHost(settings.hostId)).filter(wantsNetwork);
@@ -34,6 +34,7 @@ export async function recover(world: World, signal: AbortSignal): Promise<void> 
     } else await unwind(world, operation);
   }
   const settling = new Map(unfinished.map((operation) => [operation.vmId, operation]));
+  const startAgain: Vm[] = [];
   for (const vm of await store.vms.ofHost(settings.hostId)) {
     signal.throwIfAborted();
     if (
@@ -43,13 +44,23 @@ export async function recover(world: World, signal: AbortSignal): Promise<void> 
       continue;
     try {
       const found = await adopt(world, vm, signal);
-      if (!found && !knowsOfEnds(settling.get(vm.id)))
-        await lose(world, vm, "The server was restarted, and the guest's process no longer exists.");
+      if (!found && !knowsOfEnds(settling.get(vm.id))) {
+        const rebooted = vm.process !== null && vm.process.bootId !== world.settings.bootId;
+        await lose(
+          world,
+          vm,
+          rebooted
+            ? 'The host was rebooted, and the guest ended with it.'
+            : "The server was restarted, and the guest's process no longer exists.",
+        );
+        if (rebooted && vm.autostart) startAgain.push(vm);
+      }
     } catch (error) {
       log.error({ vm: vm.id, ...errorFields(error) }, 'could not take up a guest that was running');
       await lose(world, vm, `The server could not find the guest again: ${translate(error).message}`);
     }
   }
+  return startAgain;
 }
 
 /** Whether a VM has its place in the network now. */

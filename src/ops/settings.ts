@@ -7,6 +7,8 @@ import type { IdlePolicy } from '../model/vm.ts';
 export interface Settings {
   /** This host's row; every row it writes bears it. */
   readonly hostId: string;
+  /** Which boot of the host this is: guests of another ended with that. */
+  readonly bootId: string;
   /** Absolute path of the folder that holds one folder per VM. */
   readonly vmsFolder: string;
   /** Absolute path of the folder that holds one folder per frozen layer, beside `vmsFolder` on its file system. */

@@ -18,6 +18,7 @@ import { openFakeNetwork, type FakeFailures } from '../../src/net/fake.ts';
 import { addKey, ensureDefaultAccount } from '../../src/ops/accounts.ts';
 import { openArchive } from '../../src/ops/archive/open-archive.ts';
 import { ActivityTracker } from '../../src/ops/activity.ts';
+import { autostart } from '../../src/ops/autostart.ts';
 import { Fleet } from '../../src/ops/fleet.ts';
 import { Flights } from '../../src/ops/flights.ts';
 import type { Caller, Hatch, SshPorts } from '../../src/ops/hatch.ts';
@@ -35,7 +36,7 @@ import type { BlobHome } from '../../src/store/blobs/home.ts';
 import { openStore } from '../../src/store/db/open.ts';
 import type { Store } from '../../src/store/store.ts';
 import type { Driver } from '../../src/vmm/driver.ts';
-import { openFake, type FakeVmmFailures } from '../../src/vmm/fake/driver.ts';
+import { FAKE_BOOT_ID, openFake, type FakeVmmFailures } from '../../src/vmm/fake/driver.ts';
 
 /** A host of its own in a folder, with fakes that keep their state there: a world that dies leaves what it made. */
 export interface FakeHostFolder {
@@ -59,6 +60,8 @@ export async function makeHostFolder(): Promise<FakeHostFolder> {
 
 export interface WorldOptions {
   readonly wrapStore?: (store: Store) => Store;
+  /** Another than before: the host was rebooted meanwhile. */
+  readonly bootId?: string;
   readonly wrapHome?: (home: BlobHome) => BlobHome;
   readonly wrapDriver?: (driver: Driver) => Driver;
   readonly vmm?: FakeVmmFailures;
@@ -124,6 +127,7 @@ export async function openFakeWorld(host: FakeHostFolder, options: WorldOptions 
   });
   const settings: World['settings'] = {
     hostId,
+    bootId: options.bootId ?? FAKE_BOOT_ID,
     vmsFolder: host.vms,
     layersFolder: join(host.root, 'layers'),
     imagesFolder: join(host.root, 'images'),
@@ -204,10 +208,12 @@ export async function openFakeWorld(host: FakeHostFolder, options: WorldOptions 
     sleepsAtOnce: options.sleepsAtOnce ?? 2,
   });
   const hatch = openHatch(world, registry, async () => [], new Waker(world), sleeper);
-  await recover(world, new AbortController().signal);
+  const { signal } = new AbortController();
+  const startAgain = await recover(world, signal);
   world.flights.open();
   await settle(world);
   await reconcile(world);
+  await autostart(world, startAgain, signal);
   const close = async (): Promise<void> => {
     await world.flights.close();
     await archive.close();

@@ -23,6 +23,7 @@ export interface CreateOptions extends SizeOptions {
   readonly snapshot?: string;
   readonly ip?: string;
   readonly mac?: string;
+  readonly autostart?: boolean;
   /** False with --no-network. */
   readonly network: boolean;
   /** Files; false with --no-ssh-key, undefined when nothing was said. */
@@ -58,6 +59,7 @@ export async function readCreate(options: CreateOptions, io: Io): Promise<Create
     ...(ip === undefined ? {} : { guest_ip: ip }),
     ...(mac === undefined ? {} : { guest_mac: mac }),
     ...(network ? {} : { enable_network: false }),
+    ...(options.autostart === true ? { autostart: true } : {}),
     ...(keys.length === 0 ? {} : { ssh_authorized_keys: [...keys] }),
   };
 }
@@ -69,6 +71,7 @@ export interface UpdateOptions extends IdleOptions {
   readonly memory?: string;
   readonly disk?: string;
   readonly label?: readonly string[];
+  readonly autostart?: boolean;
 }
 
 /** The change that `vm update` asks for. Throws a UsageError naming the option, or when nothing was given. */
@@ -82,6 +85,7 @@ export function readUpdate(options: UpdateOptions): PatchVm {
     ...(disk === undefined ? {} : { disk_mib: parseMib('--disk', disk) }),
     ...(label === undefined ? {} : { labels: parsePairs('--label', label) }),
     ...(idle === undefined ? {} : { idle }),
+    ...(options.autostart === undefined ? {} : { autostart: options.autostart }),
   };
   if (Object.keys(patch).length === 0)
     throw new UsageError('Say what is to change: --name, --cpus, --memory, --disk...');

@@ -36,6 +36,7 @@ export function vmCommands(vm: Command, act: Act): void {
     .option('--user-data <file>', 'cloud-init user data; - is standard input')
     .option('--ssh-key <file>', 'a public key to let in; may be given again (your own in ~/.ssh)', several)
     .option('--no-ssh-key', 'let no key in')
+    .option('--autostart', 'start it again after the host rebooted')
     .option('--label <key=value>', 'a label; may be given again', several)
     .option('--boot-args <line>', "the kernel's command line (the image's)")
     .action(
@@ -129,6 +130,8 @@ export function vmCommands(vm: Command, act: Act): void {
     .option('--memory <size>', 'memory: 512, 512M, 2G')
     .option('--disk <size>', 'size of the root disk; it can only grow')
     .option('--label <key=value>', 'a label, instead of all it had; may be given again', several)
+    .option('--autostart', 'start it again after the host rebooted')
+    .option('--no-autostart', 'leave it off then')
     .action(
       act(async (context, name: string, options: UpdateOptions) => {
         const changed = await context.client.vms.update(name, readUpdate(options));

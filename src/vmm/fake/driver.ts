@@ -23,6 +23,9 @@ import {
   type FakeGuest,
 } from './state.ts';
 
+/** The boot that pretended guests are of. */
+export const FAKE_BOOT_ID = 'pretended';
+
 export type { FakeVmmFailures } from './machine.ts';
 
 /** pids from here on belong to no process: Linux counts to 4,194,304 (PID_MAX_LIMIT, proc(5)). */
@@ -56,7 +59,7 @@ export function openFake({
       process: {
         pid: FIRST_PID + randomInt(2 ** 40),
         startTime: String(randomInt(2 ** 40)),
-        bootId: 'pretended',
+        bootId: FAKE_BOOT_ID,
       },
       startedAt: systemClock.now(),
       vcpuCount: spec.vcpuCount,
