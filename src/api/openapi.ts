@@ -32,6 +32,7 @@ export const describeRoute: SwaggerTransform = ({ schema, url, route }) => {
       content: { 'application/octet-stream': { schema: { type: 'string', format: 'binary' } } },
       description: config.upload,
     };
+  if (config.repeats === true) parts.headers = withKey(parts.headers);
   return {
     url,
     schema: {
@@ -63,6 +64,25 @@ export const relaxBodies: SwaggerTransformObject = (document) => {
     }
   return openapiObject;
 };
+
+/** The headers of a request that may be sent again. */
+function withKey(headers: unknown): Json {
+  const known = asJson(headers);
+  return {
+    type: 'object',
+    ...known,
+    properties: {
+      ...asJson(known['properties']),
+      'Idempotency-Key': {
+        type: 'string',
+        maxLength: 255,
+        description:
+          'A name of your own for this request, such as a UUID. Sent again with it within 24 h, the request is not carried out again: it is ' +
+          'given the same answer, with the header `Idempotency-Replayed: true`. Another request with the same key is refused.',
+      },
+    },
+  };
+}
 
 function whoMay({ access }: FastifyContextConfig): string {
   if (access === undefined || access === 'open') return 'Needs no key.';
@@ -106,6 +126,7 @@ function errorsOf(
   // Any call may meet a server that starts or stops, and any that writes a full disk.
   const codes = new Set<ErrorCode>(['invalid_request', 'internal', 'unavailable', ...(config.errors ?? [])]);
   if (writes) codes.add('no_space');
+  if (config.repeats === true) codes.add('already_exists');
   if (config.access !== 'open')
     for (const code of ['unauthorized', 'forbidden', 'rate_limited'] as const) codes.add(code);
   if (schema.params !== undefined) codes.add('not_found');

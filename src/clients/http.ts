@@ -22,7 +22,7 @@ import { KEY_HEADER } from '../contract/snapshot.ts';
 import { eventCalls } from './event-calls.ts';
 import { idleCalls } from './idle-calls.ts';
 import { routeCalls } from './route-calls.ts';
-import { seg, Transport, type CallOptions, type ListOptions } from './transport.ts';
+import { seg, Transport, type CallOptions, type ListOptions, type MakingOptions } from './transport.ts';
 
 export { ApiError, NoName, Unreachable } from './api-error.ts';
 export type { ListOptions } from './transport.ts';
@@ -89,8 +89,11 @@ function keyHeader(key: string | undefined): Record<string, string> {
 function vmCalls(transport: Transport) {
   return {
     /** Answers when the VM runs, or as `wait` says. */
-    create: (request: CreateVm = {}, { wait, timeout, signal }: WaitOptions = {}): Promise<Vm> =>
-      transport.json({ method: 'POST', path: '/vms', query: { wait, timeout }, body: request, signal }),
+    create: (
+      request: CreateVm = {},
+      { wait, timeout, ...how }: WaitOptions & MakingOptions = {},
+    ): Promise<Vm> =>
+      transport.json({ method: 'POST', path: '/vms', query: { wait, timeout }, body: request, ...how }),
     /** Newest first. `labels` as `key=value`; `all`: of every account (operators). */
     list: ({
       state,
@@ -132,14 +135,14 @@ function vmCalls(transport: Transport) {
     snapshot: (
       vm: string,
       request: SnapshotVm = {},
-      { wait, timeout, signal }: StoredOptions = {},
+      { wait, timeout, ...how }: StoredOptions & MakingOptions = {},
     ): Promise<Snapshot> =>
       transport.json({
         method: 'POST',
         path: `/vms/${seg(vm)}/snapshot`,
         query: { wait, timeout },
         body: request,
-        signal,
+        ...how,
       }),
     restore: (
       vm: string,
@@ -157,14 +160,14 @@ function vmCalls(transport: Transport) {
     fork: (
       vm: string,
       request: ForkVm = {},
-      { wait, timeout, signal }: WaitOptions = {},
+      { wait, timeout, ...how }: WaitOptions & MakingOptions = {},
     ): Promise<readonly Vm[]> =>
       transport.json({
         method: 'POST',
         path: `/vms/${seg(vm)}/fork`,
         query: { wait, timeout },
         body: request,
-        signal,
+        ...how,
       }),
     /** Newest first. */
     snapshots: (vm: string, { limit, after, signal }: ListOptions = {}): Promise<readonly Snapshot[]> =>

@@ -22,7 +22,13 @@ export function seg(name: string): string {
   return encodeURIComponent(name);
 }
 
-interface Call extends CallOptions {
+/** For calls that make something. */
+export interface MakingOptions {
+  /** A name of your own for the call, such as a UUID: sent again with it within a day, nothing is made again, and the answer is the same. */
+  readonly idempotencyKey?: string | undefined;
+}
+
+interface Call extends CallOptions, MakingOptions {
   readonly method: 'GET' | 'POST' | 'PATCH' | 'DELETE';
   readonly path: string;
   readonly query?: Query | undefined;
@@ -110,6 +116,7 @@ export class Transport {
     body,
     upload,
     headers,
+    idempotencyKey,
     signal,
   }: Call): Promise<Dispatcher.ResponseData> {
     const url = new URL(path.slice(1), this.#url);
@@ -126,6 +133,7 @@ export class Transport {
           ...this.#headers,
           accept: 'application/json, text/plain',
           ...headers,
+          ...(idempotencyKey === undefined ? {} : { 'idempotency-key': idempotencyKey }),
           ...(body === undefined ? {} : { 'content-type': 'application/json' }),
           ...(upload === undefined ? {} : { 'content-type': 'application/octet-stream' }),
           ...(upload?.bytes === undefined ? {} : { 'content-length': String(upload.bytes) }),

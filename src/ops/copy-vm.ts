@@ -1,4 +1,4 @@
-import { newId, type VmId } from '../base/ids.ts';
+import type { VmId } from '../base/ids.ts';
 import { mergeIdle, refuseWithSnapshot } from '../model/create-request.ts';
 import { Failure, invalid, notFound } from '../model/failure.ts';
 import type { Snapshot } from '../model/snapshot.ts';
@@ -12,13 +12,13 @@ import type { World } from './world.ts';
 import { addressesAsked, type Wanted } from './claim-vm.ts';
 import { flyCreate } from './fly-create.ts';
 
-/** Makes a VM that starts as a copy of a snapshot, under an identity of its own. */
+/** Makes a VM, under the id that was chosen, that starts as a copy of a snapshot, under an identity of its own. */
 export async function copyFrom(
   world: World,
   caller: Caller,
   request: CreateVm,
   snapshotIdOrName: string,
-  wait?: Wait,
+  how: { readonly id: VmId; readonly wait: Wait | undefined },
 ): Promise<Vm> {
   const snapshot = await findSnapshot(world, caller, snapshotIdOrName).catch((error: unknown) => {
     if (!(error instanceof Failure) || error.code !== 'not_found') throw error;
@@ -28,16 +28,16 @@ export async function copyFrom(
     );
   });
   refuseWithSnapshot(request);
-  return copySnapshot(world, caller, snapshot, request, { wait });
+  return copySnapshot(world, caller, snapshot, request, how);
 }
 
-/** Makes a VM from a snapshot that was found, under an id that may have been chosen before. Throws `no_guest_agent` for a guest that cannot be told who it is now. */
+/** Makes a VM from a snapshot that was found, under the id that was chosen. Throws `no_guest_agent` for a guest that cannot be told who it is now. */
 export async function copySnapshot(
   world: World,
   caller: Caller,
   snapshot: Snapshot,
   request: CreateVm,
-  { id = newId('vm'), wait }: { readonly id?: VmId; readonly wait?: Wait | undefined } = {},
+  { id, wait }: { readonly id: VmId; readonly wait: Wait | undefined },
 ): Promise<Vm> {
   mustBeWithinReach(world, snapshot);
   mustFitHere(world.driver, snapshot);

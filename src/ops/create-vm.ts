@@ -17,9 +17,13 @@ import { flyCreate } from './fly-create.ts';
 const MIB = 1024 * 1024;
 /** Makes a VM and starts it: row, address, MAC and port in one transaction, then the host's part, step by step. */
 export async function createVm(world: World, caller: Caller, request: CreateVm, wait?: Wait): Promise<Vm> {
-  if (request.snapshotId !== undefined) return copyFrom(world, caller, request, request.snapshotId, wait);
+  const { newId: make = newId } = caller;
+  const id = make('vm');
+  // Asked for again, after a crash.
+  if (caller.newId && (await world.store.vms.get(id))) return waitFor(world, id, wait);
+  if (request.snapshotId !== undefined)
+    return copyFrom(world, caller, request, request.snapshotId, { id, wait });
   const wanted = await plan(world, caller, request);
-  const id = newId('vm');
   await flyCreate(world, caller, wanted, id);
   return waitFor(world, id, wait);
 }

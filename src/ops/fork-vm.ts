@@ -13,7 +13,7 @@ import { dropSnapshot } from './save-vm.ts';
 import { withRoom } from './room-for.ts';
 import { planOf } from './snapshot-plan.ts';
 import { beginSave, carryOutSnapshot } from './snapshot-vm.ts';
-import { findVmForUse } from './vms.ts';
+import { findVmForUse, waitFor } from './vms.ts';
 import type { World } from './world.ts';
 import type { Caller, Wait, ForkRequest } from './hatch.ts';
 
@@ -29,6 +29,10 @@ export async function forkVm(
   wait?: Wait,
 ): Promise<readonly Vm[]> {
   const { store } = world;
+  const { newId: make = newId } = caller;
+  const ids = Array.from({ length: request.count }, () => make('vm'));
+  const again = caller.newId && (await madeBefore(world, ids, wait));
+  if (again) return again;
   const source = await findVmForUse(world, caller, idOrName);
   mustBeHereOrAsleep(world, source);
   const refused = refuse(source, 'fork');
@@ -36,7 +40,7 @@ export async function forkVm(
   const names = namesOf(request);
   await mustBeAllowed(world, source, names);
   if (source.state !== 'snapshotted') await mustAnswer(world, source);
-  const wanted = names.map((name) => ({ id: newId('vm'), name }));
+  const wanted = ids.map((id, index) => ({ id, name: names[index] }));
   return withRoom(world, async (ask) => {
     // For all of them at once: half of a fork helps nobody.
     const vms = wanted.map(({ id }) => ({ vmId: id, memMib: source.memMib }));
@@ -48,6 +52,23 @@ export async function forkVm(
     }
     return forkRunning(world, source, request, (snapshot) => copies(world, caller, snapshot, wanted, wait));
   });
+}
+
+/** The copies of a fork that is asked for again; undefined: there are none. Throws when a crash left some of them. */
+async function madeBefore(
+  world: World,
+  ids: readonly VmId[],
+  wait: Wait | undefined,
+): Promise<readonly Vm[] | undefined> {
+  const there = (await Promise.all(ids.map((id) => world.store.vms.get(id)))).filter((vm) => vm !== null);
+  if (there.length === 0) return undefined;
+  if (there.length === ids.length) return Promise.all(ids.map((id) => waitFor(world, id, wait)));
+  const made = there.map(({ id }) => id);
+  throw new Failure(
+    'wrong_state',
+    `The server ended while these copies were made: ${made.length} of ${ids.length} are there, ${made.join(', ')}. Keep or delete them, and fork again under another Idempotency-Key.`,
+    { details: { made } },
+  );
 }
 
 /** Saves the source and makes its copies, as one operation on it. Forks of one VM come one after the other: each wants its own. */

@@ -1,5 +1,5 @@
 import type { Readable } from 'node:stream';
-import type { AccountId, KeyId, SnapshotId, VmId } from '../base/ids.ts';
+import type { AccountId, KeyId, MakeId, SnapshotId, VmId } from '../base/ids.ts';
 import type { FileContent } from '../guest/saved-disk/content-stream.ts';
 import type { ExecCommand, ExecResult } from '../guest/agent.ts';
 import type { Account, ApiKey, HatchEvent, Image, Quotas, Scope, Template } from '../model/records.ts';
@@ -8,6 +8,7 @@ import type { Route, WakeRules } from '../model/route.ts';
 import type { Snapshot } from '../model/snapshot.ts';
 import type { IdlePolicy, Vm, VmState } from '../model/vm.ts';
 import type { Transfer } from './archive/archive.ts';
+import type { Answers } from './answers.ts';
 import type { EventsAsked } from './event-feed.ts';
 import type { IdleSimulation, WhyVm } from './idle-answers.ts';
 import type { GuestTraffic } from '../net/network.ts';
@@ -26,6 +27,8 @@ export interface Caller {
   readonly accountId: AccountId;
   readonly keyId: KeyId;
   readonly scopes: ReadonlySet<Scope>;
+  /** The ids of what this one request makes, where it may be sent again: what is there already is not made again. */
+  readonly newId?: MakeId;
 }
 
 /** How long a call that starts a guest holds its answer back. */
@@ -345,6 +348,7 @@ export interface Hatch {
       signal: AbortSignal,
     ): Promise<AsyncIterable<HatchEvent>>;
   };
+  readonly answers: Pick<Answers, 'of'>;
   /** What keeps the host from serving, in sentences; empty when it is ready. */
   readiness(): Promise<
     readonly { readonly part: 'store' | 'network' | 'vmm' | 'image' | 'start'; readonly problem: string }[]

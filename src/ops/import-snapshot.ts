@@ -124,8 +124,8 @@ async function giveVm(
 ): Promise<ImportedSnapshot> {
   const { store, settings, flights, driver } = world;
   const { snapshot: saved, vm } = traveller;
-  const vmId = newId('vm');
-  const snapshotId = newId('snap');
+  const { newId: make = newId } = caller;
+  const [vmId, snapshotId] = [make('vm'), make('snap')];
   try {
     const diskBytes = images.find((image) => image.name === IMAGES.disk)?.bytes ?? 0;
     const diskMib = saved.diskMib ?? Math.max(1, Math.ceil(diskBytes / MIB));

@@ -39,11 +39,15 @@ export function routes({
           'id',
           `VM ${vm} has no network, so no route can lead to it; it needs "enable_network".`,
         );
+      const { newId: make = newId } = caller;
+      const routeId = make('rt');
+      const again = caller.newId && (await store.routes.get(caller.accountId, routeId));
+      if (again) return shown(again);
       const name = readRouteName(asked, proxy.baseDomain);
       const wake = readWakeRules(asked.wake);
       const route = {
         ...name,
-        id: newId('rt'),
+        id: routeId,
         accountId: caller.accountId,
         vmId,
         targetPort,

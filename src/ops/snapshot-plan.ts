@@ -32,14 +32,15 @@ export interface SnapshotPlan {
   readonly saved: SavedFacts | null;
 }
 
-/** A plan with fresh names. */
+/** A plan with fresh names; the snapshot's may have been chosen before. */
 export function newPlan(
   asked: Pick<SnapshotPlan, 'name' | 'kind' | 'keepRunning' | 'agent' | 'decided'> & {
     readonly live: boolean;
   },
+  snapshotId = newId('snap'),
 ): SnapshotPlan {
   return {
-    snapshotId: newId('snap'),
+    snapshotId,
     memoryId: newId('layer'),
     stateId: newId('layer'),
     diskId: asked.live ? newId('layer') : null,

@@ -37,8 +37,11 @@ export async function snapshotVm(
   idOrName: string,
   { name, keepRunning, storedWithinMs }: SnapshotRequest,
 ): Promise<Snapshot> {
+  const id = caller.newId?.('snap');
+  const again = id && (await world.store.snapshots.get(id));
   const vm = await findVmForUse(world, caller, idOrName);
-  const found = await take(world, vm, { name: name ?? null, kind: 'manual', keepRunning, decided: null });
+  const asked = { name: name ?? null, kind: 'manual', keepRunning, decided: null, id } as const;
+  const found = again ?? (await take(world, vm, asked));
   return storedWithinMs === undefined ? found : waitStored(world, found, storedWithinMs);
 }
 
@@ -56,7 +59,10 @@ export async function sleepVm(
   return take(world, now, { name: null, kind: 'idle', keepRunning: false, decided }, falling);
 }
 
-type Asked = Pick<SnapshotPlan, 'name' | 'kind' | 'keepRunning' | 'decided'>;
+type Asked = Pick<SnapshotPlan, 'name' | 'kind' | 'keepRunning' | 'decided'> & {
+  /** Chosen before; undefined: a fresh one. */
+  readonly id?: Snapshot['id'] | undefined;
+};
 
 async function take(world: World, vm: Vm, asked: Asked, falling?: IdleSleep['falling']): Promise<Snapshot> {
   const { store, flights } = world;
@@ -96,7 +102,8 @@ export async function beginSave(
     throw snapshotNameTaken(asked.name);
   if (asked.kind === 'manual') await checkCount(world, now, settings.maxSnapshotsPerVm);
   const live = asked.keepRunning && (await canSaveLive(world, now));
-  const plan = newPlan({ ...asked, live, agent: now.readyAt !== null });
+  const { id, ...rest } = asked;
+  const plan = newPlan({ ...rest, live, agent: now.readyAt !== null }, id);
   return store.operations.begin({ id: now.id, owner: ownerOf(now) }, verb, toArgs(plan));
 }
 

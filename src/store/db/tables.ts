@@ -44,6 +44,7 @@ export interface Tables {
   operations: OperationsTable;
   operation_steps: OperationStepsTable;
   events: EventsTable;
+  answers: AnswersTable;
 }
 
 export interface HostsTable {
@@ -166,6 +167,22 @@ export interface RoutesTable {
   wake: Json<WakeRules> | null;
   created_at: number;
   updated_at: number;
+}
+
+export interface AnswersTable {
+  account_id: AccountId;
+  key: string;
+  /** Of the request it was first sent with. */
+  fingerprint: string;
+  /** What the ids of things it makes come from. */
+  secret: string;
+  /** Who is at it; null: nobody. */
+  worker: string | null;
+  /** Once there is an answer, with its body. */
+  status: number | null;
+  body: string | null;
+  location: string | null;
+  created_at: number;
 }
 
 /** What an account's chunks are named and sealed with: wrapped by the operator's key, where there is one. */

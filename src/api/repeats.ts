@@ -1,0 +1,97 @@
+import { createHash } from 'node:crypto';
+import type { FastifyRequest } from 'fastify';
+import { errorFields } from '../base/logger.ts';
+import { ERRORS, isErrorCode } from '../contract/errors.ts';
+import { invalid } from '../model/failure.ts';
+import type { Turn } from '../ops/answers.ts';
+import type { ApiDeps, App } from './app.ts';
+import { callerOf } from './auth.ts';
+
+declare module 'fastify' {
+  interface FastifyContextConfig {
+    /** It makes something: with an Idempotency-Key it may be sent again, and makes it once. */
+    repeats?: true;
+  }
+  interface FastifyRequest {
+    /** Set while it is carried out under an Idempotency-Key. */
+    turn: Turn | null;
+  }
+}
+
+/** Printable ASCII, as a header may hold (draft-ietf-httpapi-idempotency-key-header, which leaves the rest to the server). */
+const KEY = /^[\x21-\x7e]{1,255}$/;
+
+/**
+ * Lets requests that make something be sent again with the same `Idempotency-Key` within a day: the first is carried out, those that come
+ * meanwhile wait for its answer, those after it are given the same, with the header `Idempotency-Replayed`. An answer that says that the
+ * same may succeed later is not kept; what had been made by then is found by the next try. A caller who hangs up is none the worse.
+ */
+export function repeatRequests(app: App, { hatch, log }: Pick<ApiDeps, 'hatch' | 'log'>): void {
+  app.decorateRequest('turn', null);
+  // After the body was checked: one that is wrong is none that could be carried out.
+  app.addHook('preHandler', async (request, reply) => {
+    const key = request.headers['idempotency-key'];
+    if (key === undefined || request.routeOptions.config.repeats !== true) return undefined;
+    if (typeof key !== 'string' || !KEY.test(key))
+      throw invalid(
+        'Idempotency-Key',
+        '"Idempotency-Key" must be 1 to 255 printable ASCII characters without spaces, such as a UUID.',
+      );
+    const gone = new AbortController();
+    const onClose = (): void => gone.abort(new Error('the caller hung up'));
+    request.raw.socket.once('close', onClose);
+    const caller = callerOf(request);
+    const found = await hatch.answers
+      .of(caller, key, fingerprintOf(request), gone.signal)
+      .finally(() => request.raw.socket.off('close', onClose));
+    if ('settle' in found) {
+      request.turn = found;
+      request.caller = { ...caller, newId: found.newId };
+      return undefined;
+    }
+    if (found.location !== null) reply.header('location', found.location);
+    return reply
+      .code(found.status)
+      .headers({ 'content-type': 'application/json; charset=utf-8', 'idempotency-replayed': 'true' })
+      .send(Buffer.from(found.body));
+  });
+  app.addHook('onSend', async (request, reply, payload) => {
+    const { turn } = request;
+    if (!turn) return;
+    request.turn = null;
+    const location = reply.getHeader('location');
+    const answer =
+      typeof payload === 'string' && lasts(reply.statusCode, payload)
+        ? {
+            status: reply.statusCode,
+            body: payload,
+            location: typeof location === 'string' ? location : null,
+          }
+        : null;
+    try {
+      // Before it is sent: whoever has it can rely on it.
+      await turn.settle(answer);
+    } catch (error) {
+      // It is true all the same, and the next try finds what was made.
+      log.warn({ request_id: request.id, ...errorFields(error) }, 'could not keep an answer');
+    }
+  });
+}
+
+/** Whether an answer will be the same each time: all but those of failures that may pass. */
+function lasts(status: number, body: string): boolean {
+  if (status < 400) return true;
+  const parsed: unknown = JSON.parse(body);
+  const code = typeof parsed === 'object' && parsed !== null && 'code' in parsed ? parsed.code : undefined;
+  if (typeof code !== 'string' || !isErrorCode(code)) return false;
+  // A defect may have been mended by the next try.
+  return !ERRORS[code].retryable && code !== 'internal';
+}
+
+function fingerprintOf({ method, url, body, routeOptions }: FastifyRequest): string {
+  // What is uploaded has not been read yet.
+  const content = routeOptions.config.upload === undefined ? body : null;
+  return createHash('sha256')
+    .update(JSON.stringify([method, url.split('?', 1)[0], content ?? null]))
+    .digest('hex');
+}
