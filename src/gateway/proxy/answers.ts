@@ -3,6 +3,9 @@ import type { Failure } from '../../model/failure.ts';
 import { ANSWER_HEADERS, errorBody, errorHeaders, statusOf } from '../../model/failure-answer.ts';
 import { closing, cut } from './versions.ts';
 
+/** What who meets a defect of ours is told. */
+export const DEFECT = 'The server met a defect; its log has the request id.';
+
 /** Answers with a failure, as the API does. One whose answer has begun is cut off: that it was not all is seen. */
 export function answerFailure(response: ServerResponse, failure: Failure, requestId: string): void {
   if (response.headersSent) return cut(response);

@@ -12,7 +12,7 @@ import type { Route, RouteName } from '../../model/route.ts';
 import type { Arrival, Visit, Visits } from '../../ops/visits.ts';
 import { dial, isErrno } from '../dial.ts';
 import { allowSources } from '../ssh/sources.ts';
-import { answerFailure, answerWaiting } from './answers.ts';
+import { answerFailure, answerWaiting, DEFECT } from './answers.ts';
 import { openDoor, type Certificate, type Door } from './door.ts';
 import { HostNames } from './host-header.ts';
 import { answerOn, forward, forwardUpgrade, mayRepeat, type Exchange } from './forward.ts';
@@ -278,10 +278,7 @@ class Proxy {
   #answer(error: unknown, response: ServerResponse): void {
     if (isGone(response)) return;
     const id = newRequestId();
-    const failure =
-      error instanceof Failure
-        ? error
-        : new Failure('internal', 'The server met a defect; its log has the request id.', { cause: error });
+    const failure = error instanceof Failure ? error : new Failure('internal', DEFECT, { cause: error });
     if (failure.code === 'internal')
       this.#deps.log.error({ request_id: id, ...errorFields(error) }, 'a proxied request failed');
     answerFailure(response, failure, id);

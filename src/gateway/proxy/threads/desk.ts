@@ -1,4 +1,4 @@
-import { errorFields, type Logger } from '../../../base/logger.ts';
+import { inspect } from 'node:util';
 import type { VmId } from '../../../base/ids.ts';
 import { Failure } from '../../../model/failure.ts';
 import type { ActivityTracker } from '../../../ops/activity.ts';
@@ -6,7 +6,8 @@ import type { GuestLife } from '../../../ops/guest-lives.ts';
 import type { SharedUses } from '../../../ops/shared-uses.ts';
 import type { Use } from '../../../ops/use.ts';
 import type { Visits } from '../../../ops/visits.ts';
-import type { FarArrival, FromThread, ToThread } from './messages.ts';
+import { DEFECT } from '../answers.ts';
+import type { FarFailure, FromThread, ToThread } from './messages.ts';
 
 interface Lent {
   readonly number: number;
@@ -16,7 +17,6 @@ interface Lent {
 export interface DeskDeps {
   readonly visits: Visits;
   readonly activity: Pick<ActivityTracker, 'share'>;
-  readonly log: Logger;
 }
 
 type Asking = Extract<FromThread, { readonly kind: 'route' | 'arrive' | 'end' | 'payload' }>;
@@ -41,11 +41,10 @@ export class Desk {
   hear(message: Asking): void {
     switch (message.kind) {
       case 'route':
-        return void this.#answer(message.id, async () => ({
-          kind: 'route',
-          id: message.id,
-          route: await this.#deps.visits.find(message.name),
-        }));
+        return void this.#answer(message.id, async () => {
+          const route = await this.#deps.visits.find(message.name);
+          this.#tell({ kind: 'route', id: message.id, route });
+        });
       case 'arrive':
         return void this.#answer(message.id, () => this.#arrive(message));
       case 'payload':
@@ -67,57 +66,59 @@ export class Desk {
     this.#lent.clear();
   }
 
-  async #answer(id: number, work: () => Promise<ToThread | undefined>): Promise<void> {
+  /** Unless the thread is gone. */
+  #tell(message: ToThread): void {
+    if (!this.#isClosed) this.#say(message);
+  }
+
+  /** Does what was asked; `work` says the answer itself, and a failure is told here. */
+  async #answer(id: number, work: () => Promise<void>): Promise<void> {
     try {
-      const answer = await work();
-      if (answer && !this.#isClosed) this.#say(answer);
+      await work();
     } catch (error) {
-      if (this.#isClosed) return;
-      const failure = error instanceof Failure ? error : new Failure('internal', 'The server met a defect.');
-      if (failure !== error) this.#deps.log.error(errorFields(error), 'a visit failed');
-      const { code, message, details } = failure;
-      this.#say({ kind: 'failed', id, failure: { code, message, details } });
+      this.#tell({ kind: 'failed', id, failure: toFar(error) });
     }
   }
 
-  async #arrive({
-    id,
-    route,
-    visit,
-  }: Extract<FromThread, { readonly kind: 'arrive' }>): Promise<ToThread | undefined> {
+  async #arrive({ id, route, visit }: Extract<FromThread, { readonly kind: 'arrive' }>): Promise<void> {
     const gone = new AbortController();
     this.#waiting.set(id, gone);
     try {
       const { ip, wokenMs, use, life } = await this.#deps.visits.arrive(route, visit, gone.signal);
-      if (gone.signal.aborted) {
-        use.end();
-        return undefined;
-      }
+      if (gone.signal.aborted) return use.end();
       this.#uses.set(id, use);
-      return { kind: 'arrived', id, arrival: { ip, wokenMs, ...this.#lend(route.vmId, life) } };
+      // In one go: that a guest is over is not to be said before it was lent.
+      this.#tell({ kind: 'arrived', id, arrival: { ip, wokenMs, life: this.#lend(route.vmId, ip, life) } });
     } catch (error) {
-      if (gone.signal.aborted) return undefined;
-      throw error;
+      if (!gone.signal.aborted) throw error;
     } finally {
       this.#waiting.delete(id);
     }
   }
 
-  /** Lends a guest to the thread, which may come to it again by itself while nothing is under way on it. */
-  #lend(vmId: VmId, life: GuestLife | undefined): Pick<FarArrival, 'life' | 'memory'> {
-    if (!life || life.isOver) return { life: null, memory: undefined };
+  /** Lends a guest to the thread, which may come to it again by itself while nothing is under way on it. Gives its number. */
+  #lend(vmId: VmId, ip: string, life: GuestLife | undefined): number | null {
+    if (!life || life.isOver) return null;
     const known = this.#lent.get(life);
     const lent = known ?? { number: this.#next++, shared: this.#deps.activity.share(vmId) };
     if (!known) {
       this.#lent.set(life, lent);
+      this.#tell({ kind: 'lent', life: lent.number, vmId, ip, memory: lent.shared.memory });
       life.whenOver(() => this.#takeBack(life, lent));
     }
     if (this.#deps.visits.mayComeAgain({ vmId }, life)) lent.shared.open();
-    return { life: lent.number, memory: known ? undefined : lent.shared.memory };
+    return lent.number;
   }
 
   #takeBack(life: GuestLife, { number, shared }: Lent): void {
     shared.retire();
-    if (this.#lent.delete(life)) this.#say({ kind: 'over', life: number });
+    if (this.#lent.delete(life)) this.#tell({ kind: 'over', life: number });
   }
+}
+
+/** The thread logs what nobody foresaw, with the request it was met by: it is told all of it. */
+function toFar(error: unknown): FarFailure {
+  const failure = error instanceof Failure ? error : new Failure('internal', DEFECT, { cause: error });
+  const { code, message, details, cause } = failure;
+  return { code, message, details, cause: cause === undefined ? undefined : inspect(cause) };
 }

@@ -76,7 +76,7 @@ export class FarVisits implements ProxyVisits {
     const { id, answer } = this.#ask<'arrived'>((id) => ({ kind: 'arrive', id, route, visit }));
     try {
       const { arrival } = await raceAbort(answer, signal);
-      return this.#arrived(id, route.vmId, visit, arrival);
+      return this.#arrived(id, visit, arrival);
     } catch (error) {
       this.#asked.delete(id);
       this.#tell({ kind: 'end', id });
@@ -86,25 +86,18 @@ export class FarVisits implements ProxyVisits {
 
   /** Takes what the daemon says. */
   hear(message: Exclude<ToThread, { readonly kind: 'renew' | 'close' }>): void {
+    if (message.kind === 'lent') return this.#lent(message);
     if (message.kind === 'over') return this.#over(message.life);
     const asked = this.#asked.get(message.id);
     this.#asked.delete(message.id);
     if (message.kind !== 'failed') return asked?.resolve(message);
-    const { code, message: why, details } = message.failure;
-    asked?.reject(new Failure(code, why, { details }));
+    const { code, message: why, details, cause } = message.failure;
+    asked?.reject(
+      new Failure(code, why, { details, cause: cause === undefined ? undefined : seenThere(cause) }),
+    );
   }
 
-  #arrived(
-    id: number,
-    vmId: VmId,
-    { unwanted, by }: Visit,
-    { ip, wokenMs, life, memory }: FarArrival,
-  ): Arrival {
-    if (life !== null && memory) {
-      const guest = { vmId, ip, life: new Life(), uses: new UsesOfThread(memory, this.#clock) };
-      this.#lives.set(life, guest);
-      this.#guests.set(vmId, guest);
-    }
+  #arrived(id: number, { unwanted, by }: Visit, { ip, wokenMs, life }: FarArrival): Arrival {
     const guest = life === null ? undefined : this.#lives.get(life);
     const own = unwanted === undefined ? guest?.uses.begin(by) : NOT_COUNTED;
     // Whichever of them is begun later, it is in use all the time.
@@ -126,6 +119,13 @@ export class FarVisits implements ProxyVisits {
         ended = true;
       },
     };
+  }
+
+  /** Whoever asked for it may have gone: the next who come have it all the same. */
+  #lent({ life, vmId, ip, memory }: Extract<ToThread, { readonly kind: 'lent' }>): void {
+    const guest = { vmId, ip, life: new Life(), uses: new UsesOfThread(memory, this.#clock) };
+    this.#lives.set(life, guest);
+    this.#guests.set(vmId, guest);
   }
 
   #over(life: number): void {
@@ -151,4 +151,9 @@ export class FarVisits implements ProxyVisits {
     this.#tell(question(id));
     return { id, answer: promise };
   }
+}
+
+/** What another thread met, for the log. */
+function seenThere(text: string): Error {
+  return Object.assign(new Error('met where it was asked'), { stack: text });
 }

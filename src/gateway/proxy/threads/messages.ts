@@ -1,3 +1,4 @@
+import type { VmId } from '../../../base/ids.ts';
 import type { ErrorCode } from '../../../contract/errors.ts';
 import type { Route, RouteName } from '../../../model/route.ts';
 import type { Visit } from '../../../ops/visits.ts';
@@ -18,8 +19,6 @@ export interface FarArrival {
   readonly wokenMs: number | undefined;
   /** The guest it has come to, by a number; null where it is not known yet. */
   readonly life: number | null;
-  /** Of a SharedUses; the first time the thread hears of that guest. */
-  readonly memory: SharedArrayBuffer | undefined;
 }
 
 /** What a thread says; `id` numbers what it asks, and the uses that come of it. */
@@ -46,6 +45,14 @@ export type ToThread =
   | { readonly kind: 'route'; readonly id: number; readonly route: Route | null }
   | { readonly kind: 'arrived'; readonly id: number; readonly arrival: FarArrival }
   | { readonly kind: 'failed'; readonly id: number; readonly failure: FarFailure }
+  /** A guest that visits have come to, before the first of them is told so; `memory`: of a SharedUses. */
+  | {
+      readonly kind: 'lent';
+      readonly life: number;
+      readonly vmId: VmId;
+      readonly ip: string;
+      readonly memory: SharedArrayBuffer;
+    }
   /** A guest's life is over. */
   | { readonly kind: 'over'; readonly life: number }
   | { readonly kind: 'renew'; readonly id: number; readonly certificate: Certificate }
@@ -56,4 +63,6 @@ export interface FarFailure {
   readonly code: ErrorCode;
   readonly message: string;
   readonly details: Readonly<Record<string, unknown>>;
+  /** All that is known of it, as text for the log. */
+  readonly cause: string | undefined;
 }

@@ -1,7 +1,7 @@
 import { Worker } from 'node:worker_threads';
 import type { Clock } from '../../../base/clock.ts';
 import { allDone } from '../../../base/all-done.ts';
-import { errorFields } from '../../../base/logger.ts';
+import { errorFields, type Logger } from '../../../base/logger.ts';
 import type { RouteBook } from '../../../ops/route-book.ts';
 import type { Certificate } from '../door.ts';
 import { MOST_CONNECTIONS, type ProxyOptions } from '../proxy.ts';
@@ -16,6 +16,7 @@ const YOUNG_MB = 64;
 export interface ThreadsDeps extends DeskDeps {
   readonly routeBook: Pick<RouteBook, 'edition'>;
   readonly clock: Clock;
+  readonly log: Logger;
 }
 
 export interface ThreadsOptions extends ProxyOptions {
