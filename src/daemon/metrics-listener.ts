@@ -36,6 +36,8 @@ export async function listenForMetrics(
       server.once('error', reject);
       server.listen({ ...place, exclusive: true }, resolve);
     });
+    server.removeAllListeners('error');
+    server.on('error', (error) => log.warn(errorFields(error), 'could not take a connection'));
   } catch (error) {
     throw new Error(whyNotListening('HATCH_METRICS_ADDR', place, error), { cause: error });
   }
