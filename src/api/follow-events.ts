@@ -52,19 +52,24 @@ export async function followEvents(
     yield `retry: ${COME_AGAIN_MS}\n\n`;
     const each = events[Symbol.asyncIterator]();
     try {
-      let next = each.next();
       for (;;) {
-        let come = false;
-        const note = (): void => void (come = true);
-        await sooner({ clock, signal }, next.then(note, note), SILENCE_MS);
-        if (!come) {
+        const next = each.next();
+        let [come, told] = [false, Promise.withResolvers<void>()];
+        const note = (): void => {
+          come = true;
+          told.resolve();
+        };
+        next.then(note, note);
+        while (!come) {
+          await sooner({ clock, signal }, told.promise, SILENCE_MS);
+          if (come) break;
+          // What waits on a promise stays with it, and a stream may be silent for weeks.
+          told = Promise.withResolvers();
           yield ': nothing new\n\n';
-          continue;
         }
         const happened = await next;
         if (happened.done === true || signal.aborted) return;
         yield lineOf(happened.value);
-        next = each.next();
       }
     } catch (error) {
       // An aborted stream ends; a broken one is cut off, and the caller comes again.
