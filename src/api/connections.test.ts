@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
 import { Agent, request, type IncomingMessage } from 'node:http';
-import { connect } from 'node:net';
+import { connect, type Socket } from 'node:net';
 import { test } from 'node:test';
 import { text } from 'node:stream/consumers';
 import { systemClock } from '../base/clock.ts';
@@ -27,6 +27,7 @@ function ask(
   method: string,
   path: string,
   agent?: Agent,
+  headers: Readonly<Record<string, string>> = {},
 ): { readonly sent: ReturnType<typeof request>; readonly answer: Promise<IncomingMessage> } {
   const sent = request({
     host: '127.0.0.1',
@@ -34,7 +35,7 @@ function ask(
     method,
     path,
     ...(agent ? { agent } : {}),
-    headers: { authorization: `Bearer ${api.key}`, host: 'any.name.example:1234' },
+    headers: { authorization: `Bearer ${api.key}`, host: 'any.name.example:1234', ...headers },
   });
   const answer = once(sent, 'response').then(([message]: unknown[]) => message as IncomingMessage);
   answer.catch(() => undefined);
@@ -82,6 +83,57 @@ test('a silent console answers its head at once, and hanging up ends the followi
   sent.destroy();
   await until(patience, () => signal.aborted || undefined);
   await api.app.close();
+});
+
+test('a stream whose caller hung up before it began ends at once', async () => {
+  const api = await listening();
+  const [asked, gone] = [Promise.withResolvers<void>(), Promise.withResolvers<void>()];
+  const { accounts, events } = api.hatch;
+  const authenticate = accounts.authenticate.bind(accounts);
+  const follow = events.follow.bind(events);
+  const signals: AbortSignal[] = [];
+  Object.assign(accounts, {
+    authenticate: async (secret: string) => {
+      asked.resolve();
+      await gone.promise;
+      return authenticate(secret);
+    },
+  });
+  Object.assign(events, {
+    follow: async (...given: Parameters<typeof follow>) => {
+      signals.push(given[3]);
+      return follow(...given);
+    },
+  });
+  api.app.server.once('connection', (socket: Socket) => socket.once('close', () => gone.resolve()));
+  const { sent } = ask(api, 'GET', '/events', undefined, { accept: 'text/event-stream' });
+  await asked.promise;
+  sent.destroy();
+  assert.ok((await until(patience, () => signals[0])).aborted);
+  await api.app.close();
+});
+
+test('a stream ends soon after its key is revoked, and one with another key goes on', async () => {
+  const api = await listening();
+  const id = String(field((await api.call('POST', '/vms', { name: 'web' })).body, 'id'));
+  const { body } = await api.call('POST', '/keys', { name: 'other', scopes: ['read'] });
+  const authorization = `Bearer ${String(field(body, 'secret'))}`;
+  const path = `/vms/${id}/console?follow=true`;
+  const [other, own] = await Promise.all([
+    ask(api, 'GET', path, undefined, { authorization }).answer,
+    ask(api, 'GET', path).answer,
+  ]);
+  const ended = text(other);
+  assert.equal((await api.call('DELETE', `/keys/${String(field(body, 'id'))}`)).status, 200);
+  const from = performance.now();
+  api.hatch.writeConsole('one');
+  await ended;
+  assert.ok(performance.now() - from < CLOSE_MS);
+  assert.ok(!own.readableEnded && !own.destroyed);
+  const rest = text(own);
+  api.hatch.writeConsole('two');
+  await api.app.close();
+  assert.equal(await rest, 'onetwo');
 });
 
 test('a caller who hangs up cancels nothing: its VM is made', async () => {

@@ -344,6 +344,10 @@ export function fakeHatch(clock: Clock): FakeHatch {
         if (!key || (key.expiresAt !== null && key.expiresAt <= clock.now())) return undefined;
         return { accountId: key.accountId, keyId: key.id, scopes: new Set(key.scopes) };
       },
+      isGood: async ({ keyId }) => {
+        const key = keys.find(({ id }) => id === keyId);
+        return key?.revokedAt === null && (key.expiresAt === null || key.expiresAt > clock.now());
+      },
       own: async (caller) => {
         const account = accounts.find(({ id }) => id === caller.accountId) ?? first;
         const mine = [...vms.values()].filter((vm) => vm.accountId === caller.accountId);

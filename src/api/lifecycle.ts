@@ -1,9 +1,9 @@
 import type { FastifyReply, FastifyRequest } from 'fastify';
-import type { Clock } from '../base/clock.ts';
 import { Failure } from '../model/failure.ts';
 import type { ApiDeps, App } from './app.ts';
 import { ANSWER_HEADERS } from '../model/failure-answer.ts';
 import { sendFailure } from './errors.ts';
+import { KeyWatch } from './key-watch.ts';
 
 /** How long answers under way have after the server was told to close, in milliseconds. */
 const GRACE_MS = 600;
@@ -40,7 +40,7 @@ export function accompanyRequests(
 
 /** Answers that go on until the caller hangs up. */
 export interface Streams {
-  /** A signal that aborts when the caller hangs up or the server closes. */
+  /** A signal that aborts when the caller hangs up, its key is good no more, or the server closes. */
   begin(reply: FastifyReply): AbortSignal;
 }
 
@@ -49,10 +49,14 @@ export interface Streams {
  * get a moment, and what then still waits (a guest to boot, say) is answered 503: the guest goes on, and what the journal has
  * unfinished is the next start's. A caller who hangs up ends only its own stream; what it asked for is done.
  */
-export function closeInTime(app: App, clock: Clock): Streams {
+export function closeInTime(
+  app: App,
+  { hatch, log, clock }: Pick<ApiDeps, 'hatch' | 'log' | 'clock'>,
+): Streams {
   const streams = new Set<AbortController>();
   const underWay = new Map<FastifyReply, FastifyRequest>();
   const closed = new AbortController();
+  const keys = new KeyWatch({ hatch, log, clock, signal: closed.signal });
   let closing = false;
 
   app.addHook('onRequest', async (request, reply) => {
@@ -80,12 +84,18 @@ export function closeInTime(app: App, clock: Clock): Streams {
   return {
     begin: (reply) => {
       const controller = new AbortController();
-      streams.add(controller);
-      reply.raw.once('close', () => {
+      const { caller } = reply.request;
+      const hungUp = (): void => {
         streams.delete(controller);
+        if (caller) keys.leave(caller, controller);
         controller.abort(new Error('the caller hung up'));
-      });
+      };
+      streams.add(controller);
+      if (caller) keys.join(caller, controller);
+      reply.raw.once('close', hungUp);
       if (closing) controller.abort(stopping());
+      // Whoever hung up while it was looked who asks is heard of no more.
+      if (reply.raw.destroyed) hungUp();
       return controller.signal;
     },
   };

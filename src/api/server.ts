@@ -78,7 +78,7 @@ export async function createApi(
   app.setErrorHandler(errorHandler(log));
   takeJsonOnly(app);
   accompanyRequests(app, { log, clock, meter });
-  const streams = closeInTime(app, clock);
+  const streams = closeInTime(app, { hatch, log, clock });
   limitBodies(app, clock);
   guardRoutes(app, hatch, rateLimiter(clock, rateLimit));
   repeatRequests(app, { hatch, log });

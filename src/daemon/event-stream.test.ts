@@ -114,6 +114,14 @@ test('a stream that cannot be is refused in a sentence, and another account sees
   await hatch.call('DELETE', '/vms/ours');
 });
 
+test('a stream ends soon after its key is revoked', async () => {
+  const { body } = await hatch.call('POST', '/keys', { name: 'lost', scopes: ['read'] });
+  const { id, secret } = body as { id: string; secret: string };
+  const stream = await open('/events', { authorization: `Bearer ${secret}` });
+  await hatch.call('DELETE', `/keys/${id}`);
+  assert.equal((await stream.setEncoding('utf8').toArray()).join(''), 'retry: 2000\n\n');
+});
+
 test('the command prints them as they come, and says when the server has ended', async () => {
   const own = await makeFakeHost();
   const server = await own.start();

@@ -99,6 +99,7 @@ export function accounts({ store, clock, log, settings }: Deps): Hatch['accounts
       }
       return { accountId: key.accountId, keyId: key.id, scopes: new Set(key.scopes) };
     },
+    isGood: async ({ accountId, keyId }) => isGood(await store.keys.get(accountId, keyId), clock),
     async own(caller) {
       const account = await store.accounts.get(caller.accountId);
       if (!account) throw notFound('account', caller.accountId);

@@ -312,6 +312,8 @@ export interface Hatch {
   readonly accounts: {
     /** The caller of a key's secret; undefined when it is unknown, expired or revoked. */
     authenticate(secret: string): Promise<Caller | undefined>;
+    /** Whether the key of a caller is still good: neither expired nor revoked. */
+    isGood(caller: Caller): Promise<boolean>;
     own(caller: Caller): Promise<{ readonly account: Account; readonly limits: Quotas; readonly use: VmUse }>;
     create(
       caller: Caller,
