@@ -48,6 +48,22 @@ test('a use that a thread begins is one of its VM, until it ends', async () => {
   assert.deepEqual([activity.of(vm).open, activity.of(vm).lastUsedAt], [[], from + 5000]);
 });
 
+test('a connection is never seen open without a payload that is as new as itself', async () => {
+  const { clock, activity, vm, shared } = opened();
+  let seen: readonly number[] = [];
+  const look = (): void => void (seen = activity.of(vm).open.map(({ lastPayloadAt }) => lastPayloadAt));
+  // The tracker looks in the middle of a begin, wherever the thread stands still in it.
+  const thread = new UsesOfThread(shared.memory, { steady: () => (look(), clock.steady()) });
+  thread.begin('upgrade')?.end();
+  await clock.advance(3_600_000);
+  const use = thread.begin('upgrade');
+  assert.ok(
+    seen.every((at) => at === clock.steady()),
+    String(seen),
+  );
+  use?.end();
+});
+
 test('its times are drained once, and those that are open until now', async () => {
   const { clock, activity, vm, thread } = opened();
   const from = clock.steady();

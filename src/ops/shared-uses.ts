@@ -129,18 +129,19 @@ export class UsesOfThread {
   begin(by: SharedWay): Use | undefined {
     const { words, times } = this.#cells;
     const way = WAYS.indexOf(by);
+    const now = this.#clock.steady();
+    // Before it is counted: a connection that has just begun is not to be seen as one that has long been silent.
+    times[PAYLOAD + way] = now;
     Atomics.add(words, OPEN + way, 1);
     Atomics.add(words, VERSION, 1);
     if (!this.isOpen) {
       Atomics.sub(words, OPEN + way, 1);
       return undefined;
     }
-    const now = this.#clock.steady();
     if (Atomics.load(words, FRESH + way) === 0) {
       times[SINCE + way] = now;
       Atomics.store(words, FRESH + way, 1);
     }
-    times[PAYLOAD + way] = now;
     times[LAST + way] = now;
     let ended = false;
     return {
