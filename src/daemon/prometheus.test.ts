@@ -2,6 +2,10 @@ import assert from 'node:assert/strict';
 import { after, before, test } from 'node:test';
 import { makeFakeHost, type FakeDaemon, type FakeHost } from '../../test/support/fake-daemon.ts';
 import { field } from '../api/test-client.ts';
+import { newId } from '../base/ids.ts';
+import type { Operation } from '../model/records.ts';
+import type { Operations, Store } from '../store/store.ts';
+import { Prometheus } from './prometheus.ts';
 
 let host: FakeHost;
 let hatch: FakeDaemon;
@@ -92,4 +96,24 @@ test('nothing else is at the address for Prometheus, and one that is taken keeps
   } finally {
     await other.end();
   }
+});
+
+test('an operation that ends while those under way are read is counted once, and not kept', async () => {
+  const figuresOf = new Prometheus({ version: '1.2.3', now: () => 1000 });
+  const operation = { id: newId('op'), verb: 'stop', createdAt: 0 } as Operation;
+  const read = Promise.withResolvers<readonly Operation[]>();
+  const reads = [Promise.resolve([operation]), read.promise];
+  const operations: Pick<Operations, 'unfinished' | 'finish'> = {
+    unfinished: () => reads.shift() ?? assert.fail(),
+    finish: async () => undefined,
+  };
+  // Nothing else of it is used.
+  const store = figuresOf.counting({ operations } as Store);
+  await store.operations.unfinished('here');
+  const reading = store.operations.unfinished('here');
+  await store.operations.finish(operation.id, 'done');
+  read.resolve([operation]);
+  await reading;
+  await store.operations.finish(operation.id, 'done');
+  assert.match(await figuresOf.text(), /^hatch_operations_total\{operation="stop",outcome="done"\} 1$/m);
 });

@@ -71,6 +71,8 @@ export class Prometheus implements Meter {
     ['operation'],
   );
   readonly #begun = new Map<OperationId, Pick<Operation, 'verb' | 'createdAt'>>();
+  /** What has ended while those that have not were read, by each who reads. */
+  readonly #reading = new Set<Set<OperationId>>();
   readonly #now: () => number;
 
   /** `now`: milliseconds since 1970. */
@@ -148,9 +150,15 @@ export class Prometheus implements Meter {
           return operation;
         },
         unfinished: async (...how) => {
-          const left = await operations.unfinished(...how);
-          for (const one of left) this.#begun.set(one.id, one);
-          return left;
+          const ended = new Set<OperationId>();
+          this.#reading.add(ended);
+          try {
+            const left = await operations.unfinished(...how);
+            for (const one of left) if (!ended.has(one.id)) this.#begun.set(one.id, one);
+            return left;
+          } finally {
+            this.#reading.delete(ended);
+          }
         },
         finish: async (id, outcome, error) => {
           await operations.finish(id, outcome, error);
@@ -169,6 +177,7 @@ export class Prometheus implements Meter {
   }
 
   #finished(id: OperationId, outcome: string): void {
+    for (const ended of this.#reading) ended.add(id);
     const begun = this.#begun.get(id);
     if (!begun) return;
     this.#begun.delete(id);
