@@ -1,4 +1,6 @@
 import assert from 'node:assert/strict';
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
 import { mkdtemp, readFile, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -203,4 +205,24 @@ test('it ends when the process does that it starts programs for', async () => {
   const pid = Number(lines[1]);
   assert.ok(pid > 0);
   await until(soon, async () => ((await identify(pid)) === undefined ? true : undefined), AGAIN);
+});
+
+test('a process whose first thread has ended is alive as long as another goes on, which has its files', async () => {
+  const program = `
+import ctypes, sys, threading
+threading.Thread(target=sys.stdin.read).start()
+ctypes.CDLL(None).syscall(60, 0)`;
+  const child = spawn('python3', ['-c', program], { stdio: ['pipe', 'ignore', 'ignore'] });
+  await once(child, 'spawn');
+  const pid = child.pid ?? assert.fail();
+  const stateOf = async (): Promise<string | undefined> =>
+    (await readFile(`/proc/${pid}/stat`, 'utf8')).split(') ')[1]?.split(' ')[0];
+  const identity = await identify(pid);
+  assert.ok(identity);
+  await until(soon, async () => ((await stateOf()) === 'Z' ? true : undefined), AGAIN);
+  assert.ok(await isAlive(identity));
+  const exit = once(child, 'exit');
+  child.stdin.end();
+  await exit;
+  assert.equal(await isAlive(identity), false);
 });

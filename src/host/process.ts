@@ -21,7 +21,10 @@ export async function bootId(): Promise<string> {
   return (await readFile('/proc/sys/kernel/random/boot_id', 'utf8')).trim();
 }
 
-/** Reads who a pid is now; undefined when it has ended (a zombie has). */
+/**
+ * Reads who a pid is now; undefined when it has ended. A zombie has, once it is alone: its first thread may be one while others still go, and
+ * until the last of them has gone the process holds its files, with their locks, and its memory.
+ */
 export async function identify(pid: number): Promise<ProcessIdentity | undefined> {
   let stat: string;
   try {
@@ -31,8 +34,9 @@ export async function identify(pid: number): Promise<ProcessIdentity | undefined
   }
   // The second field is the program's name in brackets and may hold anything, brackets too.
   const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
-  const [state, startTime] = [fields[0], fields[19]];
-  if (state === undefined || startTime === undefined || state === 'Z' || state === 'X') return undefined;
+  const [state, threads, startTime] = [fields[0], Number(fields[17]), fields[19]];
+  if (state === undefined || startTime === undefined || state === 'X') return undefined;
+  if (state === 'Z' && threads <= 1) return undefined;
   return { pid, startTime, bootId: await bootId() };
 }
 
