@@ -109,8 +109,14 @@ export function describe(measured: Measure): string {
   ].join('; ');
 }
 
-/** What every round leaves: events are kept a month, operations as long as their VM, tombstones of blobs for ever. */
-const HISTORY: Readonly<Record<string, number>> = { events: 5, operations: 3, operation_steps: 40, blobs: 4 };
+/** What every round leaves: events are kept a month, operations and rests as long as their VM, tombstones of blobs for ever. */
+const HISTORY: Readonly<Record<string, number>> = {
+  events: 6,
+  operations: 3,
+  operation_steps: 40,
+  vm_rests: 1,
+  blobs: 4,
+};
 /** Disks that stand on each other, at most so many before one is made that stands alone; files of a layer each. */
 const CHAIN = 8;
 /** hatchd's memory goes up and down by so much without growing. */
