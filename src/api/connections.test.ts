@@ -172,6 +172,18 @@ test('close answers what still waits with 503 and ends soon, while the work goes
   agent.destroy();
 });
 
+test('a connection that could not be taken is warned of, and the next one is', async () => {
+  const api = await listening();
+  for (let i = 0; i < 2; i++) api.app.server.emit('error', new Error('accept EMFILE'));
+  assert.equal((await ask(api, 'GET', '/healthz').answer).resume().statusCode, 200);
+  const warned = api.logged.filter(({ message }) => message === 'could not take a connection');
+  assert.deepEqual(
+    warned.map(({ level }) => level),
+    ['warn', 'warn'],
+  );
+  await api.app.close();
+});
+
 test('a connection is kept and used again', async () => {
   const api = await listening();
   const agent = new Agent({ keepAlive: true, maxSockets: 1 });

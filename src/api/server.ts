@@ -4,6 +4,7 @@ import type { Socket } from 'node:net';
 import type { TypeBoxTypeProvider } from '@fastify/type-provider-typebox';
 import { fastify } from 'fastify';
 import type { Clock } from '../base/clock.ts';
+import { errorFields } from '../base/logger.ts';
 import { Failure } from '../model/failure.ts';
 import { accountRoutes } from './accounts.ts';
 import type { ApiDeps, App } from './app.ts';
@@ -73,6 +74,9 @@ export async function createApi(
     },
   }).withTypeProvider<TypeBoxTypeProvider>();
 
+  app.addHook('onListen', async () => {
+    app.server.on('error', (error) => log.warn(errorFields(error), 'could not take a connection'));
+  });
   app.setValidatorCompiler(validatorCompiler);
   app.setSerializerCompiler(serializerCompiler);
   app.setErrorHandler(errorHandler(log));
