@@ -198,7 +198,7 @@ test('the admin key of this machine is found, and never sent to another', async 
   assert.equal(await keyFor(server.url), 'Bearer hatch_local');
   assert.equal(await keyFor(server.url, { HATCH_API_KEY: 'hatch_mine' }), 'Bearer hatch_mine');
   assert.equal(await keyFor(server.url, { HATCH_DATA_DIR: '/nonexistent' }), undefined);
-  const world = { cwd: home, root: '/nonexistent', env: {} };
+  const world = { cwd: home, home: '/nonexistent', root: '/nonexistent', env: {} };
   assert.equal(readServer({}, world).apiKey, 'hatch_local');
   assert.equal(readServer({ url: 'http://localhost:1' }, world).apiKey, 'hatch_local');
   assert.equal(readServer({ url: 'https://hatch.example.com' }, world).apiKey, undefined);

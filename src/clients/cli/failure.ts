@@ -46,7 +46,7 @@ function hintFor(error: Error): string | undefined {
   if (!(error instanceof ApiError)) return undefined;
   const { code, requestId, retryAfter } = error;
   if (code === 'unauthorized')
-    return "Give a key with --api-key or HATCH_API_KEY. The server's first start left one in its data folder, in admin-key.";
+    return "Give a key with --api-key or HATCH_API_KEY, or keep one with `hatch login`. The server's first start left one in its data folder, in admin-key.";
   if (code === 'internal' && requestId !== undefined) return `The server's log has more under ${requestId}.`;
   if (retryAfter !== undefined) return `Try again in ${retryAfter} s.`;
   return undefined;

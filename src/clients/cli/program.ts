@@ -5,6 +5,7 @@ import type { Io } from './io.ts';
 import { awakeCommands, idleCommands } from './idle.ts';
 import { imageCommands, keyCommands, templateCommands } from './resources.ts';
 import { openCommand, routeCommands } from './route.ts';
+import { loginCommands } from './login-commands.ts';
 import { accountCommands, hatchdCommands, statusCommands } from './server.ts';
 import { DEFAULT_URL } from './settings.ts';
 import { savingCommands, snapshotCommands } from './snapshot.ts';
@@ -65,6 +66,7 @@ function build(io: Io, end: (code: number) => void): Command {
   templateCommands(group('template', 'settings for VMs made from them'), act);
   keyCommands(group('key', 'API keys'), act);
   accountCommands(group('account', 'accounts and their limits'), act);
+  loginCommands(program, act);
   statusCommands(program, act);
   hatchdCommands(program, image, io, () => program.opts<{ json?: true }>().json === true);
   return program;
