@@ -33,7 +33,7 @@ const doubles = 'src/vmm/firecracker/testing/**';
 const launcher = 'src/host/launcher-main.ts';
 
 export default tseslint.config(
-  { ignores: ['node_modules/**', 'data/**', 'eslint.config.js'] },
+  { ignores: ['node_modules/**', 'dist/**', 'data/**', 'eslint.config.js'] },
   {
     files: plain,
     languageOptions: { ecmaVersion: 2022, sourceType: 'module', globals: readonly(nodeGlobals) },
