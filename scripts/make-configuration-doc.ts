@@ -7,10 +7,10 @@ export const CONFIGURATION_DOC = new URL('../docs/configuration.md', import.meta
 
 /** The page that lists every setting, made from the schema that reads them: `docs/configuration.md`. */
 export function configurationDoc(): string {
-  const rows = Object.entries(SETTINGS).map(([name, { about, fallback, ...more }]) => {
-    const meaning = 'later' in more && more.later === true ? `${about} (no effect in this version)` : about;
-    return `| \`${name}\` | ${fallback === null ? 'none' : `\`${fallback}\``} | ${cell(meaning)} |`;
-  });
+  const rows = Object.entries(SETTINGS).map(
+    ([name, { about, fallback }]) =>
+      `| \`${name}\` | ${fallback === null ? 'none' : `\`${fallback}\``} | ${cell(about)} |`,
+  );
   return `# Configuration
 
 <!-- Made from src/daemon/config.ts by scripts/make-configuration-doc.ts; change it there. -->

@@ -41,9 +41,7 @@ export async function configCommand(
     },
     style: { head: [], border: [], 'padding-left': 0, 'padding-right': 0 },
   });
-  for (const { name, value, source, about, effective } of rows) {
-    table.push([name, value ?? '-', source, effective ? about : `${about} (no effect in this version)`]);
-  }
+  for (const { name, value, source, about } of rows) table.push([name, value ?? '-', source, about]);
   process.stdout.write(`${table.toString()}\n`);
   return 0;
 }

@@ -14,15 +14,13 @@ interface Setting<T, F extends string | null = string | null> {
   readonly parse: (text: string) => T;
   /** How it is shown where it must not be shown as it is. */
   readonly shown?: (text: string) => string;
-  /** It is read and checked, but what it steers is not part of this version. */
-  readonly later?: true;
 }
 
 const setting = <T, F extends string | null>(
   about: string,
   fallback: F,
   parse: (text: string) => T,
-  more: Pick<Setting<T>, 'shown' | 'later'> = {},
+  more: Pick<Setting<T>, 'shown'> = {},
 ): Setting<T, F> => ({ about, fallback, parse, ...more });
 
 const hidden = (): string => '(hidden)';
@@ -251,7 +249,6 @@ export function describeConfig(
   readonly value: string | null;
   readonly source: Source;
   readonly about: string;
-  readonly effective: boolean;
 }[] {
   return (Object.entries(SETTINGS) as [Name, Setting<unknown>][]).map(([name, one]) => {
     const text = sources[name] === 'environment' ? (env[name] ?? null) : (defaults[name] ?? one.fallback);
@@ -260,7 +257,6 @@ export function describeConfig(
       value: text !== null && one.shown ? one.shown(text) : text,
       source: sources[name],
       about: one.about,
-      effective: one.later !== true,
     };
   });
 }
