@@ -1,4 +1,5 @@
 import { Command, CommanderError } from 'commander';
+import { completionCommands } from './completion.ts';
 import { acting } from './context.ts';
 import { describeFailure, EXIT, exitCodeOf, failureJson } from './failure.ts';
 import type { Io } from './io.ts';
@@ -69,5 +70,6 @@ function build(io: Io, end: (code: number) => void): Command {
   loginCommands(program, act);
   statusCommands(program, act);
   hatchdCommands(program, image, io, () => program.opts<{ json?: true }>().json === true);
+  completionCommands(program, io);
   return program;
 }
