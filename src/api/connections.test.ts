@@ -6,6 +6,7 @@ import { test } from 'node:test';
 import { text } from 'node:stream/consumers';
 import { systemClock } from '../base/clock.ts';
 import { until } from '../base/until.ts';
+import type { ApiOptions } from './server.ts';
 import { field, testApi, type TestApi } from './test-client.ts';
 
 const patience = { clock: systemClock, signal: AbortSignal.timeout(10_000) };
@@ -14,8 +15,8 @@ const patience = { clock: systemClock, signal: AbortSignal.timeout(10_000) };
 const CLOSE_MS = 3000;
 
 /** The API on a port of loopback. */
-async function listening(): Promise<TestApi & { readonly port: number }> {
-  const api = await testApi(systemClock);
+async function listening(options: ApiOptions = {}): Promise<TestApi & { readonly port: number }> {
+  const api = await testApi(systemClock, options);
   await api.app.listen({ host: '127.0.0.1', port: 0 });
   const address = api.app.server.address();
   assert.ok(typeof address === 'object' && address !== null);
@@ -212,5 +213,27 @@ test('what is not HTTP is refused in the shape of every other error', async () =
     await say(`GET / HTTP/1.1\r\nhost: x\r\nx: ${'y'.repeat(40_000)}\r\n\r\n`),
     /"code":"too_large"/,
   );
+  await api.app.close();
+});
+
+test('connections that say nothing make room, and those with something under way stay', async () => {
+  const api = await listening({ mostConnections: 32 });
+  await api.call('POST', '/vms', { name: 'web' });
+  const followed = await ask(api, 'GET', '/vms/web/console?follow=true').answer;
+  let seen = '';
+  followed.setEncoding('utf8').on('data', (more: string) => (seen += more));
+  let ended = 0;
+  const silent: Socket[] = [];
+  for (let i = 0; i < 100; i++) {
+    const socket = connect(api.port, '127.0.0.1').on('error', () => undefined);
+    socket.on('close', () => ended++);
+    silent.push(socket);
+    await once(socket, 'connect');
+  }
+  assert.equal((await ask(api, 'GET', '/vms').answer).resume().statusCode, 200);
+  await until(patience, () => (ended >= 100 - 32 ? true : undefined));
+  api.hatch.writeConsole('still here');
+  await until(patience, () => (seen === 'still here' ? true : undefined));
+  for (const socket of silent) socket.destroy();
   await api.app.close();
 });

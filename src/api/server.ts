@@ -4,6 +4,7 @@ import type { Socket } from 'node:net';
 import type { TypeBoxTypeProvider } from '@fastify/type-provider-typebox';
 import { fastify } from 'fastify';
 import type { Clock } from '../base/clock.ts';
+import { Crowd } from '../base/crowd.ts';
 import { errorFields } from '../base/logger.ts';
 import { Failure } from '../model/failure.ts';
 import { accountRoutes } from './accounts.ts';
@@ -39,6 +40,7 @@ export interface ApiOptions {
   readonly tls?: { readonly cert: string; readonly key: string } | undefined;
   /** Per key; none without. */
   readonly rateLimit?: RateLimit | undefined;
+  readonly mostConnections?: number | undefined;
 }
 
 /** A whole request, body included, must have come within this, in milliseconds; of a file that is uploaded only the headers. */
@@ -46,13 +48,16 @@ const REQUEST_MS = 60_000;
 /** How long an idle connection is kept, in milliseconds; longer than load balancers usually keep theirs. */
 const KEEP_ALIVE_MS = 72_000;
 
+/** Connections there may be at once unless told otherwise: those that say nothing make room for others. */
+const MOST_CONNECTIONS = 4000;
+
 /**
  * Builds the API over a Hatch. Nothing listens yet: call `listen({ host, port })`; `close()` ends within a second, whatever
  * is under way. Tests call `inject` without a port.
  */
 export async function createApi(
   deps: ApiDeps,
-  { tls, rateLimit = { perSecond: 0, burst: 0 } }: ApiOptions = {},
+  { tls, rateLimit = { perSecond: 0, burst: 0 }, mostConnections = MOST_CONNECTIONS }: ApiOptions = {},
 ): Promise<App> {
   const { hatch, log, clock, version, meter } = deps;
   const app: App = fastify({
@@ -80,6 +85,7 @@ export async function createApi(
   app.setValidatorCompiler(validatorCompiler);
   app.setSerializerCompiler(serializerCompiler);
   app.setErrorHandler(errorHandler(log));
+  boundConnections(app, mostConnections);
   takeJsonOnly(app);
   accompanyRequests(app, { log, clock, meter });
   const streams = closeInTime(app, { hatch, log, clock });
@@ -107,6 +113,15 @@ export async function createApi(
   await docsRoutes(app);
   await app.ready();
   return app;
+}
+
+/** Has connections without a request make room when there are almost too many. */
+function boundConnections(app: App, most: number): void {
+  const crowd = new Crowd(app.server, most);
+  app.addHook('onRequest', async ({ raw: { socket } }, reply) => {
+    crowd.busy(socket);
+    reply.raw.once('close', () => crowd.silent(socket));
+  });
 }
 
 /** Ends the connection of a body that does not come whole in time, unless it is an upload, which has a rule of its own. */

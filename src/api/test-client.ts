@@ -8,7 +8,7 @@ import { ERRORS, type ErrorCode } from '../contract/errors.ts';
 import { SCOPES } from '../model/records.ts';
 import type { App } from './app.ts';
 import { fakeHatch, type FakeHatch } from './fake-hatch.ts';
-import { createApi } from './server.ts';
+import { createApi, type ApiOptions } from './server.ts';
 import { silentMeter } from './meter.ts';
 
 const anError = Compile(ErrorBody);
@@ -48,7 +48,7 @@ export interface TestApi {
 }
 
 /** Builds it. The clock stands still unless another is given. */
-export async function testApi(clock: Clock = new FakeClock()): Promise<TestApi> {
+export async function testApi(clock: Clock = new FakeClock(), options: ApiOptions = {}): Promise<TestApi> {
   const hatch = fakeHatch(clock);
   const logged: { level: string; fields: object; message: string }[] = [];
   const line = (level: string) => (fields: object, message: string) =>
@@ -60,7 +60,7 @@ export async function testApi(clock: Clock = new FakeClock()): Promise<TestApi> 
     error: line('error'),
     child: () => log,
   };
-  const app = await createApi({ hatch, log, clock, version: '1.2.3', meter: silentMeter });
+  const app = await createApi({ hatch, log, clock, version: '1.2.3', meter: silentMeter }, options);
   const key = hatch.makeKey(SCOPES);
 
   const paths = Object.entries(fields(field(app.swagger(), 'paths'))).map(([path, calls]) => ({

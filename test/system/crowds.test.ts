@@ -17,8 +17,8 @@ import { serveHatchd, type ServingHatchd } from '../support/hatchd-process.ts';
 import { gone, listening } from '../support/tcp.ts';
 
 /**
- * Ten thousand connections that say nothing at each way into a guest: hatchd with its own limits, over a guest that is pretended and whose
- * servers are the test's.
+ * Ten thousand connections that say nothing at the API and at each way into a guest: hatchd with its own limits, over a guest that is
+ * pretended and whose servers are the test's.
  */
 const CROWD = 10_000;
 /** Files a crowd may have open; what starts it may raise that as root. */
@@ -235,6 +235,18 @@ suite('ten thousand connections that say nothing', { concurrency: true }, () => 
     await makeVm(client);
     await client.close();
     await stand(t, { hatchd, port, most: CROWD, ask: () => askPage(askHttps, port) });
+  });
+
+  test('at the API', async (t) => {
+    const { hatchd, client } = await start(3);
+    await client.close();
+    const ask = async (): Promise<void> => {
+      const sent = askHttp({ host: '127.0.0.1', port: 8083, agent: false, path: '/healthz' });
+      sent.end();
+      const [answer] = (await once(sent, 'response')) as [IncomingMessage];
+      assert.equal(answer.resume().statusCode, 200);
+    };
+    await stand(t, { hatchd, port: 8083, most: 4000, ask }, { goes: false });
   });
 
   test('at the SSH ports of a VM that sleeps and of one that runs', async (t) => {

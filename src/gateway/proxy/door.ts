@@ -4,7 +4,7 @@ import { createServer as createHttps } from 'node:https';
 import type { Socket } from 'node:net';
 import type { Duplex } from 'node:stream';
 import type { TLSSocket } from 'node:tls';
-import { Crowd } from './crowd.ts';
+import { Crowd } from '../../base/crowd.ts';
 
 /** A certificate with its chain, and its private key, in PEM. */
 export interface Certificate {
