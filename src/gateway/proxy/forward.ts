@@ -59,12 +59,15 @@ function headOf({ request, sender, going, guest }: Exchange): string {
   }
 }
 
-/** Whether a request may be sent over a connection that was kept: it does no harm twice, and has nothing to be sent twice (RFC 9110, 9.2.2). */
+/**
+ * Whether a request may be sent over a connection that was kept, and again over a new one where the guest had hung up on that: it changes
+ * nothing (RFC 9110, 9.2.1), and has no body. Any other is sent once, over a connection of its own.
+ */
 export function mayRepeat(request: IncomingMessage): boolean {
   return REPEATABLE.has(request.method ?? '') && !hasBody(request);
 }
 
-const REPEATABLE = new Set(['GET', 'HEAD', 'OPTIONS', 'PUT', 'DELETE']);
+const REPEATABLE = new Set(['GET', 'HEAD', 'OPTIONS']);
 
 function converse(
   { request, wokenMs, answerMs }: Exchange,

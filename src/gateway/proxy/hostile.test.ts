@@ -157,6 +157,12 @@ test('a guest that hung up on a kept connection is asked anew, but never twice f
   await one.get('/');
   assert.equal((await one.get('/')).status, 504, 'an answer had begun');
   assert.equal(connections, 8);
+  does = inTurn(OK, 'HTTP/1.1 409 Again\r\nContent-Length: 0\r\n\r\n');
+  for (const method of ['GET', 'DELETE', 'DELETE'])
+    assert.equal((await one.get('/', { method })).status, 200);
+  assert.equal(connections, 11, 'what changes something is sent over no connection that was kept');
+  one.life.end();
+  one.life = newLife();
 });
 
 test('when the guest ends, sleeps or is gone, what was open to it ends, and what comes is asked of the next', async () => {
