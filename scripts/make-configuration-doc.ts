@@ -1,6 +1,5 @@
-import { readFile, writeFile } from 'node:fs/promises';
-import { pathToFileURL } from 'node:url';
 import { SETTINGS } from '../src/daemon/config.ts';
+import { makePage } from './lib/made-page.ts';
 
 /** Where the page stands. */
 export const CONFIGURATION_DOC = new URL('../docs/configuration.md', import.meta.url);
@@ -35,14 +34,9 @@ function cell(text: string): string {
   return text.replaceAll('|', '\\|').replaceAll('<', '&lt;');
 }
 
-/** `--check` fails when the page is not as the settings say; otherwise the page is written anew. */
-async function main(check: boolean): Promise<void> {
-  if (!check) return writeFile(CONFIGURATION_DOC, configurationDoc());
-  if ((await readFile(CONFIGURATION_DOC, 'utf8')) !== configurationDoc())
-    throw new Error(
-      'docs/configuration.md is not as src/daemon/config.ts says: run node scripts/make-configuration-doc.ts',
-    );
-}
-
-if (import.meta.url === pathToFileURL(process.argv[1] ?? '').href)
-  await main(process.argv.includes('--check'));
+await makePage(import.meta.url, {
+  at: CONFIGURATION_DOC,
+  make: configurationDoc,
+  from: 'src/daemon/config.ts',
+  by: 'scripts/make-configuration-doc.ts',
+});

@@ -1,6 +1,5 @@
-import { readFile, writeFile } from 'node:fs/promises';
-import { pathToFileURL } from 'node:url';
 import { ERRORS, type ErrorKind } from '../src/contract/errors.ts';
+import { makePage } from './lib/made-page.ts';
 
 /** Where the page stands. */
 export const ERRORS_DOC = new URL('../docs/errors.md', import.meta.url);
@@ -47,14 +46,9 @@ ${rows.join('\n')}
 `;
 }
 
-/** `--check` fails when the page is not as the catalogue says; otherwise the page is written anew. */
-async function main(check: boolean): Promise<void> {
-  if (!check) return writeFile(ERRORS_DOC, errorsDoc());
-  if ((await readFile(ERRORS_DOC, 'utf8')) !== errorsDoc())
-    throw new Error(
-      'docs/errors.md is not as src/contract/errors.ts says: run node scripts/make-errors-doc.ts',
-    );
-}
-
-if (import.meta.url === pathToFileURL(process.argv[1] ?? '').href)
-  await main(process.argv.includes('--check'));
+await makePage(import.meta.url, {
+  at: ERRORS_DOC,
+  make: errorsDoc,
+  from: 'src/contract/errors.ts',
+  by: 'scripts/make-errors-doc.ts',
+});

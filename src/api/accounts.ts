@@ -37,7 +37,7 @@ export function accountRoutes(app: App, { hatch }: Pick<ApiDeps, 'hatch'>): void
   app.post(
     '/accounts',
     {
-      config: { repeats: true, access: OPERATOR, errors: ['already_exists'] },
+      config: { idempotent: true, access: OPERATOR, errors: ['already_exists'] },
       schema: {
         operationId: 'createAccount',
         tags,

@@ -385,7 +385,7 @@ export function fakeHatch(clock: Clock): FakeHatch {
       },
     },
     events: fakeEvents(events, own),
-    answers: { of: async () => ({ newId, settle: async () => undefined }) },
+    idempotency: { of: async () => ({ newId, settle: async () => undefined }) },
     readiness: async () => hatch.problems,
   };
   return hatch;

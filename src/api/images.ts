@@ -15,7 +15,7 @@ export function imageRoutes(app: App, { hatch }: Pick<ApiDeps, 'hatch'>): void {
   app.post(
     '/images',
     {
-      config: { repeats: true, access: OPERATOR, errors: ['already_exists'] },
+      config: { idempotent: true, access: OPERATOR, errors: ['already_exists'] },
       schema: {
         operationId: 'createImage',
         tags,

@@ -32,7 +32,7 @@ export const describeRoute: SwaggerTransform = ({ schema, url, route }) => {
       content: { 'application/octet-stream': { schema: { type: 'string', format: 'binary' } } },
       description: config.upload,
     };
-  if (config.repeats === true) parts.headers = withKey(parts.headers);
+  if (config.idempotent === true) parts.headers = withKey(parts.headers);
   return {
     url,
     schema: {
@@ -126,7 +126,7 @@ function errorsOf(
   // Any call may meet a server that starts or stops, and any that writes a full disk.
   const codes = new Set<ErrorCode>(['invalid_request', 'internal', 'unavailable', ...(config.errors ?? [])]);
   if (writes) codes.add('no_space');
-  if (config.repeats === true) codes.add('already_exists');
+  if (config.idempotent === true) codes.add('already_exists');
   if (config.access !== 'open')
     for (const code of ['unauthorized', 'forbidden', 'rate_limited'] as const) codes.add(code);
   if (schema.params !== undefined) codes.add('not_found');

@@ -22,7 +22,7 @@ export function routeRoutes(app: App, { hatch }: Pick<ApiDeps, 'hatch'>): void {
   app.post(
     '/vms/:id/routes',
     {
-      config: { repeats: true, access: WRITE, errors: ['already_exists'] },
+      config: { idempotent: true, access: WRITE, errors: ['already_exists'] },
       schema: {
         operationId: 'createRoute',
         tags,

@@ -29,7 +29,7 @@ import { templateRoutes } from './templates.ts';
 import { snapshotFileRoutes } from './snapshot-files.ts';
 import { snapshotRoutes } from './snapshots.ts';
 import { routeRoutes } from './routes.ts';
-import { repeatRequests } from './repeats.ts';
+import { acceptIdempotencyKeys } from './idempotency.ts';
 import { rateLimiter, type RateLimit } from './rate-limit.ts';
 import { serializerCompiler, validatorCompiler } from './validation.ts';
 import { vmRoutes } from './vms.ts';
@@ -91,7 +91,7 @@ export async function createApi(
   const streams = closeInTime(app, { hatch, log, clock });
   limitBodies(app, clock);
   guardRoutes(app, hatch, rateLimiter(clock, rateLimit));
-  repeatRequests(app, { hatch, log });
+  acceptIdempotencyKeys(app, { hatch, log });
   answerUnknownPaths(app);
   await describeRoutes(app, version);
 

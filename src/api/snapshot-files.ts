@@ -84,7 +84,7 @@ export async function snapshotFileRoutes(
       {
         bodyLimit: Number.MAX_SAFE_INTEGER,
         config: {
-          repeats: true,
+          idempotent: true,
           access: OPERATOR,
           errors: ['already_exists', 'wrong_state', 'quota_exceeded', 'no_capacity', 'timeout'],
           upload: 'A file of `GET /snapshots/{id}/export`.',

@@ -153,7 +153,7 @@ function saving(app: App, hatch: ApiDeps['hatch']): void {
   app.post(
     '/vms/:id/snapshot',
     {
-      config: { repeats: true, access: WRITE, errors: [...SAVING, 'timeout'] },
+      config: { idempotent: true, access: WRITE, errors: [...SAVING, 'timeout'] },
       schema: {
         operationId: 'snapshotVm',
         tags,
@@ -218,7 +218,7 @@ function saving(app: App, hatch: ApiDeps['hatch']): void {
     '/vms/:id/fork',
     {
       config: {
-        repeats: true,
+        idempotent: true,
         access: WRITE,
         errors: [...SAVING, 'no_guest_agent', 'incompatible_snapshot', 'no_capacity', 'timeout'],
       },

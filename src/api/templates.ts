@@ -15,7 +15,7 @@ export function templateRoutes(app: App, { hatch }: Pick<ApiDeps, 'hatch'>): voi
   app.post(
     '/templates',
     {
-      config: { repeats: true, access: WRITE, errors: ['already_exists'] },
+      config: { idempotent: true, access: WRITE, errors: ['already_exists'] },
       schema: {
         operationId: 'createTemplate',
         tags,

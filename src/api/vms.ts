@@ -17,7 +17,7 @@ export function vmRoutes(app: App, { hatch }: Pick<ApiDeps, 'hatch'>): void {
     '/vms',
     {
       config: {
-        repeats: true,
+        idempotent: true,
         access: WRITE,
         errors: [
           'quota_exceeded',

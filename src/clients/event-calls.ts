@@ -2,20 +2,18 @@ import { createParser, type EventSourceMessage } from 'eventsource-parser';
 import type { Event } from '../contract/event.ts';
 import { seg, type CallOptions, type ListOptions, type Transport } from './transport.ts';
 
+/** Which events. */
+interface EventChoice {
+  readonly kind?: string | undefined;
+  /** Of every account (operators). */
+  readonly all?: boolean | undefined;
+}
+
 /** The calls about what happened, and happens. */
 export function eventCalls(transport: Transport) {
   return {
     /** Newest first. `all`: of every account (operators). */
-    list: ({
-      kind,
-      all,
-      limit,
-      after,
-      signal,
-    }: ListOptions & {
-      readonly kind?: string | undefined;
-      readonly all?: boolean | undefined;
-    } = {}): Promise<readonly Event[]> =>
+    list: ({ kind, all, limit, after, signal }: ListOptions & EventChoice = {}): Promise<readonly Event[]> =>
       transport.list({ method: 'GET', path: '/events', query: { kind, all, limit, after }, signal }),
     /**
      * Events as they happen, from now on or after the one with the id `since`: of one VM (`vm`: its id or name), of the account, or of
@@ -27,12 +25,11 @@ export function eventCalls(transport: Transport) {
       all,
       since,
       signal,
-    }: CallOptions & {
-      readonly vm?: string | undefined;
-      readonly kind?: string | undefined;
-      readonly all?: boolean | undefined;
-      readonly since?: string | undefined;
-    } = {}): AsyncGenerator<Event> {
+    }: CallOptions &
+      EventChoice & {
+        readonly vm?: string | undefined;
+        readonly since?: string | undefined;
+      } = {}): AsyncGenerator<Event> {
       const came: EventSourceMessage[] = [];
       const parser = createParser({ onEvent: (message) => came.push(message) });
       const pieces = transport.follow({

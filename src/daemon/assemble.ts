@@ -20,7 +20,7 @@ import { openLinuxNetwork } from '../net/linux.ts';
 import type { Network } from '../net/network.ts';
 import { ensureDefaultAccount } from '../ops/accounts.ts';
 import { ActivityTracker } from '../ops/activity.ts';
-import { ANSWERS_KEPT_MS } from '../ops/answers.ts';
+import { IDEMPOTENCY_KEPT_MS } from '../ops/idempotency.ts';
 import { autostart } from '../ops/autostart.ts';
 import { openArchive } from '../ops/archive/open-archive.ts';
 import { Fleet } from '../ops/fleet.ts';
@@ -374,7 +374,7 @@ async function every(world: World, signal: AbortSignal): Promise<void> {
       const before = world.clock.now() - KEPT_MS;
       await world.store.events.prune(before);
       await world.store.history.pruneUses(before);
-      await world.store.answers.prune(world.clock.now() - ANSWERS_KEPT_MS);
+      await world.store.idempotency.prune(world.clock.now() - IDEMPOTENCY_KEPT_MS);
     } catch (error) {
       if (!signal.aborted) world.log.error(errorFields(error), 'reconciling failed; it is tried again');
     }

@@ -1,6 +1,7 @@
 import { link, readFile, stat } from 'node:fs/promises';
 import { join } from 'node:path';
-import { isErrno, makeFolder, readIfThere, remove, writeFileAtomic } from '../host/files.ts';
+import { isErrno } from '../base/errno.ts';
+import { makeFolder, readIfThere, remove, writeFileAtomic } from '../host/files.ts';
 import { onlyOne } from '../host/only-one.ts';
 import { identify, isAlive, type ProcessIdentity } from '../host/process.ts';
 

@@ -1,7 +1,8 @@
+import { isErrno } from '../base/errno.ts';
 import { systemClock } from '../base/clock.ts';
 import { deadline } from '../base/deadline.ts';
 import { until } from '../base/until.ts';
-import { exists, isErrno } from '../host/files.ts';
+import { exists } from '../host/files.ts';
 import { isAlive, signalProcess, type ProcessIdentity } from '../host/process.ts';
 import { run } from '../host/run.ts';
 import { recover } from '../ops/recover.ts';

@@ -1,5 +1,5 @@
-import { createServer } from 'node:net';
-import { isErrno } from '../host/files.ts';
+import { createServer, type Server } from 'node:net';
+import { isErrno } from '../base/errno.ts';
 
 /** An address and port of the host. */
 export interface Place {
@@ -24,18 +24,28 @@ export function whyNotListening(setting: ListenSetting, { host, port }: Place, e
   return `${place} cannot be listened on: ${error instanceof Error ? error.message : String(error)}.`;
 }
 
+/** Has a server listen there, and no other program; resolves when it does. Throws in a sentence when it cannot. */
+export async function listen(server: Server, setting: ListenSetting, place: Place): Promise<void> {
+  try {
+    await new Promise<void>((resolve, reject) => {
+      server.once('error', reject);
+      server.listen({ ...place, exclusive: true }, () => {
+        server.off('error', reject);
+        resolve();
+      });
+    });
+  } catch (error) {
+    throw new Error(whyNotListening(setting, place, error), { cause: error });
+  }
+}
+
 /** Listens for a moment; gives the place, its port chosen where that is 0. Throws in a sentence when nothing can listen there. */
 export async function freePlace(setting: ListenSetting, place: Place): Promise<Place> {
   const server = createServer();
   try {
-    await new Promise<void>((resolve, reject) => {
-      server.once('error', reject);
-      server.listen({ ...place, exclusive: true }, resolve);
-    });
+    await listen(server, setting, place);
     const address = server.address();
     return { ...place, port: typeof address === 'object' && address ? address.port : place.port };
-  } catch (error) {
-    throw new Error(whyNotListening(setting, place, error), { cause: error });
   } finally {
     await new Promise((resolve) => server.close(resolve));
   }

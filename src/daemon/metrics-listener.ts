@@ -2,7 +2,7 @@ import { createServer } from 'node:http';
 import { errorFields, type Logger } from '../base/logger.ts';
 import { METRICS_TYPE, type Meter } from '../api/meter.ts';
 import type { Values } from './config.ts';
-import { whyNotListening } from './listening.ts';
+import { listen } from './listening.ts';
 import type { Shutdown } from './shutdown.ts';
 
 /** Prometheus asks each of its targets every so many seconds, one after the other. */
@@ -31,16 +31,8 @@ export async function listenForMetrics(
     );
   });
   server.maxConnections = MOST_CONNECTIONS;
-  try {
-    await new Promise<void>((resolve, reject) => {
-      server.once('error', reject);
-      server.listen({ ...place, exclusive: true }, resolve);
-    });
-    server.removeAllListeners('error');
-    server.on('error', (error) => log.warn(errorFields(error), 'could not take a connection'));
-  } catch (error) {
-    throw new Error(whyNotListening('HATCH_METRICS_ADDR', place, error), { cause: error });
-  }
+  await listen(server, 'HATCH_METRICS_ADDR', place);
+  server.on('error', (error) => log.warn(errorFields(error), 'could not take a connection'));
   shutdown.add('metrics', async () => {
     server.close();
     server.closeAllConnections();

@@ -1,5 +1,5 @@
 import { open } from 'node:fs/promises';
-import { isErrno } from '../host/files.ts';
+import { isErrno } from '../base/errno.ts';
 import { openFolderHome } from '../store/blobs/folder-home.ts';
 import type { BlobHome } from '../store/blobs/home.ts';
 import { parseMasterKey, type MasterKey } from '../store/blobs/keys.ts';

@@ -1,8 +1,8 @@
 import { readFile } from 'node:fs/promises';
 import { createSecureContext } from 'node:tls';
+import { isErrno } from '../base/errno.ts';
 import type { Clock } from '../base/clock.ts';
 import { errorFields, type Logger } from '../base/logger.ts';
-import { isErrno } from '../host/files.ts';
 import type { Values } from './config.ts';
 
 /** Who has a certificate of its own: the API, or the proxy. */

@@ -16,10 +16,3 @@ export async function dial(
     throw signal.aborted ? signal.reason : error;
   }
 }
-
-/** Whether the system refused something with one of these codes. */
-export function isErrno(error: unknown, codes: readonly string[]): boolean {
-  return (
-    error instanceof Error && 'code' in error && typeof error.code === 'string' && codes.includes(error.code)
-  );
-}

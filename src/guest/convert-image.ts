@@ -1,6 +1,7 @@
 import { mkdir, open, readFile, rename, stat, truncate, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { isErrno, remove } from '../host/files.ts';
+import { isErrno } from '../base/errno.ts';
+import { remove } from '../host/files.ts';
 import type { Run } from '../host/run.ts';
 import { invalid } from '../model/failure.ts';
 import { imageSize } from './disk.ts';

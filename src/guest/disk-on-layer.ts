@@ -1,7 +1,8 @@
 import { createHash, randomUUID } from 'node:crypto';
 import { chmod, copyFile, rename, rm, stat } from 'node:fs/promises';
 import { dirname, join, relative } from 'node:path';
-import { exists, isErrno, reflink } from '../host/files.ts';
+import { isErrno } from '../base/errno.ts';
+import { exists, reflink } from '../host/files.ts';
 import type { Run } from '../host/run.ts';
 import { BASE, COPY_TIMEOUT_MS, flush, growFile, linkAnew, removeDisk } from './disk.ts';
 import type { DiskFile, GuestFiles, LayerDiskRequest } from './files.ts';

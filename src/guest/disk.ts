@@ -1,6 +1,7 @@
 import { chmod, open, readdir, rename, rm, stat, symlink, truncate } from 'node:fs/promises';
 import { join } from 'node:path';
-import { exists, isErrno, reflink } from '../host/files.ts';
+import { isErrno } from '../base/errno.ts';
+import { exists, reflink } from '../host/files.ts';
 import type { Run } from '../host/run.ts';
 import { Failure, invalid } from '../model/failure.ts';
 import type { DiskFile } from './files.ts';

@@ -2,7 +2,7 @@ import { createHash } from 'node:crypto';
 import { constants, createReadStream } from 'node:fs';
 import { lstat, open, realpath, type FileHandle } from 'node:fs/promises';
 import { dirname, isAbsolute, sep } from 'node:path';
-import { isErrno } from '../host/files.ts';
+import { isErrno } from '../base/errno.ts';
 import type { Run } from '../host/run.ts';
 import { invalid, type Failure } from '../model/failure.ts';
 import { imageSize } from './disk.ts';

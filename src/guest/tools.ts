@@ -1,5 +1,5 @@
+import { isErrno } from '../base/errno.ts';
 import { CommandFailed, type Run } from '../host/run.ts';
-import { isErrno } from '../host/files.ts';
 import { Failure } from '../model/failure.ts';
 
 /** The Debian package that brings each program this room runs. */

@@ -2,11 +2,7 @@ import { randomBytes } from 'node:crypto';
 import { constants } from 'node:fs';
 import { copyFile, mkdir, open, readFile, rename, rm, stat, statfs } from 'node:fs/promises';
 import { dirname, join, basename } from 'node:path';
-
-/** Whether an error is the system's, with this code (`ENOENT`, `ENOSPC`...). */
-export function isErrno(error: unknown, code: string): boolean {
-  return error instanceof Error && 'code' in error && error.code === code;
-}
+import { isErrno } from '../base/errno.ts';
 
 /** Writes a whole file or nothing: beside it, flushed, then renamed over it (rename(2) is atomic). */
 export async function writeFileAtomic(

@@ -1,5 +1,5 @@
 import { open } from 'node:fs/promises';
-import { isErrno } from './files.ts';
+import { isErrno } from '../base/errno.ts';
 
 /** Reading a growing log: regular files only, never waiting. A file cut shorter than where we were is read from its start. */
 

@@ -1,6 +1,6 @@
 import { createServer } from 'node:net';
+import { isErrno } from '../base/errno.ts';
 import { systemClock, type Clock } from '../base/clock.ts';
-import { isErrno } from './files.ts';
 
 /**
  * A lock that dies with its process: a Unix socket in Linux's abstract namespace (unix(7)), which no crash leaves behind. It is

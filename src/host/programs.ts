@@ -1,6 +1,6 @@
 import { access, constants, open, stat } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
-import { isErrno } from './files.ts';
+import { isErrno } from '../base/errno.ts';
 import { BASE_ENV } from './run.ts';
 
 /** The absolute path of a program given by its name or path, as `run` finds it; undefined when there is none to execute. */

@@ -1,7 +1,8 @@
 import { join } from 'node:path';
+import { isErrno } from '../base/errno.ts';
 import { parseId, type VmId } from '../base/ids.ts';
 import { KeyedLock } from '../base/keyed-lock.ts';
-import { isErrno, makeFolder, readIfThere, remove, writeFileAtomic } from '../host/files.ts';
+import { makeFolder, readIfThere, remove, writeFileAtomic } from '../host/files.ts';
 import { NetError, type GuestTraffic, type Network, type NetworkOptions, type Port } from './network.ts';
 
 /** The calls of a network that can be told to fail. */

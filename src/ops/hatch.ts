@@ -8,7 +8,7 @@ import type { Route, WakeRules } from '../model/route.ts';
 import type { Snapshot } from '../model/snapshot.ts';
 import type { IdlePolicy, Vm, VmState } from '../model/vm.ts';
 import type { Transfer } from './archive/archive.ts';
-import type { Answers } from './answers.ts';
+import type { IdempotentRequests } from './idempotency.ts';
 import type { EventsAsked } from './event-feed.ts';
 import type { IdleSimulation, WhyVm } from './idle-answers.ts';
 import type { GuestTraffic } from '../net/network.ts';
@@ -350,7 +350,7 @@ export interface Hatch {
       signal: AbortSignal,
     ): Promise<AsyncIterable<HatchEvent>>;
   };
-  readonly answers: Pick<Answers, 'of'>;
+  readonly idempotency: Pick<IdempotentRequests, 'of'>;
   /** What keeps the host from serving, in sentences; empty when it is ready. */
   readiness(): Promise<
     readonly { readonly part: 'store' | 'network' | 'vmm' | 'image' | 'start'; readonly problem: string }[]

@@ -24,7 +24,7 @@ import { simulateIdle } from './simulate-idle.ts';
 import { startVm } from './start-vm.ts';
 import { settleExit, stopVm } from './stop-vm.ts';
 import { templates } from './templates.ts';
-import { Answers } from './answers.ts';
+import { IdempotentRequests } from './idempotency.ts';
 import { events } from './events.ts';
 import { findVm, waitFor } from './vms.ts';
 import type { Waker } from './waker.ts';
@@ -82,7 +82,7 @@ export function openHatch(
     accounts: accounts({ store, clock, log, settings }),
     keys: keys({ store, clock }),
     events: events(world),
-    answers: new Answers({ store, clock, hostId: settings.hostId }),
+    idempotency: new IdempotentRequests({ store, clock, hostId: settings.hostId }),
     readiness,
   };
 }

@@ -1,7 +1,8 @@
 import { readdir, rename } from 'node:fs/promises';
+import { isErrno } from '../base/errno.ts';
 import { parseId, type VmId } from '../base/ids.ts';
 import { errorFields } from '../base/logger.ts';
-import { isErrno, remove, truncateLog } from '../host/files.ts';
+import { remove, truncateLog } from '../host/files.ts';
 import { CONSOLE_FILE } from '../vmm/driver.ts';
 import { layerFolder } from './layers.ts';
 import { portsOf, settle, wantsNetwork } from './recover.ts';

@@ -1,8 +1,9 @@
 import { constants, copyFile, link, rename } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
+import { isErrno } from '../base/errno.ts';
 import { newId, type LayerId } from '../base/ids.ts';
 import { errorFields } from '../base/logger.ts';
-import { exists, isErrno, makeFolder, reflink, remove } from '../host/files.ts';
+import { exists, makeFolder, reflink, remove } from '../host/files.ts';
 import { Failure } from '../model/failure.ts';
 import type { Layer } from '../model/records.ts';
 import type { Vm } from '../model/vm.ts';

@@ -1,8 +1,9 @@
 import { constants, copyFile, readlink, rename, symlink } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
+import { isErrno } from '../base/errno.ts';
 import { deadline } from '../base/deadline.ts';
 import { errorFields } from '../base/logger.ts';
-import { exists, freeBytes, isErrno, makeFolder, remove } from '../host/files.ts';
+import { exists, freeBytes, makeFolder, remove } from '../host/files.ts';
 import { Failure } from '../model/failure.ts';
 import type { Layer, Operation } from '../model/records.ts';
 import type { NewSnapshot, Snapshot } from '../model/snapshot.ts';

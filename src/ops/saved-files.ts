@@ -1,4 +1,4 @@
-import { isErrno } from '../host/files.ts';
+import { isErrno } from '../base/errno.ts';
 import { Failure, notFound } from '../model/failure.ts';
 import { firstOf } from '../model/saved-files.ts';
 import type { Snapshot } from '../model/snapshot.ts';

@@ -1,6 +1,6 @@
+import { isErrno } from '../base/errno.ts';
 import { DeadlineExceeded } from '../base/deadline.ts';
 import { AgentGone, AgentRefused } from '../guest/agent.ts';
-import { isErrno } from '../host/files.ts';
 import { CommandFailed } from '../host/run.ts';
 import { Failure } from '../model/failure.ts';
 import { OPERATION_NAMES } from '../model/vm.ts';

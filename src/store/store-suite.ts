@@ -2,7 +2,7 @@ import { after, before, describe, test } from 'node:test';
 import { FakeClock, type Clock } from '../base/clock.ts';
 import type { Store } from './store.ts';
 import { accountTests } from './suite/accounts.ts';
-import { answerTests } from './suite/answers.ts';
+import { idempotencyTests } from './suite/idempotency.ts';
 import { claimTests } from './suite/claims.ts';
 import { historyTests } from './suite/history.ts';
 import { imageTests } from './suite/images.ts';
@@ -43,7 +43,7 @@ export function storeSuite(name: string, open: (clock: Clock) => Promise<Store>)
     operationTests(declare);
     snapshotTests(declare);
     routeTests(declare);
-    answerTests(declare);
+    idempotencyTests(declare);
     historyTests(declare);
     claimTests(declare);
     ledgerTests(declare);

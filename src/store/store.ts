@@ -27,7 +27,7 @@ import type { Rest, UseSpan } from '../model/history.ts';
 import type { NewRoute, Route, RouteName, RoutePatch } from '../model/route.ts';
 import type { NewSnapshot, Snapshot, SnapshotPatch } from '../model/snapshot.ts';
 import type { NewVm, Verb, Vm, VmPatch, VmState } from '../model/vm.ts';
-import type { Answers } from './answers.ts';
+import type { Idempotency } from './idempotency.ts';
 import type { Ledger } from './ledger.ts';
 import type { Owner } from './owner.ts';
 
@@ -48,7 +48,7 @@ export interface Store {
   readonly ledger: Ledger;
   readonly history: History;
   readonly events: Events;
-  readonly answers: Answers;
+  readonly idempotency: Idempotency;
   /** Resolves when the database answers; throws when it does not. */
   ping(): Promise<void>;
   close(): Promise<void>;

@@ -1,8 +1,9 @@
 import { watch } from 'node:fs';
 import { appendFile, stat } from 'node:fs/promises';
 import { join } from 'node:path';
+import { isErrno } from '../base/errno.ts';
 import { systemClock } from '../base/clock.ts';
-import { isErrno, tail } from '../host/files.ts';
+import { tail } from '../host/files.ts';
 import { readFrom, tailFrom } from '../host/follow.ts';
 import { CONSOLE_FILE } from './driver.ts';
 

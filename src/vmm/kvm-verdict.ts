@@ -1,5 +1,6 @@
 import { open } from 'node:fs/promises';
-import { isErrno, readIfThere, writeFileAtomic } from '../host/files.ts';
+import { isErrno } from '../base/errno.ts';
+import { readIfThere, writeFileAtomic } from '../host/files.ts';
 import { bootId } from '../host/process.ts';
 
 /** Whether guests can run under KVM here, and why (not). */

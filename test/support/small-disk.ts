@@ -1,8 +1,8 @@
 import { mkdir, open, rm, stat, truncate } from 'node:fs/promises';
 import { join } from 'node:path';
+import { isErrno } from '../../src/base/errno.ts';
 import { systemClock } from '../../src/base/clock.ts';
 import { until } from '../../src/base/until.ts';
-import { isErrno } from '../../src/host/files.ts';
 import { isAlive, signalProcess, spawnDetached } from '../../src/host/process.ts';
 
 /** A disk of a few MiB that can be full: a tmpfs in a mount namespace of its own, so that nobody else sees the mount. */

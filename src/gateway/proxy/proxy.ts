@@ -1,6 +1,7 @@
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import type { Socket } from 'node:net';
 import type { Duplex } from 'node:stream';
+import { isErrno } from '../../base/errno.ts';
 import type { Clock } from '../../base/clock.ts';
 import { deadline, DeadlineExceeded } from '../../base/deadline.ts';
 import { errorFields, type Logger } from '../../base/logger.ts';
@@ -10,7 +11,7 @@ import { Failure } from '../../model/failure.ts';
 import { newRequestId } from '../../model/failure-answer.ts';
 import type { Route, RouteName } from '../../model/route.ts';
 import type { Arrival, Visit, Visits } from '../../ops/visits.ts';
-import { dial, isErrno } from '../dial.ts';
+import { dial } from '../dial.ts';
 import { allowSources } from '../ssh/sources.ts';
 import { answerFailure, answerWaiting, DEFECT } from './answers.ts';
 import { openDoor, type Certificate, type Door } from './door.ts';
@@ -301,7 +302,7 @@ async function carryOut({ use }: Exchange, exchange: Promise<void>): Promise<voi
 
 /** The kernel gives up looking for who has an address before we do. */
 function unlessUnreachable(error: unknown): undefined {
-  if (!isErrno(error, ['EHOSTUNREACH'])) throw error;
+  if (!isErrno(error, 'EHOSTUNREACH')) throw error;
 }
 
 /** Nobody is there any more who would speak to the guest that was reached. */

@@ -1,9 +1,10 @@
 import type { Socket } from 'node:net';
 import { pipeline } from 'node:stream/promises';
+import { isErrno } from '../../base/errno.ts';
 import type { Clock } from '../../base/clock.ts';
 import { deadline, DeadlineExceeded } from '../../base/deadline.ts';
 import { until } from '../../base/until.ts';
-import { dial, isErrno } from '../dial.ts';
+import { dial } from '../dial.ts';
 
 /** After this long without a word TCP asks whether the other side is still there. */
 export const KEEPALIVE_MS = 30_000;
@@ -60,7 +61,7 @@ export async function reach(clock: Clock, target: GuestPort, signal: AbortSignal
             try {
               return await dial({ host: ip, port, allowHalfOpen: true }, within);
             } catch (error) {
-              if (within.aborted || !isErrno(error, NOT_YET)) throw error;
+              if (within.aborted || !isErrno(error, ...NOT_YET)) throw error;
               refused = error;
               return undefined;
             }

@@ -1,4 +1,4 @@
-import { isErrno } from '../../host/files.ts';
+import { isErrno } from '../../base/errno.ts';
 import { CommandFailed } from '../../host/run.ts';
 import { Failure } from '../../model/failure.ts';
 import { packageOf } from './debian-packages.ts';

@@ -1,7 +1,7 @@
 import { readFile, rm, writeFile } from 'node:fs/promises';
+import { isErrno } from '../../base/errno.ts';
 import type { Clock } from '../../base/clock.ts';
 import { until } from '../../base/until.ts';
-import { isErrno } from '../../host/files.ts';
 import { identify, isAlive, type ProcessIdentity } from '../../host/process.ts';
 
 export interface LockDeps {

@@ -1,6 +1,6 @@
 import { readFile, stat } from 'node:fs/promises';
 import { join } from 'node:path';
-import { isErrno } from '../../host/files.ts';
+import { isErrno } from '../../base/errno.ts';
 
 /** The names of an image's files within its folder. */
 export const IMAGE_FILES = {

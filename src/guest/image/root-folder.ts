@@ -1,6 +1,7 @@
 import { chmod, cp, mkdir, readdir, readFile, rm, symlink, utimes, writeFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
-import { exists, isErrno, readIfThere } from '../../host/files.ts';
+import { isErrno } from '../../base/errno.ts';
+import { exists, readIfThere } from '../../host/files.ts';
 import type { Run } from '../../host/run.ts';
 import { Failure } from '../../model/failure.ts';
 import { buildSources, debianMirrors, transportOptions, type DebianMirrors } from './apt-sources.ts';

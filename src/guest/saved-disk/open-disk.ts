@@ -1,9 +1,9 @@
 import { mkdtemp, rm } from 'node:fs/promises';
 import { join } from 'node:path';
+import { isErrno } from '../../base/errno.ts';
 import { systemClock } from '../../base/clock.ts';
 import { deadline } from '../../base/deadline.ts';
 import { until } from '../../base/until.ts';
-import { isErrno } from '../../host/files.ts';
 import { CommandFailed, type Run } from '../../host/run.ts';
 import { connectInPlace } from '../../host/unix-socket.ts';
 import { openFile, type ByteSource } from './byte-source.ts';

@@ -1,7 +1,7 @@
 import { lstat, readdir } from 'node:fs/promises';
 import { join } from 'node:path';
+import { isErrno } from '../../base/errno.ts';
 import type { LayerId, SnapshotId } from '../../base/ids.ts';
-import { isErrno } from '../../host/files.ts';
 import type { Layer } from '../../model/records.ts';
 import type { Snapshot } from '../../model/snapshot.ts';
 import type { Vm } from '../../model/vm.ts';

@@ -2,8 +2,9 @@ import { createHash, randomBytes } from 'node:crypto';
 import { createReadStream } from 'node:fs';
 import { lstat, open, readdir, rename, rm, stat, type FileHandle } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
+import { isErrno } from '../../base/errno.ts';
 import { abortReason } from '../../base/clock.ts';
-import { isErrno, makeFolder } from '../../host/files.ts';
+import { makeFolder } from '../../host/files.ts';
 import { BlobError, damaged, fromErrno, isBlobError } from './blob-error.ts';
 import { checkBlobName, checkRange, type BlobHome, type BlobInfo, type BlobSource } from './home.ts';
 

@@ -1,7 +1,8 @@
 import { createHash } from 'node:crypto';
 import { open, readdir, readFile, rename, rm, stat, truncate, type FileHandle } from 'node:fs/promises';
 import { join } from 'node:path';
-import { isErrno, makeFolder } from '../../host/files.ts';
+import { isErrno } from '../../base/errno.ts';
+import { makeFolder } from '../../host/files.ts';
 import { BlobError, damaged, fromErrno } from './blob-error.ts';
 import type { Saved, SpooledManifest, SpooledPack } from './chunk-store.ts';
 import { syncFolder } from './folder-home.ts';

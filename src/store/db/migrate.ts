@@ -6,7 +6,7 @@ import { snapshots } from './migrations/002-snapshots.ts';
 import { ledger } from './migrations/003-ledger.ts';
 import { routes } from './migrations/004-routes.ts';
 import { idle } from './migrations/005-idle.ts';
-import { answers } from './migrations/006-answers.ts';
+import { idempotency } from './migrations/006-idempotency.ts';
 
 const TABLE = 'hatch_migrations';
 
@@ -18,7 +18,7 @@ export function migrations(engine: Engine['name']): Record<string, Migration> {
     '003-ledger': ledger(engine),
     '004-routes': routes(engine),
     '005-idle': idle(engine),
-    '006-answers': answers(),
+    '006-idempotency': idempotency(),
   };
 }
 

@@ -6,7 +6,7 @@ import { dirname } from 'node:path';
 import { sql } from 'kysely';
 import type { Store } from '../store.ts';
 import { accounts } from './accounts.ts';
-import { answers } from './answers.ts';
+import { idempotency } from './idempotency.ts';
 import type { Engine } from './engine.ts';
 import { events } from './events.ts';
 import { history } from './history.ts';
@@ -54,7 +54,7 @@ export async function openStore(
     ledger: ledger(engine),
     history: history(engine),
     events: events(engine),
-    answers: answers(engine),
+    idempotency: idempotency(engine),
     ping: async () => {
       await sql`select 1`.execute(engine.db);
     },

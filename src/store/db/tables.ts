@@ -44,7 +44,7 @@ export interface Tables {
   operations: OperationsTable;
   operation_steps: OperationStepsTable;
   events: EventsTable;
-  answers: AnswersTable;
+  idempotency_keys: IdempotencyKeysTable;
 }
 
 export interface HostsTable {
@@ -169,7 +169,7 @@ export interface RoutesTable {
   updated_at: number;
 }
 
-export interface AnswersTable {
+export interface IdempotencyKeysTable {
   account_id: AccountId;
   key: string;
   /** Of the request it was first sent with. */

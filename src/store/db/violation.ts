@@ -26,7 +26,7 @@ const UNIQUE = {
   leases_id: 'leases.id',
   leases_upload: 'leases.vm_id',
   leases_rewrite: 'leases.snapshot_id',
-  answers_pkey: 'answers.account_id, answers.key',
+  idempotency_keys_pkey: 'idempotency_keys.account_id, idempotency_keys.key',
 } as const;
 
 export type UniqueName = keyof typeof UNIQUE;

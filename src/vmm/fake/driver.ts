@@ -1,8 +1,9 @@
 import { randomInt } from 'node:crypto';
 import { appendFile, lstat, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { isErrno } from '../../base/errno.ts';
 import { systemClock } from '../../base/clock.ts';
-import { isErrno, remove } from '../../host/files.ts';
+import { remove } from '../../host/files.ts';
 import {
   CONSOLE_FILE,
   VmmError,

@@ -1,7 +1,8 @@
 import { readdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { isErrno } from '../../base/errno.ts';
 import { parseId, type VmId } from '../../base/ids.ts';
-import { isErrno, readIfThere, writeFileAtomic } from '../../host/files.ts';
+import { readIfThere, writeFileAtomic } from '../../host/files.ts';
 import type { VmmProcess } from '../../model/vm.ts';
 import type { MachineExit } from '../driver.ts';
 

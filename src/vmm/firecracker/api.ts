@@ -1,6 +1,6 @@
+import { isErrno } from '../../base/errno.ts';
 import { Client } from 'undici';
 import { deadline, DeadlineExceeded } from '../../base/deadline.ts';
-import { isErrno } from '../../host/files.ts';
 import { connectInPlace } from '../../host/unix-socket.ts';
 import { VmmError } from '../driver.ts';
 

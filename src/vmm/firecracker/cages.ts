@@ -1,7 +1,7 @@
 import { readFile, realpath } from 'node:fs/promises';
 import { dirname } from 'node:path';
+import { isErrno } from '../../base/errno.ts';
 import type { Logger } from '../../base/logger.ts';
-import { isErrno } from '../../host/files.ts';
 import { mountOf, parseMounts } from '../../host/mounts.ts';
 import { findProgram } from '../../host/programs.ts';
 import type { Run } from '../../host/run.ts';

@@ -1,9 +1,10 @@
 import { readFile, rmdir } from 'node:fs/promises';
 import { join } from 'node:path';
+import { isErrno } from '../../base/errno.ts';
 import { systemClock } from '../../base/clock.ts';
 import { deadline, DeadlineExceeded } from '../../base/deadline.ts';
 import { until } from '../../base/until.ts';
-import { isErrno, readIfThere } from '../../host/files.ts';
+import { readIfThere } from '../../host/files.ts';
 import { VmmError, type MachineSpec } from '../driver.ts';
 
 /**

@@ -1,6 +1,6 @@
 import { basename } from 'node:path';
+import { isErrno } from '../../base/errno.ts';
 import { DeadlineExceeded } from '../../base/deadline.ts';
-import { isErrno } from '../../host/files.ts';
 import { CommandFailed } from '../../host/run.ts';
 import { VmmError } from '../driver.ts';
 import { ApiRefused } from './api.ts';

@@ -1,8 +1,9 @@
 import { chmod, chown, link, lstat, mkdir, open, readdir, realpath, stat, unlink } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
+import { isErrno } from '../../base/errno.ts';
 import { parseId } from '../../base/ids.ts';
 import { KeyedLock } from '../../base/keyed-lock.ts';
-import { exists, isErrno, remove } from '../../host/files.ts';
+import { exists, remove } from '../../host/files.ts';
 import type { Run } from '../../host/run.ts';
 import { VmmError, type MachineSpec } from '../driver.ts';
 import { FILES } from './boot.ts';

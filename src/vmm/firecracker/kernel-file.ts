@@ -1,6 +1,6 @@
 import { open } from 'node:fs/promises';
 import { join } from 'node:path';
-import { isErrno } from '../../host/files.ts';
+import { isErrno } from '../../base/errno.ts';
 import { VmmError, type MachineSpec } from '../driver.ts';
 
 /** Throws when the kernel is not an ELF file, which is all that Firecracker up to 1.16 boots on x86_64. */

@@ -1,6 +1,6 @@
 import { open, type FileHandle } from 'node:fs/promises';
 import { join } from 'node:path';
-import { isErrno } from '../../host/files.ts';
+import { isErrno } from '../../base/errno.ts';
 import { FILES } from './boot.ts';
 
 /** Firecracker's own output, in the VM's folder. */

@@ -1,6 +1,7 @@
 import { open, type FileHandle } from 'node:fs/promises';
 import { join } from 'node:path';
-import { isErrno, readIfThere, remove, writeFileAtomic } from '../../host/files.ts';
+import { isErrno } from '../../base/errno.ts';
+import { readIfThere, remove, writeFileAtomic } from '../../host/files.ts';
 import { FILES } from './boot.ts';
 
 /** What a guest's disks have carried since the process was started, in bytes. */

@@ -1,4 +1,4 @@
-import { isErrno } from '../../host/files.ts';
+import { isErrno } from '../../base/errno.ts';
 import { findProgram, isForeignProgram } from '../../host/programs.ts';
 import { CommandFailed, type Run } from '../../host/run.ts';
 import { VmmError } from '../driver.ts';

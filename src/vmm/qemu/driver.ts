@@ -1,12 +1,13 @@
 import { readdir, readlink, stat, symlink } from 'node:fs/promises';
 import { join } from 'node:path';
+import { isErrno } from '../../base/errno.ts';
 import { systemClock } from '../../base/clock.ts';
 import { deadline, DeadlineExceeded } from '../../base/deadline.ts';
 import type { VmId } from '../../base/ids.ts';
 import type { Logger } from '../../base/logger.ts';
 import { until } from '../../base/until.ts';
 import { hostCpu, type Cpu } from '../../host/cpu.ts';
-import { isErrno, remove, tail } from '../../host/files.ts';
+import { remove, tail } from '../../host/files.ts';
 import {
   commandLine as argvOf,
   identify,

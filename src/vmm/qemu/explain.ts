@@ -1,5 +1,5 @@
+import { isErrno } from '../../base/errno.ts';
 import { DeadlineExceeded } from '../../base/deadline.ts';
-import { isErrno } from '../../host/files.ts';
 import { CommandFailed } from '../../host/run.ts';
 import { VmmError } from '../driver.ts';
 

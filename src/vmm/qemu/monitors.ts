@@ -1,6 +1,6 @@
+import { isErrno } from '../../base/errno.ts';
 import { systemClock } from '../../base/clock.ts';
 import { until } from '../../base/until.ts';
-import { isErrno } from '../../host/files.ts';
 import { isAlive } from '../../host/process.ts';
 import type { VmmProcess } from '../../model/vm.ts';
 import { VmmError } from '../driver.ts';

@@ -1,6 +1,7 @@
 import { access, constants } from 'node:fs/promises';
 import { dirname } from 'node:path';
-import { freeBytes, isErrno, remove } from '../../host/files.ts';
+import { isErrno } from '../../base/errno.ts';
+import { freeBytes, remove } from '../../host/files.ts';
 import { copyPrivatePages, privateMapOf, type FileMap } from '../../host/private-pages.ts';
 import { run } from '../../host/run.ts';
 import { VmmError } from '../driver.ts';

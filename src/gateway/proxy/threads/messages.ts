@@ -14,7 +14,7 @@ export interface ThreadData {
 }
 
 /** Where a visit has come to. */
-export interface FarArrival {
+export interface RemoteArrival {
   readonly ip: string;
   readonly wokenMs: number | undefined;
   /** The guest it has come to, by a number; null where it is not known yet. */
@@ -26,7 +26,7 @@ export type FromThread =
   | { readonly kind: 'listening' }
   /** Its clients have been hung up on, and it may be ended. */
   | { readonly kind: 'closed' }
-  | { readonly kind: 'deaf'; readonly message: string; readonly code: string | undefined }
+  | { readonly kind: 'not_listening'; readonly message: string; readonly code: string | undefined }
   | { readonly kind: 'route'; readonly id: number; readonly name: RouteName }
   | { readonly kind: 'arrive'; readonly id: number; readonly route: Route; readonly visit: Visit }
   /** Whoever asked has gone; or the use that came of it is over. */
@@ -43,8 +43,8 @@ export type FromThread =
 /** What it is told. */
 export type ToThread =
   | { readonly kind: 'route'; readonly id: number; readonly route: Route | null }
-  | { readonly kind: 'arrived'; readonly id: number; readonly arrival: FarArrival }
-  | { readonly kind: 'failed'; readonly id: number; readonly failure: FarFailure }
+  | { readonly kind: 'arrived'; readonly id: number; readonly arrival: RemoteArrival }
+  | { readonly kind: 'failed'; readonly id: number; readonly failure: RemoteFailure }
   /** A guest that visits have come to, before the first of them is told so; `memory`: of a SharedUses. */
   | {
       readonly kind: 'lent';
@@ -59,7 +59,7 @@ export type ToThread =
   | { readonly kind: 'close' };
 
 /** A Failure, as it goes from one thread to another. */
-export interface FarFailure {
+export interface RemoteFailure {
   readonly code: ErrorCode;
   readonly message: string;
   readonly details: Readonly<Record<string, unknown>>;

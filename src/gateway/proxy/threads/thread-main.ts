@@ -2,7 +2,7 @@ import { parentPort, workerData } from 'node:worker_threads';
 import { systemClock } from '../../../base/clock.ts';
 import { errorFields, type Logger } from '../../../base/logger.ts';
 import { openProxy } from '../proxy.ts';
-import { FarVisits } from './far-visits.ts';
+import { RemoteVisits } from './remote-visits.ts';
 import type { FromThread, ThreadData, ToThread } from './messages.ts';
 
 /** The program of one thread of the proxy (threads.ts): a door of its own at the port all of them have. */
@@ -20,7 +20,7 @@ const logging = (more: object): Logger => ({
   child: (fields) => logging({ ...more, ...fields }),
 });
 const log = logging({});
-const visits = new FarVisits({ tell, clock: systemClock, edition });
+const visits = new RemoteVisits({ tell, clock: systemClock, edition });
 const door = openProxy({ visits, log, clock: systemClock }, options);
 
 port.on('message', (message: ToThread) => {
@@ -38,7 +38,7 @@ port.on('message', (message: ToThread) => {
 let listens = false;
 door.server.on('error', (error: NodeJS.ErrnoException) => {
   if (listens) log.warn(errorFields(error), 'could not take a connection');
-  else tell({ kind: 'deaf', message: error.message, code: error.code });
+  else tell({ kind: 'not_listening', message: error.message, code: error.code });
 });
 door.server.listen({ ...place, reusePort: true }, () => {
   listens = true;

@@ -5,7 +5,7 @@ import { errorFields, type Logger } from '../../../base/logger.ts';
 import type { RouteBook } from '../../../ops/route-book.ts';
 import type { Certificate } from '../door.ts';
 import { MOST_CONNECTIONS, type ProxyOptions } from '../proxy.ts';
-import { Desk, type DeskDeps } from './desk.ts';
+import { VisitServer, type VisitServerDeps } from './visit-server.ts';
 import type { FromThread, ThreadData, ToThread } from './messages.ts';
 
 /** A thread that ended by a defect is begun anew after so long, in milliseconds. */
@@ -13,7 +13,7 @@ const AGAIN_MS = 1000;
 /** Most of what a request needs is garbage in a moment: with more room for it, less is looked through. */
 const YOUNG_MB = 64;
 
-export interface ThreadsDeps extends DeskDeps {
+export interface ThreadsDeps extends VisitServerDeps {
   readonly routeBook: Pick<RouteBook, 'edition'>;
   readonly clock: Clock;
   readonly log: Logger;
@@ -117,12 +117,12 @@ class Thread {
       workerData: data,
       resourceLimits: { maxYoungGenerationSizeMb: YOUNG_MB },
     });
-    const desk = new Desk(deps, (message) => this.#say(message));
-    this.#worker.on('message', (message: FromThread) => this.#hear(message, desk, deps));
+    const server = new VisitServer(deps, (message) => this.#say(message));
+    this.#worker.on('message', (message: FromThread) => this.#hear(message, server, deps));
     this.#worker.on('error', (error) => void (this.#error = error));
     this.ended = new Promise((resolve) => {
       this.#worker.once('exit', () => {
-        desk.close();
+        server.close();
         const gone = new Error('the thread of the proxy has ended', { cause: this.#error });
         this.#listening.reject(gone);
         for (const renewed of this.#renewals.values()) renewed(gone);
@@ -159,12 +159,12 @@ class Thread {
     this.#worker.postMessage(message);
   }
 
-  #hear(message: FromThread, desk: Desk, { log }: ThreadsDeps): void {
+  #hear(message: FromThread, server: VisitServer, { log }: ThreadsDeps): void {
     switch (message.kind) {
       case 'listening':
         this.hasListened = true;
         return this.#listening.resolve();
-      case 'deaf':
+      case 'not_listening':
         this.#listening.reject(Object.assign(new Error(message.message), { code: message.code }));
         return void this.#worker.terminate();
       case 'closed':
@@ -177,7 +177,7 @@ class Thread {
       case 'log':
         return log[message.level](message.fields, message.message);
       default:
-        desk.hear(message);
+        server.hear(message);
     }
   }
 }

@@ -9,7 +9,7 @@ import { UsesOfThread } from '../../../ops/shared-uses.ts';
 import { NOT_COUNTED, type Use } from '../../../ops/use.ts';
 import type { Arrival, Visit } from '../../../ops/visits.ts';
 import type { ProxyVisits } from '../proxy.ts';
-import type { FarArrival, FromThread, ToThread } from './messages.ts';
+import type { RemoteArrival, FromThread, ToThread } from './messages.ts';
 
 /** Payload of a use the daemon keeps is told of no more often than this, in milliseconds. */
 const TELL_MS = 1000;
@@ -30,7 +30,7 @@ interface Asked {
  * The visits of VMs as a thread of the proxy has them: it asks the daemon's own, and comes again to a guest that runs without asking. What
  * it knows of guests that end may be a moment old; memory it shares with the tracker lets it come to none that falls asleep.
  */
-export class FarVisits implements ProxyVisits {
+export class RemoteVisits implements ProxyVisits {
   readonly #tell: (message: FromThread) => void;
   readonly #clock: SteadyClock;
   readonly #book: RouteBook;
@@ -97,7 +97,7 @@ export class FarVisits implements ProxyVisits {
     );
   }
 
-  #arrived(id: number, { unwanted, by }: Visit, { ip, wokenMs, life }: FarArrival): Arrival {
+  #arrived(id: number, { unwanted, by }: Visit, { ip, wokenMs, life }: RemoteArrival): Arrival {
     const guest = life === null ? undefined : this.#lives.get(life);
     const own = unwanted === undefined ? guest?.uses.begin(by) : NOT_COUNTED;
     // Whichever of them is begun later, it is in use all the time.

@@ -8,7 +8,7 @@ export interface GivenAnswer {
 }
 
 /** A request that was sent with an Idempotency-Key. */
-export interface Repeatable {
+export interface IdempotentRequest {
   readonly accountId: AccountId;
   readonly key: string;
   /** Of the request it was first sent with. */
@@ -22,20 +22,26 @@ export interface Repeatable {
 }
 
 /** Requests that may be sent again, and what was answered. */
-export interface Answers {
+export interface Idempotency {
   /**
    * Claims a key for a request, unless there is a row of it that was made after `since`; gives the row there is then: it is the caller's own
    * when `worker` is.
    */
   claim(
-    request: Pick<Repeatable, 'accountId' | 'key' | 'fingerprint' | 'secret'> & { readonly worker: string },
+    request: Pick<IdempotentRequest, 'accountId' | 'key' | 'fingerprint' | 'secret'> & {
+      readonly worker: string;
+    },
     since: number,
-  ): Promise<Repeatable>;
+  ): Promise<IdempotentRequest>;
   /** Takes up a request that `from` was at, or nobody, and that has no answer; false: somebody else did. */
-  takeUp(of: Pick<Repeatable, 'accountId' | 'key'>, from: string | null, worker: string): Promise<boolean>;
+  takeUp(
+    of: Pick<IdempotentRequest, 'accountId' | 'key'>,
+    from: string | null,
+    worker: string,
+  ): Promise<boolean>;
   /** Keeps the answer; null: the worker leaves it without one, for another try. */
   settle(
-    of: Pick<Repeatable, 'accountId' | 'key'> & { readonly worker: string },
+    of: Pick<IdempotentRequest, 'accountId' | 'key'> & { readonly worker: string },
     answer: GivenAnswer | null,
   ): Promise<void>;
   /** Removes those made before a time; gives how many. */

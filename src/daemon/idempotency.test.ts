@@ -12,11 +12,11 @@ let loses = false;
 
 const wrapStore = (store: Store): Store => ({
   ...store,
-  answers: {
-    ...store.answers,
+  idempotency: {
+    ...store.idempotency,
     settle: async (...how) => {
       if (loses) throw new Error('the disk is gone');
-      await store.answers.settle(...how);
+      await store.idempotency.settle(...how);
     },
   },
 });

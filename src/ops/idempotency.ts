@@ -4,11 +4,11 @@ import { raceAbort } from '../base/deadline.ts';
 import { idsFrom, type AccountId, type MakeId } from '../base/ids.ts';
 import { KeyedLock } from '../base/keyed-lock.ts';
 import { Failure } from '../model/failure.ts';
-import type { GivenAnswer, Repeatable } from '../store/answers.ts';
+import type { GivenAnswer, IdempotentRequest } from '../store/idempotency.ts';
 import type { Store } from '../store/store.ts';
 
 /** An answer is given again for so long, in milliseconds. */
-export const ANSWERS_KEPT_MS = 24 * 3_600_000;
+export const IDEMPOTENCY_KEPT_MS = 24 * 3_600_000;
 /** How often it is looked whether another host has answered, and for how long, in milliseconds. */
 const ELSEWHERE = { lookMs: 500, mostMs: 60_000 } as const;
 
@@ -27,15 +27,19 @@ type Step =
   | { readonly kind: 'elsewhere' };
 
 /** Requests that may be sent again with the same key: each is carried out once, and answered alike. */
-export class Answers {
-  readonly #deps: { readonly store: Pick<Store, 'answers'>; readonly clock: Clock; readonly hostId: string };
+export class IdempotentRequests {
+  readonly #deps: {
+    readonly store: Pick<Store, 'idempotency'>;
+    readonly clock: Clock;
+    readonly hostId: string;
+  };
   /** This daemon, among those that were and are. */
   readonly #worker: string;
   readonly #underWay = new Map<string, Promise<void>>();
   readonly #lock = new KeyedLock();
 
   constructor(deps: {
-    readonly store: Pick<Store, 'answers'>;
+    readonly store: Pick<Store, 'idempotency'>;
     readonly clock: Clock;
     readonly hostId: string;
   }) {
@@ -78,7 +82,7 @@ export class Answers {
     const { store, clock, hostId } = this.#deps;
     const secret = randomBytes(32).toString('hex');
     const asked = { accountId, key, fingerprint, secret, worker: this.#worker };
-    const found = await store.answers.claim(asked, clock.now() - ANSWERS_KEPT_MS);
+    const found = await store.idempotency.claim(asked, clock.now() - IDEMPOTENCY_KEPT_MS);
     if (found.fingerprint !== fingerprint) throw another();
     if (found.answer) return { kind: 'answered', is: found.answer };
     const here = this.#underWay.get(name);
@@ -87,19 +91,20 @@ export class Answers {
     if (found.secret !== secret) {
       // What a daemon before this one was at, or nobody is any more, is taken up; what another host is at is its own.
       const left = worker === null || worker.startsWith(`${hostId} `);
-      if (!left || !(await store.answers.takeUp(found, worker, this.#worker))) return { kind: 'elsewhere' };
+      if (!left || !(await store.idempotency.takeUp(found, worker, this.#worker)))
+        return { kind: 'elsewhere' };
     }
     return { kind: 'turn', is: this.#turn(name, found) };
   }
 
-  #turn(name: string, of: Pick<Repeatable, 'accountId' | 'key' | 'secret'>): Turn {
+  #turn(name: string, of: Pick<IdempotentRequest, 'accountId' | 'key' | 'secret'>): Turn {
     const { promise, resolve } = Promise.withResolvers<void>();
     this.#underWay.set(name, promise);
     return {
       newId: idsFrom(of.secret),
       settle: async (answer) => {
         try {
-          await this.#deps.store.answers.settle(
+          await this.#deps.store.idempotency.settle(
             { accountId: of.accountId, key: of.key, worker: this.#worker },
             answer,
           );

@@ -2,11 +2,11 @@ import type { Kysely } from 'kysely';
 import type { Migration } from 'kysely/migration';
 
 /** Answers to requests that were sent with an Idempotency-Key. */
-export function answers(): Migration {
+export function idempotency(): Migration {
   return {
     async up(db: Kysely<unknown>) {
       await db.schema
-        .createTable('answers')
+        .createTable('idempotency_keys')
         .addColumn('account_id', 'text', (column) => column.notNull().references('accounts.id'))
         .addColumn('key', 'text', (column) => column.notNull())
         .addColumn('fingerprint', 'text', (column) => column.notNull())
@@ -16,9 +16,13 @@ export function answers(): Migration {
         .addColumn('body', 'text')
         .addColumn('location', 'text')
         .addColumn('created_at', 'bigint', (column) => column.notNull())
-        .addPrimaryKeyConstraint('answers_pkey', ['account_id', 'key'])
+        .addPrimaryKeyConstraint('idempotency_keys_pkey', ['account_id', 'key'])
         .execute();
-      await db.schema.createIndex('answers_by_time').on('answers').columns(['created_at']).execute();
+      await db.schema
+        .createIndex('idempotency_keys_by_time')
+        .on('idempotency_keys')
+        .columns(['created_at'])
+        .execute();
     },
   };
 }

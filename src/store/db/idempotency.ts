@@ -1,22 +1,22 @@
 import type { Selectable } from 'kysely';
-import type { Answers, Repeatable } from '../answers.ts';
+import type { Idempotency, IdempotentRequest } from '../idempotency.ts';
 import { transact, type Engine } from './engine.ts';
-import type { AnswersTable } from './tables.ts';
+import type { IdempotencyKeysTable } from './tables.ts';
 
 /** The table of answers behind its interface. */
-export function answers(engine: Engine): Answers {
+export function idempotency(engine: Engine): Idempotency {
   const { db, clock } = engine;
   return {
     claim: ({ accountId, key, fingerprint, secret, worker }, since) =>
       transact(engine, async (trx) => {
         await trx
-          .deleteFrom('answers')
+          .deleteFrom('idempotency_keys')
           .where('account_id', '=', accountId)
           .where('key', '=', key)
           .where('created_at', '<=', since)
           .execute();
         await trx
-          .insertInto('answers')
+          .insertInto('idempotency_keys')
           .values({
             account_id: accountId,
             key,
@@ -31,16 +31,16 @@ export function answers(engine: Engine): Answers {
           .onConflict((conflict) => conflict.columns(['account_id', 'key']).doNothing())
           .execute();
         const row = await trx
-          .selectFrom('answers')
+          .selectFrom('idempotency_keys')
           .selectAll()
           .where('account_id', '=', accountId)
           .where('key', '=', key)
           .executeTakeFirstOrThrow();
-        return toRepeatable(row);
+        return toIdempotentRequest(row);
       }),
     async takeUp({ accountId, key }, from, worker) {
       const query = db
-        .updateTable('answers')
+        .updateTable('idempotency_keys')
         .set({ worker })
         .where('account_id', '=', accountId)
         .where('key', '=', key)
@@ -52,7 +52,7 @@ export function answers(engine: Engine): Answers {
     },
     async settle({ accountId, key, worker }, answer) {
       await db
-        .updateTable('answers')
+        .updateTable('idempotency_keys')
         .set({
           worker: null,
           status: answer?.status ?? null,
@@ -66,7 +66,7 @@ export function answers(engine: Engine): Answers {
     },
     async prune(before) {
       const { numDeletedRows } = await db
-        .deleteFrom('answers')
+        .deleteFrom('idempotency_keys')
         .where('created_at', '<', before)
         .executeTakeFirst();
       return Number(numDeletedRows);
@@ -74,7 +74,7 @@ export function answers(engine: Engine): Answers {
   };
 }
 
-function toRepeatable(row: Selectable<AnswersTable>): Repeatable {
+function toIdempotentRequest(row: Selectable<IdempotencyKeysTable>): IdempotentRequest {
   const { status, body, location } = row;
   return {
     accountId: row.account_id,

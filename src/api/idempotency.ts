@@ -3,14 +3,14 @@ import type { FastifyRequest } from 'fastify';
 import { errorFields } from '../base/logger.ts';
 import { ERRORS, isErrorCode } from '../contract/errors.ts';
 import { invalid } from '../model/failure.ts';
-import type { Turn } from '../ops/answers.ts';
+import type { Turn } from '../ops/idempotency.ts';
 import type { ApiDeps, App } from './app.ts';
 import { callerOf } from './auth.ts';
 
 declare module 'fastify' {
   interface FastifyContextConfig {
     /** It makes something: with an Idempotency-Key it may be sent again, and makes it once. */
-    repeats?: true;
+    idempotent?: true;
   }
   interface FastifyRequest {
     /** Set while it is carried out under an Idempotency-Key. */
@@ -26,12 +26,12 @@ const KEY = /^[\x21-\x7e]{1,255}$/;
  * meanwhile wait for its answer, those after it are given the same, with the header `Idempotency-Replayed`. An answer that says that the
  * same may succeed later is not kept; what had been made by then is found by the next try. A caller who hangs up is none the worse.
  */
-export function repeatRequests(app: App, { hatch, log }: Pick<ApiDeps, 'hatch' | 'log'>): void {
+export function acceptIdempotencyKeys(app: App, { hatch, log }: Pick<ApiDeps, 'hatch' | 'log'>): void {
   app.decorateRequest('turn', null);
   // After the body was checked: one that is wrong is none that could be carried out.
   app.addHook('preHandler', async (request, reply) => {
     const key = request.headers['idempotency-key'];
-    if (key === undefined || request.routeOptions.config.repeats !== true) return undefined;
+    if (key === undefined || request.routeOptions.config.idempotent !== true) return undefined;
     if (typeof key !== 'string' || !KEY.test(key))
       throw invalid(
         'Idempotency-Key',
@@ -41,7 +41,7 @@ export function repeatRequests(app: App, { hatch, log }: Pick<ApiDeps, 'hatch' |
     const onClose = (): void => gone.abort(new Error('the caller hung up'));
     request.raw.socket.once('close', onClose);
     const caller = callerOf(request);
-    const found = await hatch.answers
+    const found = await hatch.idempotency
       .of(caller, key, fingerprintOf(request), gone.signal)
       .finally(() => request.raw.socket.off('close', onClose));
     if ('settle' in found) {

@@ -8,8 +8,8 @@ import type { Route } from '../../../model/route.ts';
 import { ActivityTracker } from '../../../ops/activity.ts';
 import { Life } from '../../../ops/guest-lives.ts';
 import type { Arrival, Visit, Visits } from '../../../ops/visits.ts';
-import { Desk } from './desk.ts';
-import { FarVisits } from './far-visits.ts';
+import { VisitServer } from './visit-server.ts';
+import { RemoteVisits } from './remote-visits.ts';
 import type { ToThread } from './messages.ts';
 
 const vmId = newId('vm');
@@ -18,7 +18,7 @@ const route = { vmId } as Route;
 const visit: Visit = { by: 'http', from: '192.0.2.1', unwanted: undefined };
 const never = new AbortController().signal;
 
-/** A thread's visits and the desk it asks; what the desk says is heard when it is delivered. */
+/** A thread's visits and the server it asks; what the server says is heard when it is delivered. */
 function opened(arrive: (life: Life) => Promise<void> = async () => undefined) {
   const clock = new FakeClock();
   const activity = new ActivityTracker({ clock });
@@ -35,10 +35,14 @@ function opened(arrive: (life: Life) => Promise<void> = async () => undefined) {
     mayComeAgain: () => !life.isOver,
   };
   const said: ToThread[] = [];
-  const desk = new Desk({ visits: visits as Visits, activity }, (message) => void said.push(message));
-  const far: FarVisits = new FarVisits({
+  const server = new VisitServer(
+    { visits: visits as Visits, activity },
+    (message) => void said.push(message),
+  );
+  const far: RemoteVisits = new RemoteVisits({
     tell: (message) => {
-      if (message.kind === 'route' || message.kind === 'arrive' || message.kind === 'end') desk.hear(message);
+      if (message.kind === 'route' || message.kind === 'arrive' || message.kind === 'end')
+        server.hear(message);
     },
     clock,
     edition: new SharedArrayBuffer(4),
@@ -101,7 +105,7 @@ test('a defect of the daemon is answered as one, and the log of the thread has w
   await assert.rejects(asked, (error: unknown) => {
     assert.ok(error instanceof Failure);
     assert.equal(error.code, 'internal');
-    assert.match(String((error.cause as Error).stack), /a bug[^]*far-visits\.test/);
+    assert.match(String((error.cause as Error).stack), /a bug[^]*remote-visits\.test/);
     return true;
   });
 });

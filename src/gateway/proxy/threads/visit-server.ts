@@ -7,14 +7,14 @@ import type { SharedUses } from '../../../ops/shared-uses.ts';
 import type { Use } from '../../../ops/use.ts';
 import type { Visits } from '../../../ops/visits.ts';
 import { DEFECT } from '../answers.ts';
-import type { FarFailure, FromThread, ToThread } from './messages.ts';
+import type { RemoteFailure, FromThread, ToThread } from './messages.ts';
 
 interface Lent {
   readonly number: number;
   readonly shared: SharedUses;
 }
 
-export interface DeskDeps {
+export interface VisitServerDeps {
   readonly visits: Visits;
   readonly activity: Pick<ActivityTracker, 'share'>;
 }
@@ -22,8 +22,8 @@ export interface DeskDeps {
 type Asking = Extract<FromThread, { readonly kind: 'route' | 'arrive' | 'end' | 'payload' }>;
 
 /** Where one thread of the proxy asks: its visits are made here, and the guests it has come to are lent to it while they live. */
-export class Desk {
-  readonly #deps: DeskDeps;
+export class VisitServer {
+  readonly #deps: VisitServerDeps;
   readonly #say: (message: ToThread) => void;
   /** Those who wait, and the uses of those who have come, by the numbers of what was asked. */
   readonly #waiting = new Map<number, AbortController>();
@@ -32,7 +32,7 @@ export class Desk {
   #next = 1;
   #isClosed = false;
 
-  constructor(deps: DeskDeps, say: (message: ToThread) => void) {
+  constructor(deps: VisitServerDeps, say: (message: ToThread) => void) {
     this.#deps = deps;
     this.#say = say;
   }
@@ -117,7 +117,7 @@ export class Desk {
 }
 
 /** The thread logs what nobody foresaw, with the request it was met by: it is told all of it. */
-function toFar(error: unknown): FarFailure {
+function toFar(error: unknown): RemoteFailure {
   const failure = error instanceof Failure ? error : new Failure('internal', DEFECT, { cause: error });
   const { code, message, details, cause } = failure;
   return { code, message, details, cause: cause === undefined ? undefined : inspect(cause) };
