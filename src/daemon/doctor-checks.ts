@@ -188,7 +188,9 @@ async function database(values: Values, data: DataFolder): Promise<readonly Foun
   const schema = await lookAtStore(url, { log: silent });
   const next = {
     new: ': its tables are made at the first start',
-    older: ' is of an older version; the next start brings it up to date',
+    older: url.startsWith('sqlite:')
+      ? ' is of an older version; the next start brings it up to date, and keeps what was there beside it'
+      : ' is of an older version; the next start brings it up to date: back it up before (pg_dump)',
     current: ' answers',
   };
   return ok(`${databaseUrlShown(url)}${next[schema]}`);

@@ -22,16 +22,24 @@ import { routes } from './routes.ts';
 import { mustBeFolder, openSqlite } from './sqlite.ts';
 import { snapshots } from './snapshots.ts';
 import { templates } from './templates.ts';
+import { upgradeSqlite } from './upgrade-sqlite.ts';
 import { vms } from './vms.ts';
 
 /**
- * Opens the store at `sqlite:<path>` or `postgres://...`, and brings its schema up to date. Throws a Failure in a sentence
+ * Opens the store at `sqlite:<path>` or `postgres://...`, and brings its schema up to date: a file on a copy, what was there kept
+ * beside it; PostgreSQL in one transaction. Throws a Failure in a sentence
  * for the operator: `invalid_request` for a URL that is none, else `unavailable` or `no_space`.
  */
 export async function openStore(
   url: string,
   { clock, log }: { readonly clock: Clock; readonly log: Logger },
 ): Promise<Store> {
+  const path = sqlitePath(url);
+  if (path !== undefined) {
+    const upgraded = await upgradeSqlite(path, migrations('sqlite'), clock.now());
+    if (upgraded)
+      log.info({ engine: 'sqlite', ...upgraded }, 'schema brought up to date; what was there is kept');
+  }
   const engine: Engine = { ...(await openEngine(url, log)), clock };
   try {
     const done = await migrate(engine, migrations(engine.name));
@@ -70,7 +78,7 @@ export async function lookAtStore(
   url: string,
   { log }: { readonly log: Logger },
 ): Promise<'new' | 'older' | 'current'> {
-  const path = /^sqlite:(.+)$/s.exec(url)?.[1];
+  const path = sqlitePath(url);
   if (path !== undefined && !(await exists(path))) {
     await mustBeFolder(dirname(path));
     return 'new';
@@ -85,11 +93,17 @@ export async function lookAtStore(
   }
 }
 
+/** The file a URL names; undefined where it names none of SQLite's. */
+function sqlitePath(url: string): string | undefined {
+  const path = /^sqlite:(.+)$/s.exec(url)?.[1];
+  return path === ':memory:' ? undefined : path;
+}
+
 /** Opens the database of a URL. A URL is never quoted: it may hold a password. */
 async function openEngine(url: string, log: Logger): Promise<Omit<Engine, 'clock'>> {
   if (/^postgres(ql)?:\/\//.test(url)) return openPostgres(url, log);
-  const path = /^sqlite:(.+)$/s.exec(url)?.[1];
-  if (path === undefined || path === ':memory:') {
+  const path = sqlitePath(url);
+  if (path === undefined) {
     throw new Failure(
       'invalid_request',
       'DATABASE_URL must be "sqlite:<path of a file>" or "postgres://user:password@host:port/database".',

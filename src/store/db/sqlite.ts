@@ -19,9 +19,12 @@ const BUSY_TIMEOUT_MS = 3000;
 /**
  * Opens a SQLite file (node:sqlite), making it with mode 0600 if it is not there. There is one connection; Kysely lets one
  * query or transaction at a time have it. What is committed is on disk: WAL with synchronous=FULL flushes every commit.
- * Throws `unavailable` or `no_space` in a sentence that names the path, for whoever starts the daemon.
+ * `alone`: no other process can read or write it until it is closed. Throws `unavailable` or `no_space` in a sentence that names the path, for whoever starts the daemon.
  */
-export async function openSqlite(path: string): Promise<Omit<Engine, 'clock'>> {
+export async function openSqlite(
+  path: string,
+  { alone = false }: { readonly alone?: boolean } = {},
+): Promise<Omit<Engine, 'clock'>> {
   await makeFile(path);
   let database: DatabaseSync;
   try {
@@ -30,6 +33,8 @@ export async function openSqlite(path: string): Promise<Omit<Engine, 'clock'>> {
     throw sqliteError(error, path);
   }
   try {
+    // Before the file is read for the first time, or it only counts from its next write on (sqlite.org/pragma.html#pragma_locking_mode).
+    if (alone) database.exec('PRAGMA locking_mode = EXCLUSIVE; BEGIN IMMEDIATE; COMMIT');
     for (const pragma of ['journal_mode = WAL', 'synchronous = FULL']) database.exec(`PRAGMA ${pragma}`);
   } catch (error) {
     database.close();
