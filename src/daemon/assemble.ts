@@ -267,7 +267,7 @@ export async function openWorld(
     { addr: values.HATCH_SSH_ADDR, allowedCidrs: values.HATCH_SSH_ALLOWED_CIDR },
   );
   shutdown.add('ssh ports', () => ports.closeAll());
-  const net = network(values, data, log);
+  const net = openNetwork(values, data, log);
   shutdown.add('network', () => net.release());
   const fleet = new Fleet({
     clock,
@@ -353,7 +353,8 @@ export async function openWorld(
   return { world, data, late, firstKey: secret };
 }
 
-function network(values: Values, data: DataFolder, log: Logger): Network {
+/** The network of a configuration, as it is; nothing is made. */
+export function openNetwork(values: Values, data: DataFolder, log: Logger): Network {
   const options = {
     bridge: values.HATCH_BRIDGE_NAME,
     cidr: values.HATCH_BRIDGE_CIDR.text,

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
 import { spawn } from 'node:child_process';
-import { mkdtemp, readdir, rm } from 'node:fs/promises';
+import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, test } from 'node:test';
@@ -49,6 +49,38 @@ test('config is a table for people and JSON for programs, and whoever reads it m
   assert.deepEqual([code, said], [0, '']);
 });
 
+test('settings come from a file too, those in the environment win, and what is no setting is refused', async () => {
+  const file = join(folder, 'hatchd.env');
+  const config = async (env: Record<string, string> = {}): ReturnType<typeof hatchd> =>
+    hatchd(['--settings', file, 'config', '--json'], { HATCH_DATA_DIR: join(folder, 'config'), ...env });
+  const missing = await config();
+  assert.deepEqual(
+    [missing.exitCode, missing.stderr],
+    [2, `hatchd: The file ${file} of --settings is not there.\n`],
+  );
+  await writeFile(
+    file,
+    '# of this machine\nHATCH_DEFAULT_VCPU=2\nHATCH_S3_REGION="eu-west-3" # here\n\nHATCH_SSH_PORT_MIN=3000\n',
+  );
+  const { stdout } = await config({ HATCH_SSH_PORT_MIN: '2300' });
+  const rows = JSON.parse(stdout) as { name: string; value: string | null; source: string }[];
+  const shown = (name: string): unknown[] =>
+    rows.filter((row) => row.name === name).map((row) => [row.value, row.source]);
+  assert.deepEqual(shown('HATCH_DEFAULT_VCPU'), [['2', 'file']]);
+  assert.deepEqual(shown('HATCH_S3_REGION'), [['eu-west-3', 'file']]);
+  assert.deepEqual(shown('HATCH_SSH_PORT_MIN'), [['2300', 'environment']]);
+  assert.deepEqual(shown('HATCH_SSH_PORT_MAX'), [['3199', 'default']]);
+  await writeFile(file, 'HATCH_DEFAULT_VCUP=2\n');
+  const stranger = await config();
+  assert.equal(stranger.exitCode, 2);
+  assert.match(stranger.stderr, /HATCH_DEFAULT_VCUP.* Did you mean HATCH_DEFAULT_VCPU\?/);
+  await writeFile(file, 'HATCH_DEFAULT_VCPU=2\nHATCH_DEFAULT_MEM_MIB 1024\n');
+  assert.match(
+    (await config()).stderr,
+    /no NAME=value and no comment: it begins with "HATCH_DEFAULT_MEM_MI"\./,
+  );
+});
+
 test('doctor tells programs all it found, and ends with 1 when something fails', async () => {
   const { exitCode, stdout } = await hatchd(['doctor', '--json'], { HATCH_VMM: 'xen' });
   assert.equal(exitCode, 1);
@@ -78,7 +110,7 @@ test('down ends hatchd and its guests in order and keeps their rows; where there
     [nothing.exitCode, nothing.stdout],
     [0, `There is nothing to take down: ${data} is no data folder of Hatch.\n`],
   );
-  assert.deepEqual(await readdir(folder), []);
+  assert.equal(await exists(data), false);
 
   const first = serveHatchd(env);
   const secret = (await first.line(/^ {2}hatch_/)).trim();

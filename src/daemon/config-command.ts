@@ -3,19 +3,27 @@ import Table from 'cli-table3';
 import { describeConfig, readConfig } from './config.ts';
 import { dataFolder } from './data-folder.ts';
 
-/** Prints the configuration: a table for people, JSON for programs. Gives the exit code; throws BadConfig. */
+/**
+ * Prints the configuration: a table for people, JSON for programs; `fromFile`: what of it --settings says. Gives the exit code; throws
+ * BadConfig.
+ */
 export async function configCommand(
   env: Readonly<Record<string, string | undefined>>,
   json: boolean,
+  fromFile: Readonly<Record<string, string>> = {},
 ): Promise<number> {
   const read = readConfig(env);
   const data = dataFolder(read.values.HATCH_DATA_DIR);
-  const rows = describeConfig(env, read, {
+  const described = describeConfig(env, read, {
     DATABASE_URL: `sqlite:${data.database}`,
     HATCH_DATA_DIR: data.root,
     HATCH_HOST_NAME: hostname(),
     HATCH_IMAGE_DIRS: data.images,
   });
+  const rows = described.map((row) => ({
+    ...row,
+    source: row.source === 'environment' && fromFile[row.name] === env[row.name] ? 'file' : row.source,
+  }));
   if (json) {
     process.stdout.write(`${JSON.stringify(rows, null, 2)}\n`);
     return 0;

@@ -5,6 +5,8 @@ import { configCommand } from './config-command.ts';
 import { whole } from './config-values.ts';
 import { doctorCommand } from './doctor.ts';
 import { downCommand } from './down.ts';
+import { downAllCommand } from './down-all.ts';
+import { readSettingsFile } from './settings-file.ts';
 import { imageBuildCommand } from './image-build.ts';
 import { openLogger } from './logger.ts';
 import { serve, version } from './serve.ts';
@@ -15,13 +17,15 @@ const program = new Command('hatchd')
     'Hatch: boots, keeps and deletes microVMs on this machine. Without a command it serves, in the foreground.',
   )
   .version(version())
+  // Not --env-file: Node takes that for its own, wherever it stands.
+  .option('--settings <path>', 'read settings from a file, NAME=value a line; those in the environment win')
   .exitOverride()
   .configureOutput({ outputError: (text, write) => write(text.replace(/^error: /, 'hatchd: ')) })
   .showHelpAfterError('`hatchd --help` lists the commands.')
   .configureHelp({ showGlobalOptions: true })
   .addHelpText(
     'after',
-    '\nConfiguration is by environment: `hatchd config` lists all names, values and defaults.',
+    '\nConfiguration is by environment or --settings: `hatchd config` lists all names, values and defaults.',
   );
 
 program
@@ -41,7 +45,9 @@ program
   .command('config')
   .description('print every setting, its value, where it comes from and what it means; secrets hidden')
   .option('--json', 'as JSON')
-  .action((options: { json?: true }) => finish(() => configCommand(process.env, options.json === true)));
+  .action((options: { json?: true }) =>
+    finish(() => configCommand(environment(), options.json === true, fromFile())),
+  );
 
 program
   .command('doctor')
@@ -49,7 +55,7 @@ program
     'look at everything this machine needs to run guests, and say what to do about what is missing',
   )
   .option('--json', 'as JSON')
-  .action((options: { json?: true }) => finish(() => doctorCommand(process.env, options.json === true)));
+  .action((options: { json?: true }) => finish(() => doctorCommand(environment(), options.json === true)));
 
 program
   .command('down')
@@ -57,7 +63,10 @@ program
     'stop all guests of this data folder and remove bridge, taps, rules and DHCP server; disks stay',
   )
   .option('--grace <seconds>', 'how long guests may take to power off', graceSeconds, 30)
-  .action((options: { grace: number }) => finish(() => downCommand(configured(), options.grace)));
+  .option('--all', 'those of every data folder, also where its hatchd does not run any more')
+  .action((options: { grace: number; all?: true }) =>
+    finish(() => (options.all ? downAllCommand : downCommand)(configured(), options.grace)),
+  );
 
 program
   .command('image')
@@ -84,7 +93,17 @@ function graceSeconds(text: string): number {
 }
 
 function configured(): Values {
-  return readConfig(process.env).values;
+  return readConfig(environment()).values;
+}
+
+/** The settings of --settings; none without it. */
+function fromFile(): Readonly<Record<string, string>> {
+  const { settings } = program.opts<{ settings?: string }>();
+  return settings === undefined ? {} : readSettingsFile(settings);
+}
+
+function environment(): Readonly<Record<string, string | undefined>> {
+  return { ...fromFile(), ...process.env };
 }
 
 async function finish(work: () => Promise<number>): Promise<void> {

@@ -7,6 +7,7 @@ import { dhcpFiles } from './dhcp-server.ts';
 import {
   checkPort,
   pruneLeases,
+  readConf,
   readHosts,
   readLeases,
   renderConf,
@@ -100,4 +101,18 @@ test('leases that stand in the way are found, those of VMs that stay are not', (
     [gone.ip, '192.168.241.50'],
   );
   assert.equal(pruneLeases(text, [stays]), line(stays) + '\n');
+});
+
+test('a configuration says whose bridge and addresses it is for, whatever the prefix', () => {
+  for (const cidr of ['192.168.241.1/24', '10.7.0.1/16', '172.20.1.9/29']) {
+    const conf = renderConf(dhcpFiles('/data/net'), {
+      bridge: 'hatch7',
+      plan: planAddresses(cidr),
+      resolvers: [],
+      mtu: 1400,
+    });
+    assert.deepEqual(readConf(conf), { bridge: 'hatch7', cidr });
+  }
+  for (const text of ['', 'interface=eth0\n', 'dhcp-range=10.0.0.0,static,half,12h\n'])
+    assert.equal(readConf(text), undefined);
 });

@@ -58,6 +58,18 @@ export function renderConf(
   ].join('\n');
 }
 
+/** Whose a configuration is: its bridge, and the address and prefix of that; undefined for a text that is none of ours. */
+export function readConf(text: string): { readonly bridge: string; readonly cidr: string } | undefined {
+  const [bridge, netmask, gateway] = [
+    /^interface=(.+)$/m,
+    /^dhcp-range=[^,]+,static,([\d.]+),/m,
+    /^dhcp-option=option:router,(.+)$/m,
+  ].map((line) => line.exec(text)?.[1]);
+  const mask = parseIp(netmask ?? '');
+  if (bridge === undefined || gateway === undefined || mask === undefined) return undefined;
+  return { bridge, cidr: `${gateway}/${mask.toString(2).replaceAll('0', '').length}` };
+}
+
 /**
  * One reservation a line, its VM in a comment. Not in a tag (`set:`): dnsmasq 2.90 frees a used reservation's tags twice when it
  * reads the file again, and aborts. Seen with Debian 12's; a tag may come back once no supported release has that.
