@@ -43,6 +43,8 @@ declare module 'fastify' {
     errors?: readonly ErrorCode[];
     /** What a text/plain answer holds, where the answer is not JSON; for its description. */
     text?: string;
+    /** It answers with server-sent events, too, where they are asked for. */
+    stream?: true;
     /** What an application/octet-stream answer holds; for its description. */
     bytes?: string;
     /** What the body is where it is a file, taken as it comes; for its description. */

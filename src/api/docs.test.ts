@@ -106,6 +106,35 @@ test('schemas go by their names, every reference leads somewhere, and no private
   assert.equal(field(named['CreateVm'], 'properties', 'vcpu_count', 'maximum'), 32);
 });
 
+test('no answer may have a field its schema does not know, but where it holds what is not known before', async () => {
+  const doc = await description();
+  const named = fields(field(doc, 'components', 'schemas'));
+  const asked = /^(?:Create|Patch|ExecVm|ForkVm|LeaseVm|NoFields|RestoreVm|SimulateIdle|SnapshotVm|StopVm)/;
+  const open: string[] = [];
+  for (const [name, schema] of Object.entries(named))
+    if (!asked.test(name))
+      for (const [path, node] of walk(schema, [name]))
+        if (field(node, 'type') === 'object' && field(node, 'additionalProperties') !== false)
+          open.push(path.join('.'));
+  assert.deepEqual(open.sort(), [
+    'Error.properties.details',
+    'Event.properties.data',
+    'Template.properties.labels',
+    'Vm.properties.labels',
+    'VmWhy.properties.events.items.properties.data',
+    'VmWhy.properties.now.properties.signals',
+  ]);
+});
+
+test('a stream of events is described beside the list', async () => {
+  const doc = await description();
+  for (const url of ['/events', '/vms/{id}/events'])
+    assert.deepEqual(Object.keys(fields(field(doc, 'paths', url, 'get', 'responses', '200', 'content'))), [
+      'application/json',
+      'text/event-stream',
+    ]);
+});
+
 test('a body that may be left out is described so', async () => {
   const doc = await description();
   const required = (url: string): unknown => field(doc, 'paths', url, 'post', 'requestBody', 'required');

@@ -15,7 +15,7 @@ export function eventRoutes(app: App, deps: EventDeps): void {
   app.get(
     '/vms/:id/events',
     {
-      config: { access: READ },
+      config: { access: READ, stream: true },
       schema: {
         operationId: 'listVmEvents',
         tags,
@@ -38,7 +38,7 @@ export function eventRoutes(app: App, deps: EventDeps): void {
   app.get(
     '/events',
     {
-      config: { access: READ },
+      config: { access: READ, stream: true },
       schema: {
         operationId: 'listEvents',
         tags,

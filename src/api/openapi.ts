@@ -110,7 +110,10 @@ function successes(response: unknown, config: FastifyContextConfig): Record<stri
         {
           description: text,
           ...(type === 'array' && status === '200' ? { headers: LINK } : {}),
-          content: { 'application/json': { schema: described(schema, false) } },
+          content: {
+            'application/json': { schema: described(schema, false) },
+            ...(config.stream === undefined ? {} : { 'text/event-stream': { schema: { type: 'string' } } }),
+          },
         },
       ];
     }),
@@ -123,8 +126,11 @@ function errorsOf(
   config: FastifyContextConfig,
   { writes }: { readonly writes: boolean },
 ): ErrorCode[] {
-  // Any call may meet a server that starts or stops, and any that writes a full disk.
-  const codes = new Set<ErrorCode>(['invalid_request', 'internal', 'unavailable', ...(config.errors ?? [])]);
+  // Any request may come too slowly or be none, any call may meet a server that starts or stops, and any that writes a full disk.
+  const codes = new Set<ErrorCode>([
+    ...(['invalid_request', 'request_timeout', 'headers_too_large', 'internal', 'unavailable'] as const),
+    ...(config.errors ?? []),
+  ]);
   if (writes) codes.add('no_space');
   if (config.idempotent === true) codes.add('already_exists');
   if (config.access !== 'open')

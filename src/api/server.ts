@@ -1,4 +1,4 @@
-import { createServer, type Server } from 'node:http';
+import { createServer, maxHeaderSize, STATUS_CODES, type Server } from 'node:http';
 import { createServer as createTlsServer } from 'node:https';
 import type { Socket } from 'node:net';
 import type { TypeBoxTypeProvider } from '@fastify/type-provider-typebox';
@@ -153,13 +153,17 @@ function answerBrokenHttp(error: Error & { readonly code?: string }, socket: Soc
   if (error.code === 'ECONNRESET' || !socket.writable) return void socket.destroy();
   const failure =
     error.code === 'HPE_HEADER_OVERFLOW'
-      ? new Failure('too_large', 'The headers of the request are too large.')
+      ? new Failure(
+          'headers_too_large',
+          `The path and the headers of a request may have at most ${maxHeaderSize} bytes together.`,
+          { details: { limit: maxHeaderSize } },
+        )
       : error.code === 'ERR_HTTP_REQUEST_TIMEOUT'
-        ? new Failure('invalid_request', `The request did not come whole within ${REQUEST_MS / 1000} s.`)
+        ? new Failure('request_timeout', `The request did not come whole within ${REQUEST_MS / 1000} s.`)
         : new Failure('invalid_request', 'This is not a valid HTTP request.');
-  const body = JSON.stringify(errorBody(failure, newRequestId()));
+  const [body, status] = [JSON.stringify(errorBody(failure, newRequestId())), statusOf(failure)];
   socket.end(
-    `HTTP/1.1 ${statusOf(failure)} Error\r\ncontent-type: application/json; charset=utf-8\r\n` +
+    `HTTP/1.1 ${status} ${STATUS_CODES[status]}\r\ncontent-type: application/json; charset=utf-8\r\n` +
       `content-length: ${Buffer.byteLength(body)}\r\nconnection: close\r\n\r\n${body}`,
   );
 }

@@ -152,7 +152,7 @@ test('an upload that stalls, and any other body that does not come whole in time
   json.sent.write('{');
   await pass(other.time, 61);
   const answer = await json.answer;
-  assert.equal(answer.statusCode, 400);
+  assert.equal(answer.statusCode, ERRORS.request_timeout.status);
   assert.match(await text(answer), /did not come whole within 60 s/);
 });
 

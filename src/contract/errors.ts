@@ -34,6 +34,7 @@ export const ERRORS = {
   ),
   not_found: kind(404, 'caller', false, 'There is no such thing in this account.'),
   method_not_allowed: kind(405, 'caller', false, 'The path exists, but not with this method.'),
+  request_timeout: kind(408, 'caller', true, 'The request did not come whole in time.'),
   wrong_state: kind(
     409,
     'caller',
@@ -52,6 +53,12 @@ export const ERRORS = {
   ),
   too_large: kind(413, 'caller', false, 'The body or a field is over its limit.'),
   unsupported_media_type: kind(415, 'caller', false, 'The body is not JSON, or does not say it is.'),
+  headers_too_large: kind(
+    431,
+    'caller',
+    false,
+    'The request’s path and headers together are over their limit.',
+  ),
   rate_limited: kind(429, 'caller', true, 'Too many requests with this key; wait for `Retry-After` seconds.'),
   internal: kind(500, 'us', false, 'A defect in Hatch; the log has the request id.'),
   guest_unreachable: kind(

@@ -4,10 +4,11 @@ import { randomInt } from 'node:crypto';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { Compile } from 'typebox/compile';
+import { ApiDescription } from '../../src/api/described-answers.ts';
 import type { VmId } from '../../src/base/ids.ts';
 import { silent, type Logger } from '../../src/base/logger.ts';
 import { ErrorBody } from '../../src/contract/error-body.ts';
-import { ERRORS, type ErrorCode } from '../../src/contract/errors.ts';
+import type { ErrorCode } from '../../src/contract/errors.ts';
 import { startDaemon, type Daemon } from '../../src/daemon/assemble.ts';
 import { readConfig } from '../../src/daemon/config.ts';
 import { readAdminKey } from '../../src/daemon/data-folder.ts';
@@ -38,7 +39,7 @@ export interface FakeDaemon {
   readonly key: string;
   /** The address its SSH ports are at: its own, so that daemons of several tests do not meet. */
   readonly sshAddr: string;
-  /** Sends a request; an answer that is an error is checked against its schema and its status. A string is sent as it is. */
+  /** Sends a request; every answer is checked against the server’s description of itself. A string is sent as it is. */
   call(method: Method, path: string, body?: unknown, sending?: Sending): Promise<Answer>;
   /** Sends it and asserts that it is refused with this code, in a sentence. */
   refused(
@@ -116,6 +117,9 @@ export async function makeFakeHost(): Promise<FakeHost> {
 }
 
 function overDaemon(daemon: Daemon, adminKey: string, sshAddr: string): FakeDaemon {
+  const description = once(
+    async () => new ApiDescription(await (await fetch(`${daemon.url}/openapi.json`)).json()),
+  );
   const call: FakeDaemon['call'] = async (method, path, body, { key = adminKey, headers, signal } = {}) => {
     const response = await fetch(`${daemon.url}${path}`, {
       method,
@@ -130,10 +134,14 @@ function overDaemon(daemon: Daemon, adminKey: string, sshAddr: string): FakeDaem
     const text = await response.text();
     const isJson = response.headers.get('content-type')?.startsWith('application/json') === true;
     const parsed: unknown = isJson && text !== '' ? JSON.parse(text) : undefined;
+    const contentType = response.headers.get('content-type') ?? undefined;
+    assert.deepEqual(
+      (await description()).wrongWith({ method, url: path, status: response.status, contentType, text }),
+      [],
+      `${method} ${path}: ${response.status} ${text}`,
+    );
     if (response.status >= 400) {
-      assert.deepEqual(anError.Errors(parsed), [], text);
       const error = anError.Parse(parsed);
-      assert.equal(ERRORS[error.code].status, response.status);
       assert.match(error.error, /^["A-Z].*[.?]$/s, `an error is a sentence: ${error.error}`);
     }
     return { status: response.status, headers: response.headers, body: parsed };
@@ -171,4 +179,10 @@ function overDaemon(daemon: Daemon, adminKey: string, sshAddr: string): FakeDaem
     },
     stop: () => daemon.shutdown.run('the test is over'),
   };
+}
+
+/** Does something when it is first asked for, and gives what came of it from then on. */
+function once<T>(work: () => Promise<T>): () => Promise<T> {
+  let done: Promise<T> | undefined;
+  return () => (done ??= work());
 }
