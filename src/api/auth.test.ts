@@ -3,7 +3,7 @@ import { test } from 'node:test';
 import { SCOPES, type Scope } from '../model/records.ts';
 import { field, fields, testApi } from './test-client.ts';
 
-type Method = 'GET' | 'POST' | 'PATCH' | 'DELETE';
+type Method = 'GET' | 'POST' | 'PUT' | 'PATCH' | 'DELETE';
 
 /** Every route of the API and who may use it; the description is asked whether one is missing here. */
 const routes: readonly [method: Method, url: string, access: 'open' | 'read and write' | readonly Scope[]][] =
@@ -18,6 +18,8 @@ const routes: readonly [method: Method, url: string, access: 'open' | 'read and 
     ['POST', '/vms/{id}/stop', ['write']],
     ['POST', '/vms/{id}/reboot', ['write']],
     ['POST', '/vms/{id}/exec', ['write']],
+    ['GET', '/vms/{id}/files', ['write']],
+    ['PUT', '/vms/{id}/files', ['write']],
     ['GET', '/vms/{id}/console', ['read', 'write']],
     ['GET', '/vms/{id}/metrics', ['read', 'write']],
     ['POST', '/vms/{id}/lease', ['write']],

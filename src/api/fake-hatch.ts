@@ -7,6 +7,7 @@ import type { Account, ApiKey, HatchEvent, Image, Quotas, Scope, Template } from
 import { checkUserData } from '../model/user-data.ts';
 import type { Vm } from '../model/vm.ts';
 import { fakeIdle } from './fake-idle.ts';
+import { fakeGuestFiles, type FakeGuestFiles } from './fake-guest-files.ts';
 import { fakeEvents } from './fake-events.ts';
 import { pageOf } from './fake-page.ts';
 import { NOTHING, templateFields } from './fake-templates.ts';
@@ -25,6 +26,7 @@ export interface FakeHatch extends Hatch {
   readonly snapshotRows: FakeSnapshots['rows'];
   readonly transfers: FakeSnapshots['transfers'];
   readonly disk: FakeSnapshots['disk'];
+  readonly inside: FakeGuestFiles;
   readonly commands: ExecCommand[];
   /** What `GET /readyz` finds missing. */
   problems: Awaited<ReturnType<Hatch['readiness']>>;
@@ -102,6 +104,7 @@ export function fakeHatch(clock: Clock): FakeHatch {
   };
   const saved = fakeSnapshots({ clock, rows: vms, own, change, newNetwork });
   const routed = fakeRoutes({ clock, own });
+  const inside = fakeGuestFiles({ clock, own });
   const tell = (vm: Vm, kind: string): void => {
     events.push({
       id: newId('evt'),
@@ -159,6 +162,7 @@ export function fakeHatch(clock: Clock): FakeHatch {
     transfers: saved.transfers,
     disk: saved.disk,
     accountRows: accounts,
+    inside,
     commands,
     problems: [],
     writeConsole: (text) => {
@@ -268,6 +272,7 @@ export function fakeHatch(clock: Clock): FakeHatch {
       },
       reboot: async (caller, id) => own(caller, id),
       ...saved.saving,
+      ...inside.calls,
       delete: async (caller, id) => {
         const vm = own(caller, id);
         vms.delete(vm.id);

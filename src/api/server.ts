@@ -16,6 +16,7 @@ import { errorBody, newRequestId, statusOf } from '../model/failure-answer.ts';
 import { errorHandler, sendFailure, toFailure } from './errors.ts';
 import { eventRoutes } from './events.ts';
 import { execRoutes } from './exec.ts';
+import { guestFileRoutes } from './guest-files.ts';
 import { healthRoutes } from './health.ts';
 import { idleRoutes } from './idle.ts';
 import { imageRoutes } from './images.ts';
@@ -102,6 +103,7 @@ export async function createApi(
   routeRoutes(app, { hatch });
   idleRoutes(app, { hatch });
   execRoutes(app, { hatch });
+  await guestFileRoutes(app, { hatch, log, streams, clock });
   consoleRoutes(app, { hatch, log, streams });
   metricsRoutes(app, { hatch, meter });
   eventRoutes(app, { hatch, log, clock, streams });

@@ -20,11 +20,13 @@ import type { CreateTemplate, PatchTemplate, Template } from '../contract/templa
 import type { CreateVm, PatchVm, StopVm, Vm, VmState, WaitQuery } from '../contract/vm.ts';
 import { KEY_HEADER } from '../contract/snapshot.ts';
 import { eventCalls } from './event-calls.ts';
+import { fileCalls } from './file-calls.ts';
 import { idleCalls } from './idle-calls.ts';
 import { routeCalls } from './route-calls.ts';
 import { seg, Transport, type CallOptions, type ListOptions, type MakingOptions } from './transport.ts';
 
 export { ApiError, NoName, Unreachable } from './api-error.ts';
+export type { GuestFile } from './file-calls.ts';
 export type { ListOptions } from './transport.ts';
 
 export interface WaitOptions extends CallOptions, WaitQuery {}
@@ -192,6 +194,7 @@ function vmCalls(transport: Transport) {
         body: request,
         signal,
       }),
+    ...fileCalls(transport),
     /** What it has used since it was started; an ApiError `wrong_state` when it does not run. */
     metrics: (vm: string, { signal }: CallOptions = {}): Promise<VmMetrics> =>
       transport.json({ method: 'GET', path: `/vms/${seg(vm)}/metrics`, signal }),

@@ -29,7 +29,7 @@ export interface MakingOptions {
 }
 
 interface Call extends CallOptions, MakingOptions {
-  readonly method: 'GET' | 'POST' | 'PATCH' | 'DELETE';
+  readonly method: 'GET' | 'POST' | 'PUT' | 'PATCH' | 'DELETE';
   readonly path: string;
   readonly query?: Query | undefined;
   readonly body?: unknown;
@@ -71,11 +71,26 @@ export class Transport {
 
   /** An answer of bytes as it comes. Throws ApiError and Unreachable, also when it is cut off. */
   async *bytes(call: Call): AsyncGenerator<Uint8Array> {
-    const answer = await this.#send(call);
+    yield* (await this.open(call)).content;
+  }
+
+  /** An answer of bytes as it comes, once it has begun, with its headers. Throws as `bytes`, and the content does. */
+  async open(call: Call): Promise<{
+    readonly headers: Dispatcher.ResponseData['headers'];
+    readonly content: AsyncGenerator<Uint8Array>;
+  }> {
+    const { headers, body } = await this.#send(call);
+    return { headers, content: this.#pieces(body, call.signal) };
+  }
+
+  async *#pieces(
+    body: Dispatcher.ResponseData['body'],
+    signal: AbortSignal | undefined,
+  ): AsyncGenerator<Uint8Array> {
     try {
-      for await (const chunk of answer.body) if (chunk instanceof Uint8Array) yield chunk;
+      for await (const chunk of body) if (chunk instanceof Uint8Array) yield chunk;
     } catch (error) {
-      if (call.signal?.aborted) throw call.signal.reason;
+      if (signal?.aborted) throw signal.reason;
       throw new Unreachable(this.#url.origin, error);
     }
   }
@@ -147,7 +162,7 @@ export class Transport {
     if (answer.statusCode < 300) return answer;
     throw readApiError({
       status: answer.statusCode,
-      header: (name) => one(answer.headers[name]),
+      header: (name) => headerOf(answer.headers[name]),
       text: await readText(answer, this.#url.origin),
     });
   }
@@ -155,12 +170,13 @@ export class Transport {
 
 /** The `after` of a `Link` header's next page; undefined on the last page. */
 export function nextAfter(link: string | string[] | undefined): string | undefined {
-  const target = /<([^>]*)>;\s*rel="next"/.exec(one(link) ?? '')?.[1];
+  const target = /<([^>]*)>;\s*rel="next"/.exec(headerOf(link) ?? '')?.[1];
   if (target === undefined) return undefined;
   return new URL(target, 'http://any').searchParams.get('after') ?? undefined;
 }
 
-function one(header: string | string[] | undefined): string | undefined {
+/** A header of an answer; the first, where it came more than once. */
+export function headerOf(header: string | string[] | undefined): string | undefined {
   return Array.isArray(header) ? header[0] : header;
 }
 

@@ -38,7 +38,7 @@ const facts = {
 export const FileFacts = Type.Object(facts, {
   $id: 'FileFacts',
   additionalProperties: false,
-  description: 'What a file was when the snapshot was made.',
+  description: 'What a file is in the guest, or was when the snapshot was made.',
   examples: [
     {
       kind: 'file',

@@ -68,6 +68,7 @@ async function hurry<T>(clock: FakeClock, work: Promise<T>): Promise<T> {
 
 const machine = new FakeGuestAgent(onThisMachine);
 machine.pieceBytes = 1000;
+machine.inside.onThisMachine = true;
 agentSuite('in memory', {
   open: () => openAgent({ connect: machine.connect, clock: systemClock, log: silent }),
   mostMs: 20_000,

@@ -6,6 +6,7 @@ import { errorFields, type Logger } from '../base/logger.ts';
 import {
   AgentGone,
   AgentRefused,
+  type AgentFile,
   type ExecCommand,
   type ExecResult,
   type GuestAgent,
@@ -13,6 +14,7 @@ import {
   type StartedProgram,
 } from './agent.ts';
 import { AgentConnection } from './agent-connection.ts';
+import { openAgentFile } from './agent-file.ts';
 import { fieldOf } from './fields.ts';
 import { execArguments, execResult, programArguments, programResult } from './agent-exec.ts';
 
@@ -79,60 +81,63 @@ class AgentClient implements GuestAgent {
     return pid;
   }
 
+  async open(path: string, mode: 'r' | 'r+', signal: AbortSignal): Promise<AgentFile> {
+    return openAgentFile(
+      {
+        ask: (command, argumentsJson, until) => this.#ask(command, argumentsJson, until),
+        // Nobody waits for it.
+        tell: (command, argumentsJson) =>
+          void this.#ask(command, argumentsJson, this.#closing.signal).catch((error: unknown) =>
+            this.#deps.log.debug(errorFields(error), command),
+          ),
+      },
+      { path, mode },
+      signal,
+    );
+  }
+
   async read(path: string, signal: AbortSignal): Promise<string | undefined> {
-    const handle = await this.#open(path, 'r', signal);
-    if (handle === undefined) return undefined;
+    const file = await this.#openIfThere(path, 'r', signal);
+    if (file === undefined) return undefined;
     try {
       const pieces: Buffer[] = [];
-      for (let ended = false; !ended;) {
-        const piece = await this.#ask(
-          'guest-file-read',
-          `{"handle":${handle},"count":${PIECE_BYTES}}`,
-          signal,
-        );
-        const data = fieldOf(piece, 'buf-b64');
-        pieces.push(Buffer.from(typeof data === 'string' ? data : '', 'base64'));
-        ended = fieldOf(piece, 'eof') !== false;
+      let at = 0;
+      for (let over = false; !over;) {
+        const { bytes, ended } = await file.read(at, PIECE_BYTES, signal);
+        pieces.push(bytes);
+        at += bytes.length;
+        over = ended;
       }
       return Buffer.concat(pieces).toString('utf8');
     } finally {
-      this.#closeFile(handle);
+      file.close();
     }
   }
 
   async write(path: string, text: string, signal: AbortSignal): Promise<boolean> {
     // For reading too: a pipe that nobody reads would keep the agent waiting at its opening.
-    const handle = await this.#open(path, 'r+', signal);
-    if (handle === undefined) return false;
+    const file = await this.#openIfThere(path, 'r+', signal);
+    if (file === undefined) return false;
     try {
-      const data = Buffer.from(text).toString('base64');
-      await this.#ask('guest-file-write', `{"handle":${handle},"buf-b64":"${data}"}`, signal);
+      await file.write(0, Buffer.from(text), signal);
       return true;
     } catch (error) {
       if (error instanceof AgentRefused) return false;
       throw error;
     } finally {
       // Until then it lies in the agent.
-      this.#closeFile(handle);
+      file.close();
     }
   }
 
-  async #open(path: string, mode: 'r' | 'r+', signal: AbortSignal): Promise<number | undefined> {
+  async #openIfThere(path: string, mode: 'r' | 'r+', signal: AbortSignal): Promise<AgentFile | undefined> {
     try {
-      const handle = await this.#ask('guest-file-open', JSON.stringify({ path, mode }), signal);
-      return typeof handle === 'number' ? handle : undefined;
+      return await this.open(path, mode, signal);
     } catch (error) {
       // There is none, or the agent is not allowed to.
       if (error instanceof AgentRefused) return undefined;
       throw error;
     }
-  }
-
-  /** Nobody waits for it. */
-  #closeFile(handle: number): void {
-    this.#ask('guest-file-close', `{"handle":${handle}}`, this.#closing.signal).catch((error: unknown) =>
-      this.#deps.log.debug(errorFields(error), 'guest file close'),
-    );
   }
 
   async setTime(signal: AbortSignal): Promise<void> {

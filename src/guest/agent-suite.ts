@@ -2,6 +2,8 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { AgentGone, type ExecCommand, type ExecResult, type GuestAgent } from './agent.ts';
 import { Failure } from '../model/failure.ts';
+import { guestFileSuite } from './guest-file-suite.ts';
+import { oddFileSuite } from './odd-file-suite.ts';
 
 const MIB = 1024 * 1024;
 
@@ -195,6 +197,19 @@ export function agentSuite(
     await assert.rejects(waiting, /enough/);
     assert.equal((await exec('echo here')).stdout, 'here\n');
   });
+
+  guestFileSuite(name, {
+    guest: async () => {
+      const folder = (await exec('mktemp -d')).stdout.trim();
+      const list = async (): Promise<readonly string[]> =>
+        (await exec(['find', folder, '-mindepth', '1', '-maxdepth', '1', '-printf', '%f\\0'])).stdout
+          .split('\0')
+          .slice(0, -1);
+      return { agent: agent(), folder, list };
+    },
+    mostMs,
+  });
+  oddFileSuite(name, { agent, exec, mostMs });
 
   test(`${name}: it says what it is`, async () => {
     const info = await agent().info(AbortSignal.timeout(mostMs));

@@ -19,6 +19,11 @@ export interface GuestAgent {
    * that could be done. Rejects with the signal's reason or AgentGone.
    */
   write(path: string, text: string, signal: AbortSignal): Promise<boolean>;
+  /**
+   * Opens a regular file: to be read, or (`r+`) one that is there to be written over. Rejects with AgentRefused in the guest's words when
+   * that cannot be done, else as `exec` does. A pipe without anyone at its other end would keep the agent waiting, so it is looked before.
+   */
+  open(path: string, mode: 'r' | 'r+', signal: AbortSignal): Promise<AgentFile>;
   /** Sets the guest's clock to the host's. */
   setTime(signal: AbortSignal): Promise<void>;
   /** Asks the guest to power off, halt or reboot; resolves when it has been asked. */
@@ -26,6 +31,25 @@ export interface GuestAgent {
   /** What the guest says of itself: OS name and agent version. */
   info(signal: AbortSignal): Promise<{ readonly version: string; readonly supports: readonly string[] }>;
   /** Ends the connection; the agent in the guest goes on and can be connected to anew. */
+  close(): void;
+}
+
+/**
+ * An open file of a guest. A channel that breaks costs it nothing: the next question is asked over the next one, and says from where on.
+ * Whatever is asked of it rejects with AgentRefused in the guest's words, AgentGone or the signal's reason. One question at a time.
+ */
+export interface AgentFile {
+  /** Up to `count` bytes from `at` on, and whether the file ended there. */
+  read(
+    at: number,
+    count: number,
+    signal: AbortSignal,
+  ): Promise<{ readonly bytes: Buffer; readonly ended: boolean }>;
+  /** Writes all of them, from `at` on; they may lie in the agent until `flush`. */
+  write(at: number, bytes: Buffer, signal: AbortSignal): Promise<void>;
+  /** Gives the guest's kernel what was written. */
+  flush(signal: AbortSignal): Promise<void>;
+  /** Closes it. Nobody waits for that, and doing it twice is fine. */
   close(): void;
 }
 

@@ -1,6 +1,6 @@
 import { duplexPair, type Duplex } from 'node:stream';
 import { AgentLines, MARK } from './agent-lines.ts';
-import { FakeAgentFiles } from './fake-agent-files.ts';
+import { FakeAgentFiles, isFileCommand } from './fake-agent-files.ts';
 import { fieldOf } from './fields.ts';
 
 /** What a program the fake agent was told to run did: it is reported when nobody holds its outputs any more. */
@@ -116,6 +116,10 @@ export class FakeGuestAgent {
       if (command === 'guest-set-time') this.#setTime(text);
       return error(refusal);
     }
+    if (isFileCommand(command)) {
+      const answer = this.inside.answer(command, given);
+      return typeof answer === 'string' ? error(answer) : JSON.stringify({ return: answer.value });
+    }
     switch (command) {
       case 'guest-sync-delimited':
         return JSON.stringify({ return: fieldOf(given, 'id') });
@@ -143,13 +147,6 @@ export class FakeGuestAgent {
         return JSON.stringify({ return: { pid: this.#start(given) } });
       case 'guest-exec-status':
         return this.#status(Number(fieldOf(given, 'pid')));
-      case 'guest-file-open':
-      case 'guest-file-read':
-      case 'guest-file-write':
-      case 'guest-file-close': {
-        const answer = this.inside.answer(command, given);
-        return typeof answer === 'string' ? error(answer) : JSON.stringify({ return: answer.value });
-      }
       default:
         return error(`The command ${command} has not been found`, 'CommandNotFound');
     }

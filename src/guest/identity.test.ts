@@ -36,6 +36,7 @@ function agentThat(result: Partial<ExecResult>): {
     close: () => undefined,
     exec: none,
     read: none,
+    open: none,
     // It has no helper.
     write: async () => false,
     start: async (program) => {

@@ -38,7 +38,7 @@ function helped(
     },
   };
   const agent: GuestAgent = {
-    ...{ ping: none, exec: none, shutdown: none, info: none, close: () => undefined },
+    ...{ ping: none, exec: none, open: none, shutdown: none, info: none, close: () => undefined },
     setTime: async () => void guest.setTimes++,
     start: async ({ argv }) => {
       guest.started.push(argv[3] ?? '');

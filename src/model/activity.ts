@@ -1,5 +1,5 @@
 /** How a VM is used: each is one connection, request or command that is open for as long as it is used so. */
-export const WAYS_IN = ['http', 'upgrade', 'ssh', 'exec', 'console'] as const;
+export const WAYS_IN = ['http', 'upgrade', 'ssh', 'exec', 'file', 'console'] as const;
 export type WayIn = (typeof WAYS_IN)[number];
 
 /** One use of a VM that is open now; times are milliseconds of a clock that only goes forward. */

@@ -86,6 +86,7 @@ test('open connections count as the policy says; requests and commands always', 
     ['ignore', use('console'), 'snapshot'],
     ['ignore', use('http', TIMEOUT_MS), 'in_use'],
     ['ignore', use('exec', TIMEOUT_MS), 'in_use'],
+    ['ignore', use('file', TIMEOUT_MS), 'in_use'],
   ];
   for (const [connections, open, expected] of table)
     assert.equal(
@@ -174,7 +175,7 @@ test('never asleep while anything that counts is open, leased, pinned or under w
       assert.ok(activity.guestBusyUntil === null || activity.guestBusyUntil <= NOW);
       assert.ok(activity.leasedUntil === null || activity.leasedUntil <= NOW);
       for (const { by, lastPayloadAt } of activity.open) {
-        assert.ok(by !== 'http' && by !== 'exec');
+        assert.ok(by !== 'http' && by !== 'exec' && by !== 'file');
         assert.notEqual(policy.connections, 'hold');
         if (policy.connections === 'quiet') assert.ok(NOW - lastPayloadAt >= QUIET_MS);
       }
@@ -189,7 +190,7 @@ test('whoever looks again when he is told to, while nothing changes, sees the VM
   fc.assert(
     fc.property(policies, activities, (policy, activity) => {
       const held = activity.open.some(
-        ({ by }) => by === 'http' || by === 'exec' || policy.connections === 'hold',
+        ({ by }) => by === 'http' || by === 'exec' || by === 'file' || policy.connections === 'hold',
       );
       fc.pre(!held);
       let now = NOW;

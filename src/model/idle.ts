@@ -115,7 +115,7 @@ export function staysAwakeMs(wakesInLastHour: number): number {
   return wakesInLastHour > MANY_WAKES ? 2 * STAYS_AWAKE_MS : STAYS_AWAKE_MS;
 }
 
-/** Whether an open use keeps its VM awake by a policy. Requests and commands always do: somebody waits for their end. */
+/** Whether an open use keeps its VM awake by a policy. Requests, commands and files on their way always do: somebody waits for their end. */
 function counts(use: OpenUse, { connections }: IdlePolicy, now: number): boolean {
   if (!isConnection(use)) return true;
   if (connections === 'quiet') return now - use.lastPayloadAt < QUIET_MS;
@@ -123,7 +123,7 @@ function counts(use: OpenUse, { connections }: IdlePolicy, now: number): boolean
 }
 
 function isConnection({ by }: OpenUse): boolean {
-  return by !== 'http' && by !== 'exec';
+  return by !== 'http' && by !== 'exec' && by !== 'file';
 }
 
 /** When the last of some uses that count no longer does if nothing goes through them; null: not by itself. */

@@ -1,7 +1,6 @@
 import type { Readable } from 'node:stream';
-import type { AccountId, KeyId, MakeId, SnapshotId, VmId } from '../base/ids.ts';
+import type { SnapshotId, VmId } from '../base/ids.ts';
 import type { FileContent } from '../guest/saved-disk/content-stream.ts';
-import type { ExecCommand, ExecResult } from '../guest/agent.ts';
 import type { Account, ApiKey, HatchEvent, Image, Quotas, Scope, Template } from '../model/records.ts';
 import type { FileChange, FileFacts, FileListing } from '../model/saved-files.ts';
 import type { Route, WakeRules } from '../model/route.ts';
@@ -9,27 +8,15 @@ import type { Snapshot } from '../model/snapshot.ts';
 import type { IdlePolicy, Vm, VmState } from '../model/vm.ts';
 import type { Transfer } from './archive/archive.ts';
 import type { IdempotentRequests } from './idempotency.ts';
+import type { Caller } from './caller.ts';
 import type { EventsAsked } from './event-feed.ts';
+import type { GuestCalls } from './guest-calls.ts';
 import type { IdleSimulation, WhyVm } from './idle-answers.ts';
 import type { GuestTraffic } from '../net/network.ts';
 import type { Page, VmUse } from '../store/store.ts';
 import type { MachineCounters } from '../vmm/driver.ts';
 
-/** Who touches a VM. */
-export interface Visitor {
-  readonly by: 'http' | 'ssh' | 'exec' | 'api';
-  /** The address they come from, where there is one. */
-  readonly from: string | null;
-}
-
-/** Who asks: an API key that was found good. */
-export interface Caller {
-  readonly accountId: AccountId;
-  readonly keyId: KeyId;
-  readonly scopes: ReadonlySet<Scope>;
-  /** The ids of what this one request makes, where it may be sent again: what is there already is not made again. */
-  readonly newId?: MakeId;
-}
+export type { Caller, Visitor } from './caller.ts';
 
 /** How long a call that starts a guest holds its answer back. */
 export interface Wait {
@@ -150,7 +137,7 @@ export interface VmMetrics {
  * another account's is `not_found`; scopes are the API's business, ownership is ours.
  */
 export interface Hatch {
-  readonly vms: {
+  readonly vms: GuestCalls & {
     /** Resolves when the VM runs, or as `wait` says; with the wait over, `timeout` and the VM is left as it is. */
     create(caller: Caller, request: CreateVm, wait?: Wait): Promise<Vm>;
     get(caller: Caller, idOrName: string, wait?: Wait): Promise<Vm>;
@@ -176,8 +163,6 @@ export interface Hatch {
     /** Makes copies of a running or sleeping VM, each somebody of its own. */
     fork(caller: Caller, idOrName: string, request: ForkRequest, wait?: Wait): Promise<readonly Vm[]>;
     delete(caller: Caller, idOrName: string): Promise<void>;
-    /** Runs a command in a guest; a sleeping one is woken for a `visitor`, and refused without. */
-    exec(caller: Caller, idOrName: string, command: ExecCommand, visitor?: Visitor): Promise<ExecResult>;
     /** `wrong_state` for one that does not run. */
     metrics(caller: Caller, idOrName: string): Promise<VmMetrics>;
     /** The last `tailBytes` bytes of the serial console, and where they end: `follow` goes on from there. */

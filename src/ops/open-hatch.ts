@@ -6,6 +6,7 @@ import { createVm } from './create-vm.ts';
 import { deleteVm } from './delete-vm.ts';
 import { exportSnapshot } from './export-snapshot.ts';
 import { forkVm } from './fork-vm.ts';
+import { guestFiles } from './guest-files.ts';
 import type { Hatch } from './hatch.ts';
 import { images, type ImageRegistry } from './images.ts';
 import { importSnapshot } from './import-snapshot.ts';
@@ -59,6 +60,7 @@ export function openHatch(
       fork: (caller, idOrName, request, wait) => forkVm(world, caller, idOrName, request, wait),
       reboot: (caller, idOrName, wait) => rebootVm(world, caller, idOrName, wait),
       delete: (caller, idOrName) => deleteVm(world, caller, idOrName),
+      ...guestFiles(world, waker),
       exec: (caller, idOrName, command, visitor) => execIn(world, waker, caller, idOrName, command, visitor),
       metrics: (caller, idOrName) => metricsOf(world, caller, idOrName),
       console: (caller, idOrName, tailBytes) => consoleOf(world, caller, idOrName, tailBytes),

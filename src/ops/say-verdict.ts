@@ -6,6 +6,7 @@ const USES = {
   upgrade: 'a WebSocket or another upgraded connection',
   ssh: 'SSH',
   exec: 'a command',
+  file: 'a file on its way in or out',
   console: 'a followed console',
 } as const satisfies Record<WayIn, string>;
 

@@ -69,7 +69,8 @@ async function runIn(world: ExecDeps, vm: Vm, command: ExecCommand): Promise<Exe
   }
 }
 
-async function wakeFor(waker: Waker, id: Vm['id'], visitor: Visitor): Promise<void> {
+/** Wakes a VM for a visitor; who is turned away is noted. Throws as `Waker.wake`, and `timeout`. */
+export async function wakeFor(waker: Waker, id: Vm['id'], visitor: Visitor): Promise<void> {
   try {
     await deadline('waking the VM', WAKE_MS, (signal) => waker.wake(id, visitor, signal));
   } catch (error) {
@@ -99,7 +100,7 @@ export async function metricsOf(
 }
 
 /** The guest of a VM that runs; `rule` ends the sentence of the refusal. */
-function liveOf({ fleet }: Pick<World, 'fleet'>, vm: Vm, rule: string): Live {
+export function liveOf({ fleet }: Pick<World, 'fleet'>, vm: Vm, rule: string): Live {
   if (vm.state !== 'running')
     throw new Failure('wrong_state', `The VM is ${vm.state}; ${rule}.`, {
       details: { state: vm.state, allowed: ['running'] },

@@ -156,6 +156,7 @@ function counting(agent: GuestAgent): { readonly agent: GuestAgent; readonly sta
       started.push(program.argv.at(-1) ?? '');
       return agent.start(program, signal);
     },
+    open: (path, mode, signal) => agent.open(path, mode, signal),
     read: (path, signal) => agent.read(path, signal),
     write: (path, text, signal) => agent.write(path, text, signal),
     setTime: (signal) => agent.setTime(signal),

@@ -12,7 +12,7 @@ export interface FileContent {
 /** Pieces as a stream that closes their source however it ends; also when nobody ever read from it. */
 export function contentStream(
   pieces: AsyncGenerator<Buffer>,
-  source: ByteSource,
+  source: Pick<ByteSource, 'close'>,
   signal: AbortSignal,
   explained: (error: unknown) => unknown,
 ): Readable {

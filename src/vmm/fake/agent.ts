@@ -1,4 +1,5 @@
 import { duplexPair, type Duplex } from 'node:stream';
+import { bytesOf, FakeGuestFiles } from './guest-files.ts';
 import { CLOCK_PATH, IDENTITY_PROGRAMS, runIdentityProgram, type FakeFiles } from './identity.ts';
 
 /** The pretended guest, as its agent has it. */
@@ -6,6 +7,11 @@ export interface FakeInside extends FakeFiles {
   /** Resolves when the guest does not stand still; rejects when it has ended. */
   readonly awake: () => Promise<void>;
   readonly shutdown: (mode: 'powerdown' | 'reboot') => void;
+}
+
+/** As its programs have it. */
+interface Inside extends FakeInside {
+  readonly files: FakeGuestFiles;
 }
 
 interface Status {
@@ -25,19 +31,26 @@ const SUPPORTED = [
   'guest-get-time',
   'guest-set-time',
   'guest-shutdown',
+  'guest-file-open',
+  'guest-file-read',
+  'guest-file-write',
+  'guest-file-seek',
+  'guest-file-flush',
+  'guest-file-close',
 ];
 
 /**
  * The agent of a pretended guest: the qemu-guest-agent protocol (one JSON object a line,
  * https://qemu-project.gitlab.io/qemu/interop/qemu-ga-ref.html) over a stream in memory. Its shell knows `echo` (also into
  * a file, with `>` at the end), `cat`, `date -s @SECONDS`, `true`, `false`, `exit N` and `sleep`; any other program is not found (127). It lets
- * itself be made another machine, as guest/identity.ts does it. While the guest stands still the agent is silent, and answers
+ * itself be made another machine, as guest/identity.ts does it, and has files written and read, as guest/guest-file.ts does it. While the guest stands still the agent is silent, and answers
  * later what it was asked meanwhile.
  */
 export function fakeAgent(inside: FakeInside): Duplex {
   const [ours, theirs] = duplexPair();
   const results = new Map<number, Status>();
   const timers = new Set<NodeJS.Timeout>();
+  const files = new FakeGuestFiles(inside);
   let pid = 100;
   let pending = '';
   let lastTurn: Promise<void> = Promise.resolve();
@@ -51,7 +64,7 @@ export function fakeAgent(inside: FakeInside): Duplex {
     const mine = pid++;
     results.set(mine, { exited: false });
     say({ return: { pid: mine } });
-    void runFake(inside, args).then(
+    void runFake({ ...inside, files }, args).then(
       ({ afterMs, status }) => {
         const timer = setTimeout(() => {
           timers.delete(timer);
@@ -69,6 +82,17 @@ export function fakeAgent(inside: FakeInside): Duplex {
       execute?: string;
       arguments?: Record<string, unknown>;
     };
+    const answered = files.answer(String(execute), args);
+    if (answered)
+      return void answered.then(
+        (answer) =>
+          say(
+            typeof answer === 'string'
+              ? { error: { class: 'GenericError', desc: answer } }
+              : { return: answer.value },
+          ),
+        () => void ours.destroy(),
+      );
     switch (execute) {
       case 'guest-sync-delimited':
         return say({ return: args['id'] }, '\xff');
@@ -135,7 +159,7 @@ export function fakeAgent(inside: FakeInside): Duplex {
 
 /** What a program does in the pretended guest, and after how many milliseconds it has done it. */
 async function runFake(
-  inside: FakeInside,
+  inside: Inside,
   args: Record<string, unknown>,
 ): Promise<{ readonly status: Status; readonly afterMs: number }> {
   const given = Array.isArray(args['arg']) ? args['arg'].map(String) : [];
@@ -167,7 +191,7 @@ interface Did {
   readonly forMs: number;
 }
 
-async function interpret(inside: FakeInside, program: readonly string[], stdin: string): Promise<Did> {
+async function interpret(inside: Inside, program: readonly string[], stdin: string): Promise<Did> {
   const did = { exitCode: 0, out: '', err: '', forMs: 0 };
   const [name, ...args] = program;
   switch (name) {
@@ -178,6 +202,8 @@ async function interpret(inside: FakeInside, program: readonly string[], stdin: 
         const said = await inside.read('/run/hatch/busy');
         return said === undefined ? did : { ...did, out: `${said}\nage 0\n` };
       }
+      const said = await inside.files.run(args[2], args.slice(3));
+      if (said !== undefined) return { ...did, out: said };
       const own = IDENTITY_PROGRAMS.find((one) => one === args[2]);
       if (own) {
         const runHook = async (text: string): Promise<Did> => {
@@ -192,7 +218,8 @@ async function interpret(inside: FakeInside, program: readonly string[], stdin: 
       return { ...did, out: `${args.join(' ')}\n` };
     case 'cat': {
       const [path] = args;
-      const out = path === undefined ? stdin : await inside.read(path);
+      const kept = path === undefined ? stdin : await inside.read(path);
+      const out = kept === undefined ? undefined : bytesOf(kept).toString('utf8');
       if (out !== undefined) return { ...did, out };
       return { ...did, exitCode: 1, err: `cat: ${path}: No such file or directory\n` };
     }
@@ -217,7 +244,7 @@ async function interpret(inside: FakeInside, program: readonly string[], stdin: 
 }
 
 /** One command, its output perhaps into a file. */
-async function shell(inside: FakeInside, words: readonly string[], stdin: string): Promise<Did> {
+async function shell(inside: Inside, words: readonly string[], stdin: string): Promise<Did> {
   const path = words.at(-2) === '>' ? words.at(-1) : undefined;
   if (path === undefined) return interpret(inside, words, stdin);
   const did = await interpret(inside, words.slice(0, -2), stdin);

@@ -21,6 +21,10 @@ export const IDENTITY_PROGRAMS = ['hatch-identity', 'hatch-refresh', 'hatch-join
 export interface FakeFiles {
   readonly read: (path: string) => Promise<string | undefined>;
   readonly write: (path: string, text: string) => Promise<void>;
+  /** All of its files, by their paths. */
+  readonly all: () => Promise<Readonly<Record<string, string>>>;
+  /** Writes and removes (null) files, all at once; none that the kernel makes. */
+  readonly change: (files: Readonly<Record<string, string | null>>) => Promise<void>;
   /** The paths of its files that begin so. */
   readonly list: (prefix: string) => Promise<readonly string[]>;
 }

@@ -16,6 +16,7 @@ import {
   type SavedMachine,
 } from '../driver.ts';
 import { fakeAgent } from './agent.ts';
+import { changed } from './guest-files.ts';
 import { endFakeGuest, readGuest, writeGuest, type FakeGuest } from './state.ts';
 
 /** The machine type, version and accelerator of every pretended machine. */
@@ -159,6 +160,8 @@ export class FakeMachine implements Machine {
       shutdown: (mode) => void this.#powerOff(mode === 'reboot' ? 'reboot' : 'poweroff'),
       read: async (path) => (await this.#guest()).memory[path],
       write: (path, text) => this.#write(path, text),
+      all: async () => (await this.#guest()).memory,
+      change: (files) => this.#change(({ memory }) => ({ memory: changed(memory, files) })),
       list: async (prefix) =>
         Object.keys((await this.#guest()).memory).filter((path) => path.startsWith(prefix)),
     });

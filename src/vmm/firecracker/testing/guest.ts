@@ -1,6 +1,7 @@
 import { randomUUID } from 'node:crypto';
 import { duplexPair, type Duplex } from 'node:stream';
 import { fakeAgent } from '../../fake/agent.ts';
+import { changed } from '../../fake/guest-files.ts';
 import { bornAs, CLOCK_PATH } from '../../fake/identity.ts';
 
 /** Where the image's agent listens. */
@@ -154,6 +155,10 @@ export class PretendedGuest {
         shutdown: (mode) => void this.shutDown(mode === 'reboot' ? 'reboot' : 'poweroff'),
         read: (path) => Promise.resolve(this.#read(path)),
         write: (path, text) => Promise.resolve(this.#write(path, text)),
+        all: async () => this.#memory.files,
+        change: async (files) => {
+          this.#memory = { ...this.#memory, files: changed(this.#memory.files, files) };
+        },
         list: (prefix) =>
           Promise.resolve(Object.keys(this.#memory.files).filter((path) => path.startsWith(prefix))),
       });
