@@ -111,6 +111,13 @@ test('wrong fields of other requests are named too', async () => {
     ],
     [
       'POST',
+      '/keys',
+      { name: 'x', scopes: ['read'], expires_at: '9999-12-31T23:59:59-12:00' },
+      'expires_at',
+      /before the year 10000/,
+    ],
+    [
+      'POST',
       '/images',
       { name: 'x', kernel_path: 'k', rootfs_path: '/r' },
       'kernel_path',

@@ -8,6 +8,8 @@ import { answerPage } from './page.ts';
 import { presentKey } from './present.ts';
 
 const tags = ['Accounts'];
+/** The first time that has no four digits for its year in UTC; an offset can lead there. */
+const YEAR_10000 = Date.UTC(10_000, 0);
 
 /** API keys of the own account; an operator makes them for others too. */
 export function keyRoutes(app: App, { hatch, clock }: Pick<ApiDeps, 'hatch' | 'clock'>): void {
@@ -86,6 +88,8 @@ function readExpiry(text: string, now: number): number {
   const day = new Date(`${date}T00:00:00Z`);
   const exists = !Number.isNaN(at) && day.toISOString().startsWith(date) && !time.startsWith('24');
   if (!exists) throw invalid('expires_at', '"expires_at" is a time that does not exist.');
+  if (at >= YEAR_10000)
+    throw invalid('expires_at', '"expires_at" must lie before the year 10000 in UTC; RFC 3339 ends there.');
   if (at <= now) throw invalid('expires_at', '"expires_at" must lie in the future.');
   return at;
 }

@@ -41,7 +41,7 @@ export const describeRoute: SwaggerTransform = ({ schema, url, route }) => {
       description: [schema?.description, whoMay(config)].filter(Boolean).join('\n\n'),
       response: {
         ...successes(schema?.response, config),
-        ...failures(errorsOf(parts, config, { writes: route.method !== 'GET' })),
+        ...failures(errorsOf(parts, config, String(route.method))),
       },
     },
   };
@@ -124,19 +124,20 @@ function successes(response: unknown, config: FastifyContextConfig): Record<stri
 function errorsOf(
   schema: { body?: unknown; params?: unknown },
   config: FastifyContextConfig,
-  { writes }: { readonly writes: boolean },
+  method: string,
 ): ErrorCode[] {
   // Any request may come too slowly or be none, any call may meet a server that starts or stops, and any that writes a full disk.
   const codes = new Set<ErrorCode>([
     ...(['invalid_request', 'request_timeout', 'headers_too_large', 'internal', 'unavailable'] as const),
     ...(config.errors ?? []),
   ]);
-  if (writes) codes.add('no_space');
+  if (method !== 'GET') codes.add('no_space');
   if (config.idempotent === true) codes.add('already_exists');
   if (config.access !== 'open')
     for (const code of ['unauthorized', 'forbidden', 'rate_limited'] as const) codes.add(code);
   if (schema.params !== undefined) codes.add('not_found');
-  if (schema.body !== undefined)
+  // A body of a DELETE is read, too, though nothing is asked in it.
+  if (schema.body !== undefined || method === 'DELETE')
     for (const code of ['too_large', 'unsupported_media_type'] as const) codes.add(code);
   return [...codes];
 }

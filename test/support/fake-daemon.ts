@@ -12,6 +12,7 @@ import type { ErrorCode } from '../../src/contract/errors.ts';
 import { startDaemon, type Daemon } from '../../src/daemon/assemble.ts';
 import { readConfig } from '../../src/daemon/config.ts';
 import { readAdminKey } from '../../src/daemon/data-folder.ts';
+import { exists } from '../../src/host/files.ts';
 import type { Store } from '../../src/store/store.ts';
 import { assertNothingLeft } from './fake-world.ts';
 
@@ -72,9 +73,10 @@ interface StartOptions {
   readonly log?: Logger;
 }
 
-/** Makes the folder; nothing runs yet. */
-export async function makeFakeHost(): Promise<FakeHost> {
-  const folder = await mkdtemp(join(tmpdir(), 'hatch-daemon-'));
+/** Makes the folder; nothing runs yet. `inMemory`: where Linux has room for that, what is kept need not outlast a power cut. */
+export async function makeFakeHost({ inMemory = false } = {}): Promise<FakeHost> {
+  const shared = '/dev/shm';
+  const folder = await mkdtemp(join(inMemory && (await exists(shared)) ? shared : tmpdir(), 'hatch-daemon-'));
   const data = join(folder, 'data');
   // All of 127/8 is this machine's.
   const sshAddr = `127.${randomInt(1, 255)}.${randomInt(1, 255)}.${randomInt(1, 255)}`;
