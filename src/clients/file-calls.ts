@@ -1,4 +1,4 @@
-import { FILE_HEADERS, type ReadFileQuery, type WriteFileQuery } from '../contract/guest-file.ts';
+import { FILE_HEADERS } from '../contract/guest-file.ts';
 import type { FileFacts } from '../contract/saved-file.ts';
 import { headerOf, seg, type CallOptions, type Transport } from './transport.ts';
 
@@ -16,6 +16,19 @@ export interface GuestFile {
   readonly content: AsyncIterable<Uint8Array>;
 }
 
+export interface WriteFileOptions extends CallOptions {
+  /** How many bytes come, where that is known. */
+  readonly bytes?: number | undefined;
+  /** The permission bits, in octal; as the file there had them, or 0644. */
+  readonly mode?: string | undefined;
+  /** By name or number; as the file there had it, or root. */
+  readonly owner?: string | undefined;
+  readonly group?: string | undefined;
+  /** Makes the folders it lies in. */
+  readonly parents?: boolean | undefined;
+  readonly wake?: boolean | undefined;
+}
+
 /** The calls about files of running VMs; `wake`: a sleeping one is woken for it. */
 export function fileCalls(transport: Transport) {
   return {
@@ -23,7 +36,7 @@ export function fileCalls(transport: Transport) {
     readFile: async (
       vm: string,
       path: string,
-      { wake, signal }: CallOptions & Pick<ReadFileQuery, 'wake'> = {},
+      { wake, signal }: CallOptions & { readonly wake?: boolean | undefined } = {},
     ): Promise<GuestFile> => {
       const { headers, content } = await transport.open({
         method: 'GET',
@@ -42,16 +55,12 @@ export function fileCalls(transport: Transport) {
         content,
       };
     },
-    /** Writes a file in a guest, all of it or nothing, and gives what it is now. `bytes`: its size, where that is known. */
+    /** Writes a file in a guest, all of it or nothing, and gives what it is now. */
     writeFile: (
       vm: string,
       path: string,
       content: Uint8Array | string | AsyncIterable<Uint8Array>,
-      {
-        bytes,
-        signal,
-        ...how
-      }: CallOptions & Omit<WriteFileQuery, 'path'> & { readonly bytes?: number | undefined } = {},
+      { bytes, signal, ...how }: WriteFileOptions = {},
     ): Promise<FileFacts> => {
       const whole = typeof content === 'string' ? new TextEncoder().encode(content) : content;
       const upload =

@@ -26,7 +26,7 @@ import { routeCalls } from './route-calls.ts';
 import { seg, Transport, type CallOptions, type ListOptions, type MakingOptions } from './transport.ts';
 
 export { ApiError, NoName, Unreachable } from './api-error.ts';
-export type { GuestFile } from './file-calls.ts';
+export type { GuestFile, WriteFileOptions } from './file-calls.ts';
 export type { ListOptions } from './transport.ts';
 
 export interface WaitOptions extends CallOptions, WaitQuery {}

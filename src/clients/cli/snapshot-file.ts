@@ -1,10 +1,10 @@
-import { open, readFile, rename, rm, stat } from 'node:fs/promises';
-import { createReadStream } from 'node:fs';
+import { readFile } from 'node:fs/promises';
 import { resolve } from 'node:path';
 import type { Command } from 'commander';
 import type { ImportedSnapshot } from '../../contract/snapshot.ts';
-import { print, waiting, type Act, type Context } from './context.ts';
+import { print, type Act } from './context.ts';
 import type { Io } from './io.ts';
+import { codeOf, moving, openFile, writeWhole } from './local-file.ts';
 import { formatBytes, UsageError } from './words.ts';
 
 interface ExportFlags {
@@ -54,7 +54,7 @@ export function fileCommands(snapshot: Command, act: Act): void {
         }
         const path = resolve(io.cwd, output);
         const bytes = await moving(context, `Exporting ${idOrName}`, content, undefined, (pieces) =>
-          writeWhole(path, output, pieces, options.force === true),
+          writeWhole(path, output, pieces, { replace: options.force === true, mode: 0o600 }),
         );
         return print(
           context,
@@ -108,77 +108,4 @@ async function readKey(io: Pick<Io, 'cwd'>, file: string | undefined): Promise<s
   throw new UsageError(
     `--key-file ${file} must hold 32 random bytes, in hexadecimal or base64: openssl rand -hex 32 makes them.`,
   );
-}
-
-async function openFile(
-  io: Pick<Io, 'cwd'>,
-  file: string,
-): Promise<{ readonly content: AsyncIterable<Uint8Array>; readonly bytes: number | undefined }> {
-  const path = resolve(io.cwd, file);
-  try {
-    const there = await stat(path);
-    if (there.isDirectory()) throw new UsageError(`${file} is a folder, not a file.`);
-    return { content: createReadStream(path), bytes: there.isFile() ? there.size : undefined };
-  } catch (error) {
-    if (error instanceof UsageError) throw error;
-    throw new UsageError(`${file} cannot be read (${codeOf(error)}).`);
-  }
-}
-
-/** Works with bytes on their way and gives how many there were; on a terminal, how many so far stands there meanwhile. */
-async function moving(
-  context: Pick<Context, 'io'>,
-  what: string,
-  content: AsyncIterable<Uint8Array>,
-  total: number | undefined,
-  work: (pieces: AsyncIterable<Uint8Array>) => Promise<void>,
-): Promise<number> {
-  let bytes = 0;
-  async function* counted(): AsyncGenerator<Uint8Array> {
-    for await (const piece of content) {
-      bytes += piece.length;
-      yield piece;
-    }
-  }
-  const shown = (): string =>
-    total === undefined
-      ? `${what}: ${formatBytes(bytes)}`
-      : `${what}: ${formatBytes(bytes)} of ${formatBytes(total)}`;
-  await waiting(context, shown, work(counted()));
-  return bytes;
-}
-
-/** Writes a file that is whole or not there. Throws a UsageError for one that is there, unless it may be replaced. */
-async function writeWhole(
-  path: string,
-  shown: string,
-  pieces: AsyncIterable<Uint8Array>,
-  replace: boolean,
-): Promise<void> {
-  // One that is to be replaced stays until the new one is whole.
-  const beside = replace ? `${path}.part` : path;
-  let file;
-  try {
-    file = await open(beside, replace ? 'w' : 'wx', 0o600);
-  } catch (error) {
-    if (codeOf(error) === 'EEXIST')
-      throw new UsageError(`${shown} is there already: name another file with -o, or say --force.`);
-    throw new UsageError(`${shown} cannot be written (${codeOf(error)}).`);
-  }
-  try {
-    try {
-      for await (const piece of pieces) await file.writeFile(piece);
-      await file.sync();
-    } finally {
-      await file.close();
-    }
-    if (replace) await rename(beside, path);
-  } catch (error) {
-    await rm(beside, { force: true });
-    throw error;
-  }
-}
-
-function codeOf(error: unknown): string {
-  return error instanceof Error && 'code' in error ? String(error.code) : String(error);
 }

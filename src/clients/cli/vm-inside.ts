@@ -6,12 +6,13 @@ import { print, waiting, type Act, type Context } from './context.ts';
 import { dataFolders } from './settings.ts';
 import { showMetrics } from './show-vm.ts';
 import { several } from './vm.ts';
+import { copyCommand } from './vm-copy.ts';
 import { parsePairs, parseSeconds, parseWhole, UsageError } from './words.ts';
 
 /** The exit code of a command that was killed at its timeout, as timeout(1) has it. */
 const TIMED_OUT = 124;
 
-/** `hatch vm ssh|exec|console|metrics|user-data`: ways into a guest. */
+/** `hatch vm ssh|exec|cp|console|metrics|user-data`: ways into a guest. */
 export function insideCommands(vm: Command, act: Act): void {
   vm.command('ssh')
     .description('go into a guest over SSH, or run a command there: vm ssh web -- uname -a')
@@ -39,6 +40,8 @@ export function insideCommands(vm: Command, act: Act): void {
     .option('--timeout <duration>', 'when it is killed (60s)')
     .option('--wake', 'wake the VM for it when it sleeps')
     .action(act(execInVm));
+
+  copyCommand(vm, act);
 
   vm.command('console')
     .description('what a guest wrote to its serial console')
