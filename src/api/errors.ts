@@ -53,7 +53,8 @@ export function toFailure(error: unknown): Failure {
 /** Makes the handler that answers whatever a route throws. What is not the caller's fault goes into the log, with its cause. */
 export function errorHandler(log: Logger) {
   return (error: FastifyError | Error, request: FastifyRequest, reply: FastifyReply): FastifyReply => {
-    const failure = toFailure(error);
+    // Who hung up in the middle of its body is told nothing any more, and it is no defect.
+    const failure = error === request.raw.errored ? cutOff(error) : toFailure(error);
     if (ERRORS[failure.code].fault !== 'caller')
       log[failure.code === 'internal' ? 'error' : 'warn'](
         {
@@ -65,6 +66,12 @@ export function errorHandler(log: Logger) {
       );
     return sendFailure(failure, request, reply);
   };
+}
+
+function cutOff(error: Error): Failure {
+  return new Failure('invalid_request', 'The connection ended before the body had come whole.', {
+    cause: error,
+  });
 }
 
 /** What the log is told of a failure. One that was seen coming and has no cause says all in its sentence. */

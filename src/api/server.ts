@@ -10,9 +10,10 @@ import { Failure } from '../model/failure.ts';
 import { accountRoutes } from './accounts.ts';
 import type { ApiDeps, App } from './app.ts';
 import { guardRoutes } from './auth.ts';
+import { boundBodies, MOST_BODY_BYTES, REQUEST_MS, tooSlow } from './bodies.ts';
 import { consoleRoutes } from './console.ts';
 import { describeRoutes, docsRoutes } from './docs.ts';
-import { errorBody, newRequestId, statusOf } from '../model/failure-answer.ts';
+import { errorBody, errorHeaders, newRequestId, statusOf } from '../model/failure-answer.ts';
 import { errorHandler, sendFailure, toFailure } from './errors.ts';
 import { eventRoutes } from './events.ts';
 import { execRoutes } from './exec.ts';
@@ -42,10 +43,12 @@ export interface ApiOptions {
   /** Per key; none without. */
   readonly rateLimit?: RateLimit | undefined;
   readonly mostConnections?: number | undefined;
+  /** Of bodies that are still coming, together. */
+  readonly mostBodyBytes?: number | undefined;
 }
 
-/** A whole request, body included, must have come within this, in milliseconds; of a file that is uploaded only the headers. */
-const REQUEST_MS = 60_000;
+/** How long whoever was answered in the middle of its request has to read that, in milliseconds: a reset may take the answer away. */
+const LAST_WORD_MS = 5_000;
 /** How long an idle connection is kept, in milliseconds; longer than load balancers usually keep theirs. */
 const KEEP_ALIVE_MS = 72_000;
 
@@ -58,7 +61,12 @@ const MOST_CONNECTIONS = 4000;
  */
 export async function createApi(
   deps: ApiDeps,
-  { tls, rateLimit = { perSecond: 0, burst: 0 }, mostConnections = MOST_CONNECTIONS }: ApiOptions = {},
+  {
+    tls,
+    rateLimit = { perSecond: 0, burst: 0 },
+    mostConnections = MOST_CONNECTIONS,
+    mostBodyBytes = MOST_BODY_BYTES,
+  }: ApiOptions = {},
 ): Promise<App> {
   const { hatch, log, clock, version, meter } = deps;
   const app: App = fastify({
@@ -69,9 +77,16 @@ export async function createApi(
     frameworkErrors: (error, request, reply) => {
       sendFailure(toFailure(error), request, reply);
     },
-    clientErrorHandler: (error, socket) => answerBrokenHttp(error, socket),
+    clientErrorHandler: (error, socket) => answerBrokenHttp(error, socket, clock),
     serverFactory: (handler): Server => {
-      const server = tls ? createTlsServer(tls, handler) : createServer(handler);
+      // No Host is answered in our shape.
+      const options = { requireHostHeader: false };
+      const server = tls ? createTlsServer({ ...options, ...tls }, handler) : createServer(options, handler);
+      // What else is expected than "100-continue" may be left alone (RFC 9110, 10.1.1).
+      server.on('checkExpectation', handler);
+      server.on('connect', (_request, socket: Socket) =>
+        hangUp(new Failure('invalid_request', 'CONNECT is for proxies, and this is none.'), socket, clock),
+      );
       // Bodies have a limit each of their own: an upload may take hours.
       server.requestTimeout = 0;
       server.headersTimeout = REQUEST_MS;
@@ -86,11 +101,17 @@ export async function createApi(
   app.setValidatorCompiler(validatorCompiler);
   app.setSerializerCompiler(serializerCompiler);
   app.setErrorHandler(errorHandler(log));
-  boundConnections(app, mostConnections);
   takeJsonOnly(app);
   accompanyRequests(app, { log, clock, meter });
   const streams = closeInTime(app, { hatch, log, clock });
-  limitBodies(app, clock);
+  const crowd = new Crowd(app.server, mostConnections);
+  boundBodies(app, {
+    clock,
+    crowd,
+    most: mostBodyBytes,
+    hangUp: (failure, socket) => hangUp(failure, socket, clock),
+  });
+  wantOneHost(app);
   guardRoutes(app, hatch, rateLimiter(clock, rateLimit));
   acceptIdempotencyKeys(app, { hatch, log });
   answerUnknownPaths(app);
@@ -117,42 +138,24 @@ export async function createApi(
   return app;
 }
 
-/** Has connections without a request make room when there are almost too many. */
-function boundConnections(app: App, most: number): void {
-  const crowd = new Crowd(app.server, most);
-  app.addHook('onRequest', async ({ raw: { socket } }, reply) => {
-    crowd.busy(socket);
-    reply.raw.once('close', () => crowd.silent(socket));
-  });
-}
-
-/** Ends the connection of a body that does not come whole in time, unless it is an upload, which has a rule of its own. */
-function limitBodies(app: App, clock: Clock): void {
-  app.addHook('onRequest', async (request, reply) => {
-    const { headers, socket } = request.raw;
-    const none = headers['transfer-encoding'] === undefined && Number(headers['content-length'] ?? 0) === 0;
-    if (none || request.routeOptions.config.upload !== undefined) return;
-    const whole = new AbortController();
-    // Whose body nobody reads to its end, because it was refused, hears of the connection's end alone.
-    const over = (): void => {
-      whole.abort();
-      socket.off('close', over);
-    };
-    for (const event of ['end', 'close']) request.raw.once(event, over);
-    socket.once('close', over);
-    clock.sleep(REQUEST_MS, whole.signal).then(
-      () => {
-        if (reply.raw.headersSent) socket.destroy();
-        else answerBrokenHttp(Object.assign(new Error('slow'), { code: 'ERR_HTTP_REQUEST_TIMEOUT' }), socket);
-      },
-      () => undefined,
-    );
+/**
+ * Refuses what Node would answer without a word of ours: no Host, or two of them, of which who stands between may believe another than we do
+ * (RFC 9112, 3.2).
+ */
+function wantOneHost(app: App): void {
+  app.addHook('onRequest', async ({ raw }) => {
+    const names = raw.rawHeaders.filter((_, index) => index % 2 === 0);
+    const hosts = names.filter((name) => name.toLowerCase() === 'host').length;
+    if (hosts > 1 || (hosts === 0 && raw.httpVersion === '1.1'))
+      throw new Failure('invalid_request', 'A request must have one header "Host", and only one.', {
+        details: { field: 'Host' },
+      });
   });
 }
 
 /** Answers what is not HTTP at all, in the shape of every other error, and ends the connection. */
-function answerBrokenHttp(error: Error & { readonly code?: string }, socket: Socket): void {
-  if (error.code === 'ECONNRESET' || !socket.writable) return void socket.destroy();
+function answerBrokenHttp(error: Error & { readonly code?: string }, socket: Socket, clock: Clock): void {
+  if (error.code === 'ECONNRESET') return void socket.destroy();
   const failure =
     error.code === 'HPE_HEADER_OVERFLOW'
       ? new Failure(
@@ -161,11 +164,24 @@ function answerBrokenHttp(error: Error & { readonly code?: string }, socket: Soc
           { details: { limit: maxHeaderSize } },
         )
       : error.code === 'ERR_HTTP_REQUEST_TIMEOUT'
-        ? new Failure('request_timeout', `The request did not come whole within ${REQUEST_MS / 1000} s.`)
+        ? tooSlow()
         : new Failure('invalid_request', 'This is not a valid HTTP request.');
+  hangUp(failure, socket, clock);
+}
+
+/** Answers on a connection whose request nobody else answers, and ends it; whoever does not hang up then is cut off. */
+function hangUp(failure: Failure, socket: Socket, clock: Clock): void {
+  if (!socket.writable) return void socket.destroy();
   const [body, status] = [JSON.stringify(errorBody(failure, newRequestId())), statusOf(failure)];
+  const more = Object.entries(errorHeaders(failure)).map(([name, value]) => `${name}: ${value}\r\n`);
   socket.end(
-    `HTTP/1.1 ${status} ${STATUS_CODES[status]}\r\ncontent-type: application/json; charset=utf-8\r\n` +
+    `HTTP/1.1 ${status} ${STATUS_CODES[status]}\r\ncontent-type: application/json; charset=utf-8\r\n${more.join('')}` +
       `content-length: ${Buffer.byteLength(body)}\r\nconnection: close\r\n\r\n${body}`,
+  );
+  const gone = new AbortController();
+  socket.once('close', () => gone.abort());
+  clock.sleep(LAST_WORD_MS, gone.signal).then(
+    () => socket.destroy(),
+    () => undefined,
   );
 }

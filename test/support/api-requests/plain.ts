@@ -41,7 +41,7 @@ export const PLAIN: Readonly<Record<string, Plain>> = {
   diffSnapshots: { params: { ...disk, other: '@snapshot.disk#1' } },
   exportSnapshot: { params: snapshot },
   importSnapshot: { file: true },
-  createRoute: { params: vm, body: { target_port: 8080 } },
+  createRoute: { params: { id: '@vm.networked#0' }, body: { target_port: 8080 } },
   listVmRoutes: { params: vm },
   listRoutes: {},
   getRoute: { params: { id: '@route#0' } },

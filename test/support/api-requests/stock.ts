@@ -108,6 +108,7 @@ export class Stock {
     const names = (rows: readonly Row[]): string[] => rows.map(({ id, name }) => String(name ?? id));
     this.#things = new Map([
       ['vm', names(vms)],
+      ['vm.networked', ids(vms.filter(hasNetwork))],
       ['vm.told', ids(vms.filter(isTold))],
       ...['running', 'stopped', 'snapshotted', 'error'].map(
         (state) => [`vm.${state}`, ids(vms.filter((vm) => vm['state'] === state))] as const,
@@ -141,7 +142,7 @@ export class Stock {
     for (const { id } of snapshots.filter((one) => !hasDisk(one)).slice(MOST.snapshots))
       todo.push(() => this.#ask('DELETE', `/snapshots/${String(id)}`));
     for (let at = snapshots.filter(hasDisk).length; at < 2; at++) todo.push(() => this.#save());
-    const [first] = vms;
+    const first = vms.find(hasNetwork);
     if (routes.length === 0 && first)
       todo.push(() => this.#ask('POST', `/vms/${String(first['id'])}/routes`, { target_port: 80 }));
     for (let at = images.length; at < 2; at++)
@@ -221,4 +222,8 @@ function isTold({ labels }: Row): boolean {
 
 function hasDisk({ name }: Row): boolean {
   return String(name).startsWith(DISK);
+}
+
+function hasNetwork({ guest_ip: ip }: Row): boolean {
+  return ip !== undefined;
 }
