@@ -1,9 +1,23 @@
+import type { ErrorCode } from '../contract/errors.ts';
 import { ExecQuery, ExecResult, ExecVm } from '../contract/exec.ts';
 import { VmParams } from '../contract/vm.ts';
 import type { ApiDeps, App } from './app.ts';
 import { callerOf, WRITE } from './auth.ts';
 
 const DEFAULT_TIMEOUT_SECONDS = 60;
+
+/** What may go wrong with what is done in a guest by its agent, which may be woken for it. */
+export const INSIDE_ERRORS: readonly ErrorCode[] = [
+  'wrong_state',
+  'busy',
+  'no_guest_agent',
+  'timeout',
+  'vmm_failed',
+  'no_space',
+  'incompatible_snapshot',
+  'unavailable',
+  'no_capacity',
+];
 
 /** Running a command inside a VM. */
 export function execRoutes(app: App, { hatch }: Pick<ApiDeps, 'hatch'>): void {
@@ -12,17 +26,7 @@ export function execRoutes(app: App, { hatch }: Pick<ApiDeps, 'hatch'>): void {
     {
       config: {
         access: WRITE,
-        errors: [
-          'wrong_state',
-          'busy',
-          'no_guest_agent',
-          'timeout',
-          'vmm_failed',
-          'no_space',
-          'incompatible_snapshot',
-          'unavailable',
-          'no_capacity',
-        ],
+        errors: INSIDE_ERRORS,
       },
       schema: {
         operationId: 'execInVm',

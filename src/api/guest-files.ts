@@ -1,7 +1,6 @@
 import { Readable } from 'node:stream';
 import type { TypeBoxTypeProvider } from '@fastify/type-provider-typebox';
 import { errorFields } from '../base/logger.ts';
-import type { ErrorCode } from '../contract/errors.ts';
 import { FILE_HEADERS, ReadFileQuery, WriteFileQuery } from '../contract/guest-file.ts';
 import { FileFacts } from '../contract/saved-file.ts';
 import { VmParams } from '../contract/vm.ts';
@@ -9,22 +8,13 @@ import { Failure } from '../model/failure.ts';
 import { checkedPath } from '../model/guest-path.ts';
 import type { ApiDeps, App } from './app.ts';
 import { callerOf, WRITE } from './auth.ts';
+import { INSIDE_ERRORS } from './exec.ts';
 import type { Streams } from './lifecycle.ts';
 import { presentFacts } from './present-files.ts';
 import { BYTES, cutOffLater, whileItFlows } from './upload.ts';
 
 const tags = ['Inside a VM'];
 const URL_PATH = '/vms/:id/files';
-const ERRORS: readonly ErrorCode[] = [
-  'wrong_state',
-  'busy',
-  'no_guest_agent',
-  'timeout',
-  'vmm_failed',
-  'no_space',
-  'incompatible_snapshot',
-  'no_capacity',
-];
 
 /** Files of running guests, out and in. */
 export async function guestFileRoutes(
@@ -34,7 +24,7 @@ export async function guestFileRoutes(
   app.get(
     URL_PATH,
     {
-      config: { access: WRITE, errors: ERRORS, bytes: 'The file as it is.' },
+      config: { access: WRITE, errors: INSIDE_ERRORS, bytes: 'The file as it is.' },
       schema: {
         operationId: 'readVmFile',
         tags,
@@ -93,7 +83,7 @@ export async function guestFileRoutes(
         bodyLimit: Number.MAX_SAFE_INTEGER,
         config: {
           access: WRITE,
-          errors: [...ERRORS, 'unsupported_media_type'],
+          errors: INSIDE_ERRORS,
           upload: 'The bytes of the file, whatever they are.',
         },
         schema: {

@@ -8,6 +8,7 @@ import { after, before, describe, test } from 'node:test';
 import type { Vm } from '../../src/contract/vm.ts';
 import { exists } from '../../src/host/files.ts';
 import { run } from '../../src/host/run.ts';
+import { takesAndGivesFiles } from '../support/guest-files.ts';
 import { eventsOf, qemuOf, startHatchd, untilVm, type Hatchd } from '../support/hatchd.ts';
 
 /**
@@ -91,6 +92,7 @@ describe('two guests', { concurrency: 2 }, () => {
     assert.deepEqual([much.truncated, much.stdout.length, much.exit_code], [true, 1024 * 1024, 0]);
 
     await tellsWhatItUses(made);
+    await takesAndGivesFiles(hatchd, 'alpha');
 
     // The image's file system has grown to the disk that was asked for.
     const size = Number(await ssh(made, 'debian', 'df --output=size -BM / | tail -n 1 | tr -d "M "'));
