@@ -1,7 +1,8 @@
+import { access, constants } from 'node:fs/promises';
 import { join } from 'node:path';
 import { readIfThere } from '../host/files.ts';
 import { CommandFailed, type Run } from '../host/run.ts';
-import { CONTROLLERS, findCgroups } from '../vmm/firecracker/cgroups.ts';
+import { CONTROLLERS, findCgroups } from '../vmm/cgroups.ts';
 import { fail, ok, warn, type Found } from './doctor-finding.ts';
 
 /**
@@ -27,11 +28,20 @@ export async function kernel(root = '/'): Promise<readonly Found[]> {
   );
 }
 
-/** Whether jailed guests get their limits. */
+/** Whether guests get their limits. */
 export async function cgroups(root = '/'): Promise<readonly Found[]> {
   const tree = await findCgroups(join(root, 'proc/mounts'));
   const missing = CONTROLLERS.filter((one) => tree?.controllers.includes(one) !== true);
-  if (missing.length === 0) return ok(`version 2, with ${CONTROLLERS.join(', ')}`);
+  if (tree !== null && missing.length === 0) {
+    try {
+      await access(tree.mount, constants.W_OK);
+      return ok(`version 2, with ${CONTROLLERS.join(', ')}`);
+    } catch {
+      return warn(
+        `cgroup v2 cannot be written to (${tree.mount}), so the host bounds no guest's processor, memory, threads; run hatchd as root, and in a container with a hierarchy of its own that is not read-only`,
+      );
+    }
+  }
   const lost = { cpu: 'processor', memory: 'memory', pids: 'threads' };
   const what = missing.map((one) => lost[one]).join(', ');
   const remedy = 'boot with systemd.unified_cgroup_hierarchy=1 (and cgroup_enable=memory where that is off)';

@@ -5,7 +5,7 @@ import { DatabaseSync } from 'node:sqlite';
 import type { Vm } from '../../src/contract/vm.ts';
 import { exists } from '../../src/host/files.ts';
 import { run } from '../../src/host/run.ts';
-import { findCgroups } from '../../src/vmm/firecracker/cgroups.ts';
+import { findCgroups } from '../../src/vmm/cgroups.ts';
 import type { Hatchd } from './hatchd.ts';
 
 /** The pids of a hypervisor's processes in this namespace, by the VMs they are of. */

@@ -9,7 +9,7 @@ import { exists } from '../../src/host/files.ts';
 import { signalProcess, spawnDetached, type ProcessIdentity } from '../../src/host/process.ts';
 import { run } from '../../src/host/run.ts';
 import { VmmError, type Machine, type MachineSpec } from '../../src/vmm/driver.ts';
-import { findCgroups, removeGroup } from '../../src/vmm/firecracker/cgroups.ts';
+import { findCgroups, removeGroup } from '../../src/vmm/cgroups.ts';
 import { THIS_HOST } from '../../src/vmm/firecracker/cages.ts';
 import { JAILER_DOUBLE, wrapDouble } from '../../src/vmm/firecracker/testing/wrapper.ts';
 import type { DriverHost } from '../../src/vmm/suite/bench.ts';

@@ -7,10 +7,10 @@ import { findProgram } from '../../host/programs.ts';
 import type { Run } from '../../host/run.ts';
 import { VmmError } from '../driver.ts';
 import { noCage, type Cage } from './cage.ts';
-import { CONTROLLERS, findCgroups } from './cgroups.ts';
+import { CONTROLLERS, findCgroups } from '../cgroups.ts';
 import { Jail } from './jail.ts';
 import { findJailer, type Jailer } from './jailer.ts';
-import type { UidRange } from './uids.ts';
+import type { UidRange } from '../uids.ts';
 
 /** Whether and how guests are to be jailed. */
 export interface JailWish {

@@ -1,16 +1,15 @@
 import { chmod, chown, link, lstat, mkdir, open, readdir, realpath, stat, unlink } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 import { isErrno } from '../../base/errno.ts';
-import { parseId } from '../../base/ids.ts';
-import { KeyedLock } from '../../base/keyed-lock.ts';
 import { exists, remove } from '../../host/files.ts';
 import type { Run } from '../../host/run.ts';
 import { VmmError, type MachineSpec } from '../driver.ts';
 import { FILES } from './boot.ts';
 import type { Cage, Den } from './cage.ts';
-import { memoryKills, removeGroup, type CgroupTree } from './cgroups.ts';
+import { memoryKills, removeGroup, type CgroupTree } from '../cgroups.ts';
 import { jailerCommand } from './jailer.ts';
-import { chooseUid, hostUsers, type UidRange } from './uids.ts';
+import type { UidRange } from '../uids.ts';
+import { VmUsers } from '../vm-users.ts';
 
 export interface JailOptions {
   readonly run: Run;
@@ -33,17 +32,18 @@ const JAIL = 'jail';
  */
 export class Jail implements Cage {
   readonly #options: JailOptions;
-  readonly #lock = new KeyedLock();
+  readonly #users: VmUsers;
 
   constructor(options: JailOptions) {
     this.#options = options;
+    this.#users = new VmUsers(options.uids, (den, pid) => this.holds(den, pid));
   }
 
   prepare(spec: MachineSpec): ReturnType<Cage['prepare']> {
     return this.#explained(async () => {
       const { jailerBin, firecrackerBin, cgroups } = this.#options;
       if (jailerBin === null) throw new VmmError('there is no jailer to start it with');
-      const { uid, inside } = await this.#claim(spec);
+      const { uid, inside } = await this.#users.claim(spec);
       if (inside.length > 0)
         throw new VmmError(`an earlier Firecracker of this VM still runs (pid ${inside.join(', ')})`);
       await this.clear(spec);
@@ -102,7 +102,7 @@ export class Jail implements Cage {
   }
 
   async tapOwner(den: Den): Promise<number> {
-    return (await this.#claim(den)).uid;
+    return (await this.#users.claim(den)).uid;
   }
 
   async ranOutOfMemory({ vmId }: Den): Promise<boolean> {
@@ -113,30 +113,6 @@ export class Jail implements Cage {
   async clear({ vmId, folder }: Den): Promise<void> {
     await remove(join(folder, JAIL));
     if (this.#options.cgroups !== null) await removeGroup(this.#options.cgroups, vmId);
-  }
-
-  /** The user that is this VM's, chosen now if need be; and the processes of it that are in its jail. */
-  #claim(den: Den): Promise<{ readonly uid: number; readonly inside: readonly number[] }> {
-    return this.#lock.run('users', async () => {
-      const { uids } = this.#options;
-      const { processes, named } = await hostUsers();
-      const others = await groupsBeside(den);
-      const taken = (uid: number): boolean => others.has(uid) || named.has(uid);
-      const { gid: mine, uid: owner } = await stat(den.folder);
-      if (mine >= uids.min && mine <= uids.max && !taken(mine)) {
-        const running = processes.get(mine) ?? [];
-        const held = await Promise.all(running.map((pid) => this.holds(den, pid)));
-        // Somebody else runs as this user by now: another hatchd on this host, or who does not know of us.
-        if (!held.includes(false)) return { uid: mine, inside: running };
-      }
-      const uid = chooseUid(uids, den.vmId, (one) => taken(one) || processes.has(one));
-      if (uid === undefined)
-        throw new VmmError(
-          `no user is free for the VM: all from ${uids.min} to ${uids.max} are taken; widen HATCH_VM_UID_MIN and HATCH_VM_UID_MAX`,
-        );
-      await chown(den.folder, owner, uid);
-      return { uid, inside: [] };
-    });
   }
 
   /** Makes the root with all that the machine is made of. */
@@ -229,17 +205,6 @@ async function mustHaveRoot(den: Den): Promise<string> {
   const root = await rootOf(den);
   if (root === undefined) throw new VmmError('the VM has no jail');
   return root;
-}
-
-/** The groups of the folders of all other VMs. */
-async function groupsBeside({ folder }: Den): Promise<ReadonlySet<number>> {
-  const groups = new Set<number>();
-  for (const name of await readdir(dirname(folder))) {
-    if (parseId('vm', name) === undefined || name === basename(folder)) continue;
-    const found = await stat(join(dirname(folder), name)).catch(unlessMissing);
-    if (found) groups.add(found.gid);
-  }
-  return groups;
 }
 
 async function unlinkIfThere(path: string): Promise<void> {

@@ -8,7 +8,7 @@ import { silent, type Logger } from '../../base/logger.ts';
 import { run } from '../../host/run.ts';
 import { VmmError } from '../driver.ts';
 import { LOST_WITHOUT_JAILER, openCages, usableJailer, type JailHost, type JailWish } from './cages.ts';
-import { CONTROLLERS } from './cgroups.ts';
+import { CONTROLLERS } from '../cgroups.ts';
 import { findJailer, jailerCommand } from './jailer.ts';
 import { readJailOptions } from './testing/jail-options.ts';
 

@@ -2,7 +2,7 @@ import { findProgram, isForeignProgram } from '../../host/programs.ts';
 import { CommandFailed, type Argv, type Run } from '../../host/run.ts';
 import { VmmError, type MachineSpec } from '../driver.ts';
 import { FILES } from './boot.ts';
-import { limitsOf, PARENT_GROUP, type Controller } from './cgroups.ts';
+import { limitsOf, PARENT_GROUP, type Controller } from '../cgroups.ts';
 
 /** Firecracker's own program `jailer` (docs/jailer.md): it makes a root and a user of its own for a Firecracker, and becomes it. */
 export interface Jailer {

@@ -1,8 +1,8 @@
 import { createHash } from 'node:crypto';
 import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
-import type { VmId } from '../../base/ids.ts';
-import { readIfThere } from '../../host/files.ts';
+import type { VmId } from '../base/ids.ts';
+import { readIfThere } from '../host/files.ts';
 
 /** The users VMMs run as: one for each VM, its group the same number. */
 export interface UidRange {

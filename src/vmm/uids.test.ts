@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, test } from 'node:test';
 import fc from 'fast-check';
-import { newId } from '../../base/ids.ts';
+import { newId } from '../base/ids.ts';
 import { chooseUid, hostUsers } from './uids.ts';
 
 let root: string;

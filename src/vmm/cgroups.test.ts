@@ -1,10 +1,19 @@
 import assert from 'node:assert/strict';
-import { mkdir, mkdtemp, rm, stat, writeFile } from 'node:fs/promises';
+import { mkdir, mkdtemp, readdir, readFile, rm, stat, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, test } from 'node:test';
-import { newId } from '../../base/ids.ts';
-import { CONTROLLERS, findCgroups, limitsOf, memoryKills, removeGroup } from './cgroups.ts';
+import { newId } from '../base/ids.ts';
+import {
+  CONTROLLERS,
+  findCgroups,
+  limitsOf,
+  memoryKills,
+  putInto,
+  removeEmptyGroups,
+  removeGroup,
+  shareOut,
+} from './cgroups.ts';
 
 let folder: string;
 before(async () => {
@@ -75,4 +84,50 @@ test('a group is removed; that it is gone already is no failure, one that is not
   await removeGroup(tree, vmId);
   await assert.rejects(stat(group), { code: 'ENOENT' });
   await stat(join(tree.mount, 'hatch'));
+});
+
+test('the hierarchy is shared out: its controllers are there for the group of all VMs and below it, those that are not yet', async () => {
+  const mount = join(folder, 'shared');
+  await mkdir(mount);
+  await writeFile(join(mount, 'cgroup.subtree_control'), 'cpu io\n');
+  const tree = { mount, controllers: ['cpu', 'pids'] } as const;
+  assert.deepEqual(await shareOut(tree), { shared: true });
+  assert.equal(await readFile(join(mount, 'cgroup.subtree_control'), 'utf8'), '+pids');
+  assert.equal(await readFile(join(mount, 'hatch/cgroup.subtree_control'), 'utf8'), '+cpu +pids');
+});
+
+test('a hierarchy that is not ours to divide is told as such', async () => {
+  const mount = join(folder, 'somebody-elses');
+  await mkdir(join(mount, 'cgroup.subtree_control'), { recursive: true });
+  const { why } = (await shareOut({ mount, controllers: CONTROLLERS })) as { readonly why: string };
+  assert.match(why, /somebody-elses cannot be divided by hatchd \(EISDIR\)$/);
+});
+
+test('a process is put into a group of its VM, after the limits are set', async () => {
+  const vmId = newId('vm');
+  const tree = { mount: join(folder, 'entered'), controllers: CONTROLLERS };
+  const limits = limitsOf({ vcpuCount: 2, memMib: 512 }, CONTROLLERS, {
+    cpus: 1,
+    memMib: 576,
+    threads: 128,
+  });
+  await putInto(tree, vmId, limits, 4242);
+  const said = async (file: string): Promise<string> =>
+    readFile(join(tree.mount, 'hatch', vmId, file), 'utf8');
+  assert.equal(await said('cpu.max'), '300000 100000');
+  assert.equal(await said('memory.max'), String(1088 * 1024 * 1024));
+  assert.equal(await said('pids.max'), '130');
+  assert.equal(await said('cgroup.procs'), '4242');
+});
+
+test('groups that nobody is in are removed, those of VMs alone', async () => {
+  const tree = { mount: join(folder, 'left'), controllers: CONTROLLERS };
+  const [left, used] = [newId('vm'), newId('vm')];
+  for (const name of [left, used, 'another'])
+    await mkdir(join(tree.mount, 'hatch', name), { recursive: true });
+  // A folder with something in it is to rmdir(2) what a group with a process is.
+  await writeFile(join(tree.mount, 'hatch', used, 'cgroup.procs'), '1');
+  await removeEmptyGroups(tree);
+  assert.deepEqual((await readdir(join(tree.mount, 'hatch'))).sort(), ['another', used].sort());
+  await removeEmptyGroups({ ...tree, mount: join(folder, 'nowhere') });
 });
