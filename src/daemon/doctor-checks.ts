@@ -16,6 +16,7 @@ import { chooseDriver, kvmUnderFirecracker } from './driver.ts';
 import { firecracker } from './doctor-firecracker.ts';
 import { fail, ok, warn, type Found } from './doctor-finding.ts';
 import { cgroups, kernel, memory, nftables, processor, sshPorts } from './doctor-host.ts';
+import { qemuUsers } from './doctor-qemu.ts';
 import { snapshotStore } from './doctor-snapshots.ts';
 import { tryListening, type ListenSetting, type Place } from './listening.ts';
 import { readTls } from './tls.ts';
@@ -30,6 +31,7 @@ export const CHECKS: Readonly<Record<string, Check>> = {
   programs,
   hypervisor,
   firecracker: (values, data) => firecracker({ run }, values, data),
+  qemu: (values, data) => qemuUsers(values, data),
   kernel: (values) => onHost(values, kernel),
   cgroups: (values) => onHost(values, cgroups),
   memory: (values) => onHost(values, () => memory(values.HATCH_MEMORY_BUDGET_MIB)),

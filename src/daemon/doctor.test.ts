@@ -52,7 +52,17 @@ test('before the first start all is well, each check says so, and nothing is mad
   assert.deepEqual(
     all.map(({ check, verdict }) => `${verdict} ${check}`),
     [
-      ...['rights', 'programs', 'hypervisor', 'firecracker', 'kernel', 'cgroups', 'memory', 'processor'],
+      ...[
+        'rights',
+        'programs',
+        'hypervisor',
+        'firecracker',
+        'qemu',
+        'kernel',
+        'cgroups',
+        'memory',
+        'processor',
+      ],
       ...[
         'network',
         'nftables',

@@ -7,6 +7,10 @@ import { openFirecracker } from '../vmm/firecracker/driver.ts';
 import { firecrackerRunsCode } from '../vmm/firecracker/kvm-probe.ts';
 import { kvmDevice, kvmVerdict, type KvmVerdict } from '../vmm/kvm-verdict.ts';
 import { openQemu } from '../vmm/qemu/driver.ts';
+import { NO_LIMITS } from '../vmm/qemu/limits.ts';
+import { LOST_WITHOUT_USERS, usableUsers, type UsersWish } from '../vmm/qemu/usable-users.ts';
+import { findCgroups } from '../vmm/cgroups.ts';
+import type { UidRange } from '../vmm/uids.ts';
 import type { Values } from './config.ts';
 import type { DataFolder } from './data-folder.ts';
 
@@ -21,15 +25,24 @@ export async function chooseDriver(
   const firecrackerBin = values.HATCH_FIRECRACKER_BIN;
   const firecracker = (): Promise<Driver> =>
     openFirecracker({ run, log, firecrackerBin, folder: data.vms, jail: jailWish(values) });
-  const qemu = (): Promise<Driver> =>
-    openQemu({
+  const qemu = async (): Promise<Driver> => {
+    const usable = await usableUsers(usersWish(values), data.vms);
+    if ('why' in usable)
+      log.warn({ why: usable.why, lost: LOST_WITHOUT_USERS }, 'GUESTS RUN AS THE USER OF HATCHD');
+    const cgroups = await findCgroups();
+    const limits = cgroups?.controllers.length ? cgroups : null;
+    if (limits === null) log.warn({ why: 'cgroup v2 has no controllers here' }, NO_LIMITS);
+    return openQemu({
       run,
       log,
       qemuBin: values.HATCH_QEMU_BIN,
       cpu: values.HATCH_QEMU_CPU ?? null,
       folder: data.vms,
       kvmVerdictFile: data.kvmVerdict,
+      users: 'uids' in usable ? usable.uids : null,
+      cgroups: limits,
     });
+  };
   switch (values.HATCH_VMM) {
     case 'fake':
       return openFake({ folder: data.vms });
@@ -80,6 +93,15 @@ export function jailWish(values: Values): JailWish {
   return {
     mode: values.HATCH_JAILER,
     jailerBin: values.HATCH_JAILER_BIN,
-    uids: { min: values.HATCH_VM_UID_MIN, max: values.HATCH_VM_UID_MAX },
+    uids: uidRange(values),
   };
+}
+
+/** As whom QEMUs are to run, as configured. */
+export function usersWish(values: Values): UsersWish {
+  return { mode: values.HATCH_QEMU_USERS, uids: uidRange(values) };
+}
+
+function uidRange({ HATCH_VM_UID_MIN: min, HATCH_VM_UID_MAX: max }: Values): UidRange {
+  return { min, max };
 }

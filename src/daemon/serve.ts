@@ -1,5 +1,6 @@
 import { readFileSync } from 'node:fs';
 import { errorFields, type Logger } from '../base/logger.ts';
+import { leaveNoCoreDumps } from '../host/core-dumps.ts';
 import { startDaemon, type Daemon } from './assemble.ts';
 import type { Values } from './config.ts';
 
@@ -37,6 +38,9 @@ export async function serve(values: Values, log: Logger): Promise<number> {
     );
     process.exit(70);
   });
+  await leaveNoCoreDumps().catch((error: unknown) =>
+    log.warn(errorFields(error), 'a crash may leave a core dump, with keys in it or the memory of a guest'),
+  );
   const stop = new AbortController();
   let daemon: Daemon;
   try {

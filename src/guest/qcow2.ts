@@ -40,6 +40,21 @@ export async function readDiskHeader(path: string): Promise<DiskHeader> {
   }
 }
 
+/** The longest name of a backing file that the format has. */
+const LONGEST_NAME = 1023;
+
+/** The name a qcow2 disk at `path` has of the file it stands on, as it is written there; null when it stands on none, and is no qcow2 disk. */
+export async function backingName(path: string): Promise<string | null> {
+  await using file = await open(path, 'r');
+  const start = Buffer.alloc(104);
+  const { bytesRead } = await file.read(start, 0, start.length, 0);
+  const header = parseDiskHeader(start.subarray(0, bytesRead));
+  if (header.format !== 'qcow2' || !header.backingFile) return null;
+  const name = Buffer.alloc(Math.min(start.readUInt32BE(16), LONGEST_NAME));
+  const read = await file.read(name, 0, name.length, Number(start.readBigUInt64BE(8)));
+  return name.subarray(0, read.bytesRead).toString('utf8');
+}
+
 // The formats QEMU 7.2 would recognise by their first bytes.
 const OTHERS: readonly (readonly [string, string])[] = [
   ['KDMV', 'VMDK'],

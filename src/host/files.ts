@@ -1,6 +1,6 @@
 import { randomBytes } from 'node:crypto';
 import { constants } from 'node:fs';
-import { copyFile, mkdir, open, readFile, rename, rm, stat, statfs } from 'node:fs/promises';
+import { chmod, chown, copyFile, mkdir, open, readFile, rename, rm, stat, statfs } from 'node:fs/promises';
 import { dirname, join, basename } from 'node:path';
 import { isErrno } from '../base/errno.ts';
 
@@ -55,6 +55,12 @@ export async function makeFolder(path: string, mode = 0o700): Promise<void> {
 /** Removes a file or a folder with all in it; no failure when it is not there. */
 export async function remove(path: string): Promise<void> {
   await rm(path, { recursive: true, force: true });
+}
+
+/** Makes a file ours, and ours alone, that was another user's. */
+export async function takeBack(path: string): Promise<void> {
+  await chown(path, process.geteuid?.() ?? 0, process.getegid?.() ?? 0);
+  await chmod(path, 0o600);
 }
 
 /** Bytes free for us on the file system that holds `path`. */

@@ -8,7 +8,7 @@ import { after, before, describe, test } from 'node:test';
 import { isErrno } from '../base/errno.ts';
 import { systemClock } from '../base/clock.ts';
 import { until } from '../base/until.ts';
-import { useLauncher } from './launch.ts';
+import { launchHere, useLauncher } from './launch.ts';
 import { LauncherProcess } from './launcher-process.ts';
 import { identify, isAlive, signalProcess, spawnDetached, type ProcessIdentity } from './process.ts';
 import { BASE_ENV, CommandFailed, run } from './run.ts';
@@ -187,6 +187,32 @@ test('a process ends though what it started detached goes on, also when the laun
     await signalProcess(identity, 'SIGKILL');
   } finally {
     await rm(folder, { recursive: true });
+  }
+});
+
+test('a program has the umask it is to have, whoever starts it, and we keep ours', async () => {
+  const launcher = new LauncherProcess({ env: {} });
+  const before = process.umask();
+  try {
+    for (const launch of [launchHere, launcher.launch]) {
+      const { promise, resolve } = Promise.withResolvers<string>();
+      let said = '';
+      const what = {
+        argv: ['/bin/sh', '-c', 'umask'],
+        cwd: undefined,
+        env: {},
+        output: 'piped',
+        input: '',
+      } as const;
+      launch({ ...what, umask: 0o077 }, (heard) => {
+        if (heard.kind === 'output') said += Buffer.from(heard.chunk).toString();
+        if (heard.kind === 'close') resolve(said);
+      });
+      assert.equal(await promise, '0077\n');
+    }
+    assert.equal(process.umask(), before);
+  } finally {
+    await launcher.close();
   }
 });
 

@@ -9,6 +9,8 @@ export interface Launch {
   /** `piped`: what it says is heard, and `input` is what it is given. Else files its output is appended to. */
   readonly output: 'piped' | { readonly stdout: string; readonly stderr: string };
   readonly input: string | Uint8Array;
+  /** As umask(2); that of whoever starts it unless told. */
+  readonly umask?: number | undefined;
 }
 
 /** What is heard of a program that was started. */
@@ -27,13 +29,13 @@ export type Heard =
 export type Launcher = (launch: Launch, hear: (heard: Heard) => void) => { readonly kill: () => void };
 
 /** Starts programs as children of this very process, which stands still for as long as the kernel takes to copy its page tables. */
-export const launchHere: Launcher = ({ argv: [program, ...args], cwd, env, output, input }, hear) => {
+export const launchHere: Launcher = ({ argv: [program, ...args], cwd, env, output, input, umask }, hear) => {
   const opened: number[] = [];
   let child: ChildProcess;
   let stdio: StdioOptions | undefined;
   try {
     stdio = stdioOf(output, opened);
-    child = spawn(program, args, { cwd, env, detached: true, stdio });
+    child = withUmask(umask, () => spawn(program, args, { cwd, env, detached: true, stdio }));
   } catch (error) {
     const { code, message } = error as NodeJS.ErrnoException;
     // Of a file for its output that cannot be opened: that code would say something else of the program.
@@ -60,6 +62,17 @@ export const launchHere: Launcher = ({ argv: [program, ...args], cwd, env, outpu
   if (output !== 'piped') child.unref();
   return { kill: () => killGroup(pid) };
 };
+
+/** A program has the umask of the moment it is started in. */
+function withUmask<T>(umask: number | undefined, work: () => T): T {
+  if (umask === undefined) return work();
+  const before = process.umask(umask);
+  try {
+    return work();
+  } finally {
+    process.umask(before);
+  }
+}
 
 function stdioOf(output: Launch['output'], opened: number[]): StdioOptions {
   if (output === 'piped') return 'pipe';

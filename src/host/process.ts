@@ -92,11 +92,14 @@ export function spawnDetached(
     log,
     stdout = log,
     env = {},
+    umask,
   }: {
     readonly cwd: string;
     readonly log: string;
     readonly stdout?: string;
     readonly env?: Readonly<Record<string, string>>;
+    /** Rights that no file it makes has, as umask(2); ours unless told. */
+    readonly umask?: number;
   },
 ): Promise<Detached> {
   const exit = Promise.withResolvers<Ending>();
@@ -131,7 +134,10 @@ export function spawnDetached(
       case 'close':
     }
   };
-  launch({ argv, cwd, env: { ...BASE_ENV, ...env }, output: { stdout, stderr: log }, input: '' }, hear);
+  launch(
+    { argv, cwd, env: { ...BASE_ENV, ...env }, output: { stdout, stderr: log }, input: '', umask },
+    hear,
+  );
   return promise;
 }
 

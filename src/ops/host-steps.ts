@@ -48,12 +48,15 @@ export async function imageOf({ store, settings }: Pick<Deps, 'store' | 'setting
   return { ...image, initrdPath: initrd ? join(own, 'initrd') : null };
 }
 
+/** A VM's disk, and the frozen ones it stands on where that is known: absolute paths. */
+export type MachineDisk = Pick<Layer, 'path' | 'format'> & { readonly over?: readonly string[] };
+
 /** The machine a VM's row describes, with its disk. */
 export function specOf(
   { settings, driver }: Pick<Deps, 'settings' | 'driver'>,
   vm: Vm,
   image: Image,
-  disk: Pick<Layer, 'path' | 'format'>,
+  disk: MachineDisk,
 ): MachineSpec {
   return {
     vmId: vm.id,
@@ -64,7 +67,12 @@ export function specOf(
     initrd: image.initrdPath === null ? null : 'initrd',
     bootArgs: vm.bootArgs ?? image.bootArgs ?? settings.defaultBootArgs ?? driver.defaultBootArgs,
     disks: [
-      { path: nameWithin(settings, vm, disk.path), format: disk.format, readOnly: false },
+      {
+        path: nameWithin(settings, vm, disk.path),
+        format: disk.format,
+        readOnly: false,
+        ...(disk.over ? { over: disk.over } : {}),
+      },
       { path: SEED_FILE, format: 'raw', readOnly: true },
     ],
     network: vm.network === null ? null : { tap: vm.id, mac: vm.network.mac },
@@ -81,6 +89,13 @@ export async function diskOf({ store }: Pick<Deps, 'store'>, vm: Vm): Promise<La
   const layer = vm.layerId === null ? null : await store.layers.get(vm.layerId);
   if (!layer) throw new Failure('wrong_state', `VM ${vm.id} has no disk.`, { details: { state: vm.state } });
   return layer;
+}
+
+/** The top disk of a VM with all it stands on, as a hypervisor is to find it; throws as `diskOf`. */
+export async function wholeDiskOf(deps: Pick<Deps, 'store'>, vm: Vm): Promise<MachineDisk> {
+  const { id, path, format } = await diskOf(deps, vm);
+  const [, ...below] = await deps.store.layers.chain(id);
+  return { path, format, over: below.map((layer) => layer.path) };
 }
 
 /**
@@ -243,7 +258,7 @@ function vmmStep(deps: Deps, vm: Vm, image: Image): Step {
     name: 'vmm',
     async run(signal) {
       const now = (await store.vms.get(vm.id)) ?? vm;
-      const machine = await driver.launch(specOf(deps, now, image, await diskOf(deps, now)), signal);
+      const machine = await driver.launch(specOf(deps, now, image, await wholeDiskOf(deps, now)), signal);
       await store.vms.update(vm.id, ownerOf(vm), {
         process: machine.process,
         vmm: driver.name,

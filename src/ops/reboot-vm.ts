@@ -5,7 +5,7 @@ import { refuse } from '../model/states.ts';
 import type { Vm } from '../model/vm.ts';
 import { mustBeHere } from './elsewhere.ts';
 import type { Caller, Wait } from './hatch.ts';
-import { attach, diskOf, endVmm, imageOf, specOf } from './host-steps.ts';
+import { attach, endVmm, imageOf, specOf, wholeDiskOf } from './host-steps.ts';
 import { markError } from './mark-error.ts';
 import { askToPowerOff, noteRungs } from './power-off.ts';
 import { Closing, Overtaken, runForward, TryAgain } from './steps.ts';
@@ -80,7 +80,7 @@ export async function carryOutReboot(world: World, operation: Operation, signal:
       name: 'vmm',
       run: async (stepSignal: AbortSignal) => {
         const image = await imageOf(world, vm);
-        const spec = specOf(world, vm, image, await diskOf(world, vm));
+        const spec = specOf(world, vm, image, await wholeDiskOf(world, vm));
         const machine = await deadline(
           'starting the hypervisor',
           60_000,

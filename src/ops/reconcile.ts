@@ -44,6 +44,7 @@ async function processes(
     const wanted = vm?.process?.pid === process.pid && vm.process.startTime === process.startTime;
     if (wanted || flying.has(vmId) || flights.has(vmId)) continue;
     await driver.reap(process);
+    if (!vm) await driver.clear({ vmId, folder: vmFolder(settings, vmId) });
     done.push(`ended process ${process.pid} of ${vmId}, which no VM claims`);
   }
   return done;

@@ -3,12 +3,12 @@ import { dirname, join } from 'node:path';
 import { isErrno } from '../base/errno.ts';
 import { newId, type LayerId } from '../base/ids.ts';
 import { errorFields } from '../base/logger.ts';
-import { exists, makeFolder, reflink, remove } from '../host/files.ts';
+import { exists, makeFolder, reflink, remove, takeBack } from '../host/files.ts';
 import { Failure } from '../model/failure.ts';
 import type { Layer } from '../model/records.ts';
 import type { Vm } from '../model/vm.ts';
 import type { Machine, SavedMachine } from '../vmm/driver.ts';
-import { diskOf, imageOf, kernelNames, SEED_FILE, specOf } from './host-steps.ts';
+import { diskOf, imageOf, kernelNames, SEED_FILE, specOf, wholeDiskOf } from './host-steps.ts';
 import { layerFile, layerFolder } from './layers.ts';
 import { ownerOf } from './owner.ts';
 import {
@@ -23,6 +23,7 @@ import {
 import { inScratch, tapApart } from './scratch.ts';
 import { vmFolder } from './settings.ts';
 import type { SavedFacts, SnapshotPlan } from './snapshot-plan.ts';
+import { mustStandOnItsOwn } from './stands-on.ts';
 import type { Step } from './steps.ts';
 import { LONGEST_CHAIN } from './files-from-snapshot.ts';
 import type { World } from './world.ts';
@@ -88,6 +89,9 @@ export function liveSteps(world: World, vm: Vm, plan: LivePlan): readonly Step[]
         if (!saved) throw new Error(`${plan.snapshotId} was not saved`);
         await seal(world, vm, plan, saved);
         if (driver.capabilities.qcow2) await forgetOldName(world, vm);
+        const kept = keptDisk(world, await diskOf(world, vm), diskId);
+        await takeBack(kept.path);
+        await mustStandOnItsOwn(world, kept, kept.path);
       },
       async undo() {
         const snapshot = await store.snapshots.get(plan.snapshotId);
@@ -203,6 +207,7 @@ export async function settleDisk(world: World, vm: Vm, { diskId }: LivePlan): Pr
   await store.vms.update(vm.id, ownerOf(now), { layerId: diskId });
   await store.layers.put(disk.id, { path: kept.path, frozen: true });
   await remove(disk.path);
+  await takeBack(kept.path);
 }
 
 /** Whether the guest writes to a file of its folder, or has ended. */
@@ -324,8 +329,9 @@ async function loadedAside<T>(
   return inScratch(world, aside, 'what memory was loaded in', async (folder) => {
     for (const name of kernelNames) await copyKernel(join(own, name), join(folder, name));
     await link(join(own, SEED_FILE), join(folder, SEED_FILE));
+    const { over = [] } = await wholeDiskOf(world, vm);
     const { path, format } = keptDisk(world, await diskOf(world, vm), diskId);
-    const disk = { path: join(folder, 'disk.qcow2'), format: 'qcow2' } as const;
+    const disk = { path: join(folder, 'disk.qcow2'), format: 'qcow2', over: [path, ...over] } as const;
     await files.makeOverlay({ folder, path: 'disk.qcow2', layerPath: path, layerFormat: format }, signal);
     await tapApart(world, aside);
     const machine = await driver.load(

@@ -3,16 +3,17 @@ import { dirname, join } from 'node:path';
 import { isErrno } from '../base/errno.ts';
 import { deadline } from '../base/deadline.ts';
 import { errorFields } from '../base/logger.ts';
-import { exists, freeBytes, makeFolder, remove } from '../host/files.ts';
+import { exists, freeBytes, makeFolder, remove, takeBack } from '../host/files.ts';
 import { Failure } from '../model/failure.ts';
 import type { Layer, Operation } from '../model/records.ts';
 import type { NewSnapshot, Snapshot } from '../model/snapshot.ts';
 import type { Vm } from '../model/vm.ts';
 import type { Live } from './fleet.ts';
-import { diskOf, endVmm, imageOf, kernelNames, specOf } from './host-steps.ts';
+import { diskOf, endVmm, imageOf, kernelNames, specOf, wholeDiskOf } from './host-steps.ts';
 import { kernelSha256 } from './image-kernel.ts';
 import { layerFile, layerFolder, releaseLayers } from './layers.ts';
 import { toArgs, type SavedFacts, type SnapshotPlan } from './snapshot-plan.ts';
+import { mustStandOnItsOwn } from './stands-on.ts';
 import type { Step } from './steps.ts';
 import type { World } from './world.ts';
 import { ownerOf } from './owner.ts';
@@ -173,7 +174,7 @@ async function giveMemoryAFile(
   if (saved === null || !driver.capabilities.ramFile) return null;
   const statePath = layerFile(settings, { id: stateId, kind: 'state', format: 'raw' });
   const image = await imageOf(world, vm);
-  const spec = specOf(world, vm, image, await diskOf(world, vm));
+  const spec = specOf(world, vm, image, await wholeDiskOf(world, vm));
   const machine = await driver.load(
     spec,
     { ...saved, driver: driver.name, vcpuCount: vm.vcpuCount, memMib: vm.memMib, statePath },
@@ -211,7 +212,11 @@ async function freeze(world: World, vm: Vm, { stateId }: SnapshotPlan): Promise<
   await copyLink(join(own, 'base'), join(dirname(target), 'base'));
   for (const name of kernelNames)
     await copyKernel(join(own, name), join(layerFolder(settings, stateId), name));
-  if (!disk.frozen) await moveIfThere(disk.path, target);
+  if (disk.frozen) return;
+  await moveIfThere(disk.path, target);
+  // It was the hypervisor's, which may be a user of its own.
+  await takeBack(target);
+  await mustStandOnItsOwn(world, disk, target);
 }
 
 /** A link to the image's kernel is kept as a link; a VM that came from elsewhere has it as a file of its own. */

@@ -7,7 +7,7 @@ import type { Image, Layer } from '../model/records.ts';
 import type { Snapshot } from '../model/snapshot.ts';
 import type { Vm } from '../model/vm.ts';
 import { mustFitHere } from './compatible.ts';
-import { hostnameOf, imageOf, SEED_FILE } from './host-steps.ts';
+import { hostnameOf, imageOf, SEED_FILE, type MachineDisk } from './host-steps.ts';
 import { layerFile } from './layers.ts';
 import { translate } from './translate.ts';
 import { folderFromSnapshot } from './files-from-snapshot.ts';
@@ -23,7 +23,7 @@ const ANSWER_MS = 120_000;
 
 /** What a snapshot is restored from for proof. */
 interface Files {
-  readonly disk: Pick<Layer, 'path' | 'format'>;
+  readonly disk: MachineDisk;
   readonly statePath: string;
   readonly memoryPath: string | null;
   /** The layer with the state, and the kernel beside it. */
@@ -119,11 +119,12 @@ async function withFiles(
   signal: AbortSignal,
   work: (files: Files) => Promise<void>,
 ): Promise<void> {
-  const { archive, settings } = world;
+  const { archive, settings, store } = world;
   if (snapshot.manifest === null) {
     const { disk, saved } = await localFiles(world, snapshot);
+    const [, ...below] = await store.layers.chain(disk.id);
     return work({
-      disk,
+      disk: { path: disk.path, format: disk.format, over: below.map(({ path }) => path) },
       statePath: saved.statePath,
       memoryPath: saved.memoryPath,
       stateId: snapshot.stateLayerId,
@@ -173,7 +174,7 @@ async function layOut(
   image: Image,
   { disk, stateId }: Files,
   signal: AbortSignal,
-): Promise<Pick<Layer, 'path' | 'format'>> {
+): Promise<MachineDisk> {
   const { store, files, driver, settings } = world;
   const folder = vmFolder(settings, vm.id);
   await folderFromSnapshot(world, vm, { ...snapshot, stateLayerId: stateId }, true).run(signal);
@@ -200,7 +201,7 @@ async function layOut(
     },
     signal,
   );
-  return { path: join(folder, made.path), format: made.format };
+  return { path: join(folder, made.path), format: made.format, over: [disk.path, ...(disk.over ?? [])] };
 }
 
 /** The agent answers, and a program runs; of a guest without one it is known only that it goes on. */

@@ -4,12 +4,22 @@ import { errorFields } from '../base/logger.ts';
 import { refresh, setClock } from '../guest/identity.ts';
 import { exists } from '../host/files.ts';
 import { Failure } from '../model/failure.ts';
-import type { Image, Layer, Operation } from '../model/records.ts';
+import type { Image, Operation } from '../model/records.ts';
 import type { Snapshot } from '../model/snapshot.ts';
 import type { Vm } from '../model/vm.ts';
 import type { LoadOptions, MachineSpec } from '../vmm/driver.ts';
 import { mustFitHere } from './compatible.ts';
-import { diskOf, endVmm, imageOf, networkStep, SEED_FILE, seedStep, specOf, sshStep } from './host-steps.ts';
+import {
+  endVmm,
+  imageOf,
+  networkStep,
+  SEED_FILE,
+  seedStep,
+  specOf,
+  sshStep,
+  wholeDiskOf,
+  type MachineDisk,
+} from './host-steps.ts';
 import { diskFromSnapshot, folderFromSnapshot } from './files-from-snapshot.ts';
 import { identityStep, noteHooks } from './identity-step.ts';
 import { localFiles } from './local-snapshot.ts';
@@ -155,7 +165,7 @@ export function loadedSpec(
   world: Pick<World, 'settings' | 'driver'>,
   vm: Vm,
   image: Image,
-  disk: Pick<Layer, 'path' | 'format'>,
+  disk: MachineDisk,
   snapshot: Snapshot,
 ): MachineSpec {
   const { guest, savedOn } = snapshot;
@@ -184,7 +194,7 @@ async function loadMachine(
   const { store, driver, fleet, files, settings } = world;
   const { saved } = await localFiles(world, snapshot);
   const now = (await store.vms.get(vm.id)) ?? vm;
-  const spec = loadedSpec(world, now, image, await diskOf(world, now), snapshot);
+  const spec = loadedSpec(world, now, image, await wholeDiskOf(world, now), snapshot);
   const [disk] = spec.disks;
   const flushed = disk && files.flushDisk({ folder: vmFolder(settings, vm.id), path: disk.path });
   flushed?.catch(() => undefined);

@@ -102,6 +102,8 @@ export interface DiskSpec {
   readonly path: string;
   readonly format: 'raw' | 'qcow2';
   readonly readOnly: boolean;
+  /** Absolute paths of the frozen disks below it; a `base` beside any of them, and beside it, leads to their image. undefined: not known. */
+  readonly over?: readonly string[];
 }
 
 /** The serial console's file in a VM's folder; the VMM opens it to append, so it may be cut while the guest runs. */

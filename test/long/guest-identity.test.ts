@@ -49,7 +49,15 @@ async function boot(): Promise<BootedGuest> {
   const folder = join(root, 'vms');
   for (const path of [folder, join(root, 'net')]) await mkdir(path);
   const driver = await openQemu({
-    ...{ run, log: silent, folder, qemuBin: 'qemu-system-x86_64', cpu: null },
+    ...{
+      run,
+      log: silent,
+      folder,
+      qemuBin: 'qemu-system-x86_64',
+      cpu: null,
+      users: { min: 61000, max: 64999 },
+      cgroups: null,
+    },
     kvmVerdictFile: join(root, 'kvm.json'),
   });
   return bootAndSave(driver, folder, { userData: USER_DATA });

@@ -25,6 +25,8 @@ const driver = await openQemu({
   log: silent,
   qemuBin: 'qemu-system-x86_64',
   cpu: null,
+  users: { min: 61000, max: 64999 },
+  cgroups: null,
   folder,
   kvmVerdictFile: join(root, 'kvm.json'),
 });

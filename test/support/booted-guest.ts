@@ -192,7 +192,7 @@ async function freshSpec(
     initrd: 'initrd',
     bootArgs: `${image.manifest.boot_args} ${NO_WAITING}`,
     disks: [
-      { path: disk.path, format: disk.format, readOnly: false },
+      { path: disk.path, format: disk.format, readOnly: false, over: [] },
       { path: 'seed.iso', format: 'raw', readOnly: true },
     ],
     machineType: null,
@@ -211,5 +211,8 @@ async function copySpec(of: MachineSpec, place: Place): Promise<MachineSpec> {
       await run(['qemu-img', 'create', '-q', '-f', format, '-b', from, '-F', format, to]);
     else if (!(await reflink(from, to))) await run(['cp', '--sparse=always', from, to]);
   }
-  return { ...of, ...own };
+  const disks = of.disks.map((disk) =>
+    disk.readOnly ? disk : { ...disk, over: [join(of.folder, disk.path), ...(disk.over ?? [])] },
+  );
+  return { ...of, ...own, disks };
 }

@@ -58,7 +58,9 @@ export async function startHatchd(
 ): Promise<Hatchd> {
   const data = join(folder, 'data');
   const image = await builtImage();
-  await mkdir(join(data, 'images'), { recursive: true });
+  await mkdir(data, { recursive: true });
+  // As hatchd makes it.
+  await mkdir(join(data, 'images'), { recursive: true, mode: 0o700 });
   await symlink(image.dir, join(data, 'images', basename(image.dir)));
   const url = 'http://127.0.0.1:8080';
   const logFile = join(folder, 'hatchd.log');

@@ -9,18 +9,26 @@ import type { Vm } from '../../src/contract/vm.ts';
 import { exists } from '../../src/host/files.ts';
 import { run } from '../../src/host/run.ts';
 import { takesAndGivesFiles } from '../support/guest-files.ts';
+import { mustBeConfined, openTo, openToStrangers, PUBLIC, whereSeen } from '../support/confined.ts';
 import { eventsOf, qemuOf, startHatchd, untilVm, type Hatchd } from '../support/hatchd.ts';
 
 /**
  * The life of real guests, from the API's side: two VMs side by side, each through every way a guest can end and come back.
  * Booting is what is tested here, so each of them boots more than once.
  */
+/** Secrets that nobody is to see: of the operator, and in what a VM was made with. */
+const S3_SECRET = 'canary-of-the-operator';
+const PASSWORD = 'canary-in-user-data';
+
 let folder: string;
 let hatchd: Hatchd;
 
 before(async () => {
   folder = await mkdtemp(join(tmpdir(), 'life-'));
-  hatchd = await startHatchd(folder);
+  hatchd = await startHatchd(folder, {
+    HATCH_S3_ACCESS_KEY: 'canary-access',
+    HATCH_S3_SECRET_KEY: S3_SECRET,
+  });
 });
 after(async () => {
   await hatchd.down();
@@ -70,7 +78,7 @@ describe('two guests', { concurrency: 2 }, () => {
       {
         name: 'alpha',
         ssh_authorized_keys: [hatchd.publicKey],
-        user_data: '#cloud-config\nruncmd:\n  - echo once >> /var/lib/ran\n',
+        user_data: `#cloud-config\n# ${PASSWORD}\nruncmd:\n  - echo once >> /var/lib/ran\n`,
         labels: { role: 'test' },
         disk_mib: 4096,
       },
@@ -78,6 +86,7 @@ describe('two guests', { concurrency: 2 }, () => {
     );
     assert.equal(made.ready, true);
     await waitsForCloudInit(made);
+    await isConfined(made);
 
     const { stdout } = await client.vms.exec('alpha', {
       command: ['sh', '-c', 'echo "$PWD $GREETING"; cat; exit 7'],
@@ -195,6 +204,23 @@ async function tellsWhatItUses({ id, mem_mib }: Vm): Promise<void> {
   // The guest has touched some of it; QEMU has its own memory besides.
   assert.ok(held > 64 * 1024 ** 2 && held < (mem_mib + 1024) * 1024 ** 2, words);
   assert.match((await hatchd.hatch('vm', 'metrics', 'alpha')).stdout, /^Disk written +[\d.]+M$/m);
+}
+
+/** A guest's QEMU has its own rights alone, its files are nobody else's, and no secret shows. */
+async function isConfined({ id }: Vm): Promise<void> {
+  const pid = await qemuOf(id);
+  assert.ok(pid !== undefined);
+  const uid = await mustBeConfined(pid);
+  const own = [`vms/${id}/disk.qcow2`, `vms/${id}/disk.raw`];
+  const readable = await openTo(uid, hatchd.data);
+  assert.ok(readable.length === 1 && own.includes(readable[0] ?? ''), `its user may open ${readable.join()}`);
+  assert.deepEqual(await openToStrangers(hatchd.data), [...PUBLIC]);
+  const user_data = `#cloud-config\n# ${PASSWORD}\n`;
+  await assert.rejects(
+    hatchd.client.vms.create({ image_id: 'img-none', user_data }),
+    (error) => error instanceof Error && !/canary/.test(`${error.message} ${JSON.stringify(error)}`),
+  );
+  assert.deepEqual(await whereSeen([S3_SECRET, PASSWORD, hatchd.key], hatchd), []);
 }
 
 /** Waits for the end of cloud-init in a guest, which must have nothing to complain of. */

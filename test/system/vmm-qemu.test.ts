@@ -24,6 +24,8 @@ async function qemuHost(): Promise<DriverHost> {
       log: silent,
       qemuBin: 'qemu-system-x86_64',
       cpu: null,
+      users: { min: 61000, max: 64999 },
+      cgroups: null,
       folder,
       kvmVerdictFile: join(root, 'kvm.json'),
     });

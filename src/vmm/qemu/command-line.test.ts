@@ -4,7 +4,14 @@ import { newId } from '../../base/ids.ts';
 import type { MachineSpec } from '../driver.ts';
 import { commandLine, nameOf, type QemuChoice } from './command-line.ts';
 
-const choice: QemuChoice = { bin: '/usr/bin/qemu', accel: 'tcg', cpu: 'max', machineType: 'pc-q35-7.2' };
+const choice: QemuChoice = {
+  bin: '/usr/bin/qemu',
+  version: '7.2.22',
+  accel: 'tcg',
+  cpu: 'max',
+  machineType: 'pc-q35-7.2',
+  user: null,
+};
 const spec: MachineSpec = {
   vmId: newId('vm'),
   folder: '/data/vms/x',
@@ -125,4 +132,27 @@ test('it runs confined, and ends instead of rebooting', () => {
   const argv = commandLine(choice, spec, { kind: 'own' });
   assert.match(given(argv, '-sandbox').join(), /^on,.*spawn=deny/);
   for (const flag of ['-no-reboot', '-nodefaults', '-no-user-config']) assert(argv.includes(flag), flag);
+});
+
+test('it becomes the user it is given, in the words of its version, and its filter forbids what it does not need for that', () => {
+  const filter = 'on,obsolete=deny,spawn=deny,resourcecontrol=deny';
+  const stays = commandLine(choice, spec, { kind: 'own' });
+  assert.deepEqual(given(stays, '-sandbox'), [`${filter},elevateprivileges=deny`]);
+  assert.deepEqual([...given(stays, '-runas'), ...given(stays, '-run-with')], []);
+  for (const [version, flag, value] of [
+    ['7.2.22', '-runas', '61007:61007'],
+    ['9.0.4', '-runas', '61007:61007'],
+    ['9.1.0', '-run-with', 'user=61007:61007'],
+    ['10.0.2', '-run-with', 'user=61007:61007'],
+  ] as const) {
+    const argv = commandLine({ ...choice, version, user: 61007 }, spec, { kind: 'own' });
+    assert.deepEqual(given(argv, '-sandbox'), [filter]);
+    assert.deepEqual([...given(argv, '-runas'), ...given(argv, '-run-with')], [value]);
+    assert.ok(argv.includes(flag), version);
+  }
+});
+
+test('its guest stands still until it was looked at', () => {
+  for (const memory of [{ kind: 'own' }, { kind: 'in-state' }] as const)
+    assert.ok(commandLine(choice, spec, memory).includes('-S'));
 });

@@ -9,6 +9,10 @@ export interface QemuChoice {
   readonly cpu: string;
   /** The versioned name (`pc-q35-7.2`), never the alias: a saved state loads only into the same. */
   readonly machineType: string;
+  /** As QEMU says it: `7.2.22`. */
+  readonly version: string;
+  /** Whom it becomes once it has all open, and with that group alone; null: it stays who starts it. */
+  readonly user: number | null;
 }
 
 /** Files of a VM's folder, by the names QEMU is given: it runs in that folder. */
@@ -51,7 +55,7 @@ export function commandLine(choice: QemuChoice, spec: MachineSpec, memory: Memor
     ],
     ...['-nodefaults', '-no-user-config', '-no-reboot'],
     ...['-display', 'none'],
-    ...['-sandbox', 'on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny'],
+    ...confinement(choice),
     ...['-kernel', spec.kernel],
     ...(spec.initrd === null ? [] : ['-initrd', spec.initrd]),
     ...['-append', spec.bootArgs],
@@ -81,8 +85,25 @@ export function commandLine(choice: QemuChoice, spec: MachineSpec, memory: Memor
     ...['-device', 'virtio-rng-pci'],
     // Another at every start: a kernel with the driver reseeds its random state by itself when it finds itself loaded.
     ...['-device', 'vmgenid,guid=auto'],
-    // -S: one that was saved while it ran would go on as soon as it is loaded.
-    ...(memory.kind === 'own' ? [] : ['-incoming', 'defer', '-S']),
+    // It stands still until it was looked at; and one that was saved while it ran would go on as soon as it is loaded.
+    '-S',
+    ...(memory.kind === 'own' ? [] : ['-incoming', 'defer']),
+  ];
+}
+
+/**
+ * QEMU's seccomp filter, and the user it becomes after it has opened all it was started with and before it hears a word of its monitors. Where
+ * it has to become somebody else the filter cannot forbid that; it has no capability then and can get none (NoNewPrivs).
+ */
+function confinement({ version, user }: QemuChoice): readonly string[] {
+  const filter = 'on,obsolete=deny,spawn=deny,resourcecontrol=deny';
+  if (user === null) return ['-sandbox', `${filter},elevateprivileges=deny`];
+  const [major = 0, minor = 0] = version.split('.').map(Number);
+  const newer = major > 9 || (major === 9 && minor >= 1);
+  return [
+    '-sandbox',
+    filter,
+    ...(newer ? ['-run-with', `user=${user}:${user}`] : ['-runas', `${user}:${user}`]),
   ];
 }
 

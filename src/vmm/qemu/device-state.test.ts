@@ -24,7 +24,7 @@ async function saved(
         if (!written) throw new VmmError('QEMU refused: An IO error has occurred');
         await writeFile(join(folder, DEVICES_FILE), written);
       },
-      { folder, machineType: 'pc-q35-7.2', statePath },
+      { folder, pid: process.pid, machineType: 'pc-q35-7.2', statePath },
     ).then(
       () => undefined,
       (thrown: unknown) => thrown,

@@ -1,8 +1,9 @@
-import { readFile, writeFile } from 'node:fs/promises';
+import { readFile, open, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { freeBytes, remove } from '../../host/files.ts';
 import { VmmError } from '../driver.ts';
 import type { Monitors } from './monitors.ts';
+import { giveTo } from './own-user.ts';
 
 /** QEMU's own file of device states, in the VM's folder. */
 export const DEVICES_FILE = 'devices.tmp';
@@ -25,12 +26,22 @@ export async function saveDevices(
   execute: Monitors['execute'],
   {
     folder,
+    pid,
     machineType,
     statePath,
-  }: { readonly folder: string; readonly machineType: string; readonly statePath: string },
+  }: {
+    readonly folder: string;
+    readonly pid: number;
+    readonly machineType: string;
+    readonly statePath: string;
+  },
 ): Promise<void> {
   const path = join(folder, DEVICES_FILE);
   try {
+    await remove(path);
+    await (await open(path, 'wx', 0o600)).close();
+    // In this folder QEMU can make none.
+    await giveTo({ pid }, path);
     await execute('xen-save-devices-state', { filename: DEVICES_FILE, live: false });
     await writeFile(statePath, asStream(await readFile(path), machineType), { mode: 0o600 });
   } catch (cause) {

@@ -1,6 +1,5 @@
-import { readdir, readlink, stat, symlink } from 'node:fs/promises';
+import { readdir, readlink, symlink } from 'node:fs/promises';
 import { join } from 'node:path';
-import { isErrno } from '../../base/errno.ts';
 import { systemClock } from '../../base/clock.ts';
 import { deadline, DeadlineExceeded } from '../../base/deadline.ts';
 import type { VmId } from '../../base/ids.ts';
@@ -17,6 +16,8 @@ import {
 } from '../../host/process.ts';
 import { CommandFailed, type Run } from '../../host/run.ts';
 import type { VmmProcess } from '../../model/vm.ts';
+import type { CgroupTree } from '../cgroups.ts';
+import type { UidRange } from '../uids.ts';
 import { markConsole } from '../console.ts';
 import {
   VmmError,
@@ -38,11 +39,14 @@ import {
   type QemuChoice,
 } from './command-line.ts';
 import { explainStart, notInstalled } from './explain.ts';
-import { mustFit } from './fit.ts';
+import { mustBeWhole, mustFit } from './fit.ts';
+import { Limits } from './limits.ts';
 import { kvmVerdict } from '../kvm-verdict.ts';
 import { qemuRunsUnderKvm } from './kvm-probe.ts';
 import { LOG_FILE, QemuMachine } from './machine.ts';
 import { connectMonitors, type Monitors } from './monitors.ts';
+import { mustHaveOpenOnlyItsOwn } from './open-files.ts';
+import { giveDisks, INCOMING, makeIncoming, OwnUsers } from './own-user.ts';
 import { vmOfQemu } from './processes.ts';
 import { sendState, STATE_SOCKET } from './state-stream.ts';
 
@@ -56,6 +60,10 @@ export interface QemuOptions {
   readonly folder: string;
   /** Where the verdict on KVM is kept, for this boot of the host. */
   readonly kvmVerdictFile: string;
+  /** The users that QEMUs become, each VM's its own; null: they stay who hatchd is. */
+  readonly users: UidRange | null;
+  /** Where each QEMU gets a group with its limits; null: nowhere. */
+  readonly cgroups: CgroupTree | null;
 }
 
 /** The name in a VM's folder of another machine's memory. */
@@ -79,14 +87,15 @@ export async function openQemu(options: QemuOptions): Promise<Driver> {
   );
   const accel = verdict.usable ? 'kvm' : 'tcg';
   options.log.info({ version, machineType, accel, kvm: verdict.reason }, 'QEMU');
-  const choice: QemuChoice = {
+  const choice = {
     bin: options.qemuBin,
+    version,
     accel,
     cpu: options.cpu ?? (accel === 'kvm' ? 'host' : 'max'),
     machineType,
-  };
+  } as const;
   const cpu = choice.cpu === 'host' ? await hostCpu() : { model: choice.cpu, flags: [] };
-  return new QemuDriver(options.folder, choice, version, cpu);
+  return new QemuDriver(options, choice, cpu);
 }
 
 async function ask({
@@ -109,7 +118,7 @@ async function ask({
 }
 
 /** Worth nothing once the machine has ended. */
-const SCRATCH_FILES = [RAM_FILE, LOADED_RAM, ...SOCKETS, STATE_SOCKET];
+const SCRATCH_FILES = [RAM_FILE, LOADED_RAM, ...SOCKETS, STATE_SOCKET, INCOMING];
 
 class QemuDriver implements Driver {
   readonly name = 'qemu';
@@ -130,13 +139,21 @@ class QemuDriver implements Driver {
   readonly defaultBootArgs = BOOT_ARGS;
   readonly kernel = 'compressed';
   readonly #folder: string;
-  readonly #choice: QemuChoice;
+  readonly #choice: Omit<QemuChoice, 'user'>;
+  readonly #users: OwnUsers | null;
+  readonly #limits: Limits;
 
-  constructor(folder: string, choice: QemuChoice, version: string, cpu: Cpu) {
+  constructor(
+    { folder, log, users, cgroups }: Pick<QemuOptions, 'folder' | 'log' | 'users' | 'cgroups'>,
+    choice: Omit<QemuChoice, 'user'>,
+    cpu: Cpu,
+  ) {
     this.cpu = cpu;
     this.#folder = folder;
+    this.#users = users && new OwnUsers(users, folder);
+    this.#limits = new Limits({ log, cgroups });
     this.#choice = choice;
-    this.version = version;
+    this.version = choice.version;
     this.accel = choice.accel;
   }
 
@@ -148,6 +165,7 @@ class QemuDriver implements Driver {
       spec.machineType ?? this.#choice.machineType,
       join(spec.folder, RAM_FILE),
       signal,
+      { prepare: async (monitors) => void (await monitors.execute('cont')) },
     );
   }
 
@@ -169,9 +187,10 @@ class QemuDriver implements Driver {
       await monitors.execute('migrate-set-capabilities', {
         capabilities: [{ capability: 'x-ignore-shared', state: memory.kind === 'loaded' }],
       });
-      const connectTo = (socket: string): string => socketPath(process, socket);
+      const connectTo = (socket: string): string => socketPath(process, `${INCOMING}/${socket}`);
+      await makeIncoming(spec, process);
       await sendState({ statePath: saved.statePath, connectTo, signal }, async (socket) => {
-        await monitors.execute('migrate-incoming', { uri: `unix:${socket}` });
+        await monitors.execute('migrate-incoming', { uri: `unix:${INCOMING}/${socket}` });
       });
       await deadline(
         'loading the machine',
@@ -180,7 +199,7 @@ class QemuDriver implements Driver {
           until({ clock: systemClock, signal: within }, () => loaded(monitors), { firstMs: 1, mostMs: 5 }),
         signal,
       );
-      await remove(join(spec.folder, STATE_SOCKET));
+      await remove(join(spec.folder, INCOMING));
       if (resume) await monitors.execute('cont');
     };
     return this.#start(spec, memory, saved.machineType, ramFile, signal, { prepare, launching });
@@ -206,15 +225,17 @@ class QemuDriver implements Driver {
     ramFile: string | null,
     signal: AbortSignal,
     {
-      prepare = async () => undefined,
+      prepare,
       launching = () => undefined,
     }: {
-      readonly prepare?: (monitors: Monitors, process: VmmProcess) => Promise<void>;
+      /** What makes it run, or has it ready for that: it stands still. */
+      readonly prepare: (monitors: Monitors, process: VmmProcess) => Promise<void>;
       readonly launching?: LoadOptions['launching'];
-    } = {},
+    },
   ): Promise<Machine> {
     signal.throwIfAborted();
-    await Promise.all([
+    const [user] = await Promise.all([
+      this.#userOf(spec),
       mustHaveTap(spec),
       // What an earlier QEMU left: sockets nobody listens at, and words that are not this one's.
       ...[...SOCKETS, LOG_FILE].map((name) => remove(join(spec.folder, name))),
@@ -223,19 +244,23 @@ class QemuDriver implements Driver {
     let child: Detached | undefined;
     let monitors: Monitors | undefined;
     try {
-      const starting = spawnDetached(commandLine({ ...this.#choice, machineType }, spec, memory), {
+      const starting = spawnDetached(commandLine({ ...this.#choice, machineType, user }, spec, memory), {
         cwd: spec.folder,
         log: join(spec.folder, LOG_FILE),
+        umask: 0o077,
       });
       launching();
       child = await starting;
       const { identity, exited } = child;
+      await this.#limits.put(spec, this.accel, identity);
       monitors = await deadline(
         'the start of QEMU',
         LAUNCH_MS,
         (within) => connectMonitors(identity, within),
         signal,
       );
+      const memoryPath = memory.kind === 'loaded' ? join(spec.folder, memory.file) : null;
+      if (user !== null) await mustHaveOpenOnlyItsOwn(identity.pid, spec, memoryPath);
       await prepare(monitors, identity);
       signal.throwIfAborted();
       return new QemuMachine(
@@ -256,6 +281,7 @@ class QemuDriver implements Driver {
     } catch (error) {
       monitors?.close();
       if (child) await endProcess(child.identity, 'QEMU');
+      await this.#limits.lift(spec.vmId);
       signal.throwIfAborted();
       throw explainStart(error, this.#choice.bin, {
         output: await tail(join(spec.folder, LOG_FILE), 4000).catch(() => ''),
@@ -313,31 +339,24 @@ class QemuDriver implements Driver {
     return endProcess(process, 'QEMU');
   }
 
-  async clear({ folder }: Pick<MachineSpec, 'vmId' | 'folder'>): Promise<void> {
+  async clear({ vmId, folder }: Pick<MachineSpec, 'vmId' | 'folder'>): Promise<void> {
+    this.#users?.forget(vmId);
     for (const name of SCRATCH_FILES) await remove(join(folder, name));
+    await this.#limits.lift(vmId);
   }
 
-  async tapOwner(): Promise<null> {
+  /** QEMU opens its tap while it is root, and nobody else is to. But its user is found meanwhile. */
+  async tapOwner(vm: Pick<MachineSpec, 'vmId' | 'folder'>): Promise<null> {
+    await this.#users?.of(vm);
     return null;
   }
-}
 
-/** A memory file that is missing QEMU would make itself, empty; at a link to nowhere it would try so for ever. */
-async function mustBeWhole({ statePath, memoryPath, memMib }: SavedMachine): Promise<void> {
-  if ((await sizeOf(statePath)) === undefined) throw new VmmError('the saved state is not there any more');
-  if (memoryPath === null) return;
-  const size = await sizeOf(memoryPath);
-  if (size === undefined) throw new VmmError('the saved memory is not there any more');
-  if (size !== memMib * 1024 * 1024)
-    throw new VmmError(`the saved memory has ${size} bytes; the guest has ${memMib} MiB`);
-}
-
-async function sizeOf(path: string): Promise<number | undefined> {
-  try {
-    return (await stat(path)).size;
-  } catch (error) {
-    if (isErrno(error, 'ENOENT')) return undefined;
-    throw error;
+  /** Whom a VM's QEMU becomes, with the VM's disks; null: it stays who we are. */
+  async #userOf(spec: MachineSpec): Promise<number | null> {
+    if (this.#users === null) return null;
+    const user = await this.#users.of(spec);
+    await giveDisks(spec, user);
+    return user;
   }
 }
 

@@ -1,3 +1,5 @@
+import { stat } from 'node:fs/promises';
+import { isErrno } from '../../base/errno.ts';
 import { VmmError, type MachineSpec, type SavedMachine } from '../driver.ts';
 
 /** Throws VmmError `incompatible`, saying what differs, when a saved machine cannot go on as `spec` under this QEMU. */
@@ -45,4 +47,23 @@ function familyOf(type: string): string {
 
 function numbers(type: string): readonly number[] {
   return (/(\d+)\.(\d+)(?:\.(\d+))?$/.exec(type) ?? []).slice(1).map((part) => Number(part ?? 0));
+}
+
+/** A memory file that is missing QEMU would make itself, empty; at a link to nowhere it would try so for ever. */
+export async function mustBeWhole({ statePath, memoryPath, memMib }: SavedMachine): Promise<void> {
+  if ((await sizeOf(statePath)) === undefined) throw new VmmError('the saved state is not there any more');
+  if (memoryPath === null) return;
+  const size = await sizeOf(memoryPath);
+  if (size === undefined) throw new VmmError('the saved memory is not there any more');
+  if (size !== memMib * 1024 * 1024)
+    throw new VmmError(`the saved memory has ${size} bytes; the guest has ${memMib} MiB`);
+}
+
+async function sizeOf(path: string): Promise<number | undefined> {
+  try {
+    return (await stat(path)).size;
+  } catch (error) {
+    if (isErrno(error, 'ENOENT')) return undefined;
+    throw error;
+  }
 }

@@ -18,6 +18,7 @@ import { AGENT_SOCKET, FIRST_DISK } from './command-line.ts';
 import { topFile } from './block-name.ts';
 import { exitReason } from './exit-reason.ts';
 import type { Monitors } from './monitors.ts';
+import { giveTo } from './own-user.ts';
 import type { QmpEvent } from './qmp.ts';
 import { mappedMemory, saveMapped, saveShared, type Mapped, type SavePaths } from './save-mapped.ts';
 import { sendMachine, tellsWhatIsWritten } from './send-machine.ts';
@@ -148,12 +149,12 @@ export class QemuMachine implements Machine {
     return this.#savedIn(to.statePath, to.memoryPath);
   }
 
-  async #send(wanted: Omit<Parameters<typeof sendMachine>[1], 'folder'>): Promise<void> {
+  async #send(wanted: Omit<Parameters<typeof sendMachine>[1], 'folder' | 'pid'>): Promise<void> {
     const { folder } = this.#facts;
     const listen = (hear: (status: string) => void): void => void (this.#hearMigration = hear);
     await sendMachine(
       { execute: (command, args) => this.#execute(command, args), listen },
-      { folder, ...wanted },
+      { folder, pid: this.process.pid, ...wanted },
     );
   }
 
@@ -163,6 +164,7 @@ export class QemuMachine implements Machine {
   }
 
   async switchDisk(overlay: string): Promise<void> {
+    await giveTo(this.process, join(this.#facts.folder, overlay));
     await this.#execute('blockdev-snapshot-sync', {
       device: FIRST_DISK,
       'snapshot-file': overlay,

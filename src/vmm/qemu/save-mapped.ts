@@ -60,7 +60,7 @@ export async function saveMapped(
   await wholeOrNothing(to, async () => {
     await copyMemory(map.file, to.memoryPath);
     await pause();
-    await saveDevices(execute, { folder, machineType, statePath: to.statePath });
+    await saveDevices(execute, { folder, pid, machineType, statePath: to.statePath });
     await copyPrivatePages(pid, map, to.memoryPath);
     await still();
   });

@@ -39,7 +39,7 @@ async function sent(
   try {
     const error: unknown = await sendMachine(
       { execute, listen: () => undefined },
-      { folder, statePath, withMemory },
+      { folder, pid: process.pid, statePath, withMemory },
     ).then(
       () => undefined,
       (thrown: unknown) => thrown,
@@ -112,6 +112,7 @@ test('a guest goes on as soon as QEMU has left its migration, before all is in t
       { execute, listen: (how) => void (hear = how) },
       {
         folder,
+        pid: process.pid,
         statePath,
         withMemory: true,
         still: async () => {
@@ -143,7 +144,7 @@ test('a guest that does not go on is no save: what it threw is thrown, and there
   };
   try {
     const still = (): Promise<void> => Promise.reject(new VmmError('its disk stays'));
-    const wanted = { folder, statePath, withMemory: true, still };
+    const wanted = { folder, pid: process.pid, statePath, withMemory: true, still };
     await assert.rejects(sendMachine({ execute, listen: () => undefined }, wanted), /its disk stays/);
     assert.equal(await exists(statePath), false);
   } finally {

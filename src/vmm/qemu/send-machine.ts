@@ -50,11 +50,13 @@ export async function sendMachine(
   { execute, listen }: Sender,
   {
     folder,
+    pid,
     statePath,
     withMemory,
     still = async () => undefined,
   }: {
     readonly folder: string;
+    readonly pid: number;
     readonly statePath: string;
     readonly withMemory: boolean;
     readonly still?: () => Promise<void>;
@@ -68,7 +70,7 @@ export async function sendMachine(
   });
   await execute('migrate-set-parameters', { 'max-bandwidth': 2 ** 40, 'downtime-limit': STILL_MS });
   try {
-    await receiveState({ folder, statePath }, async (socket) => {
+    await receiveState({ folder, pid, statePath }, async (socket) => {
       let said: string | undefined;
       const ended = new AbortController();
       listen((status) => {

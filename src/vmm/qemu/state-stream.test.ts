@@ -11,6 +11,7 @@ import { exists } from '../../host/files.ts';
 import { VmmError } from '../driver.ts';
 import { receiveState, sendState, STATE_SOCKET } from './state-stream.ts';
 
+const { pid } = process;
 const state = randomBytes(1024 * 1024);
 let folder: string;
 let statePath: string;
@@ -33,7 +34,7 @@ async function write(socketName: string, ...pieces: readonly Buffer[]): Promise<
 
 test('a state is received whole, into a file for us alone, and the socket goes', async () => {
   await writeFile(join(folder, STATE_SOCKET), 'left by an earlier try');
-  await receiveState({ folder, statePath }, async (socket) => {
+  await receiveState({ folder, pid, statePath }, async (socket) => {
     (await write(socket, state)).end();
   });
   assert.deepEqual(await readFile(statePath), state);
@@ -42,7 +43,7 @@ test('a state is received whole, into a file for us alone, and the socket goes',
 
 test('a longer state of before is replaced', async () => {
   await writeFile(statePath, Buffer.alloc(state.length * 2));
-  await receiveState({ folder, statePath }, async (socket) => {
+  await receiveState({ folder, pid, statePath }, async (socket) => {
     (await write(socket, state)).end();
   });
   assert.deepEqual(await readFile(statePath), state);
@@ -51,7 +52,7 @@ test('a longer state of before is replaced', async () => {
 test('a folder may have a name longer than an address holds', async () => {
   const deep = await mkdtemp(join(folder, 'x'.repeat(150)));
   await symlink(deep, join(folder, 'short'));
-  await receiveState({ folder: deep, statePath }, async (socket) => {
+  await receiveState({ folder: deep, pid, statePath }, async (socket) => {
     (await write(`short/${socket}`, state)).end();
   });
   assert.deepEqual(await readFile(statePath), state);
@@ -59,11 +60,11 @@ test('a folder may have a name longer than an address holds', async () => {
 
 test('the connection is closed from our side too, whether or not it went well', async () => {
   const senders: Socket[] = [];
-  await receiveState({ folder, statePath }, async (socket) => {
+  await receiveState({ folder, pid, statePath }, async (socket) => {
     senders.push((await write(socket, state)).end());
   });
   await assert.rejects(
-    receiveState({ folder, statePath }, async (socket) => {
+    receiveState({ folder, pid, statePath }, async (socket) => {
       const sender = await write(socket, state);
       senders.push(sender);
       throw new VmmError('no');
@@ -75,14 +76,14 @@ test('the connection is closed from our side too, whether or not it went well', 
 test('when the sending fails there is no state, and the error is the one it failed with', async () => {
   const refused = new VmmError('QEMU refused: no');
   await assert.rejects(
-    receiveState({ folder, statePath }, async () => {
+    receiveState({ folder, pid, statePath }, async () => {
       throw refused;
     }),
     refused,
   );
   const half = new VmmError('QEMU ended the connection');
   await assert.rejects(
-    receiveState({ folder, statePath }, async (socket) => {
+    receiveState({ folder, pid, statePath }, async (socket) => {
       (await write(socket, state.subarray(0, 1000))).end();
       throw half;
     }),
@@ -95,7 +96,7 @@ test('a full disk is told as such, though QEMU only sees its connection break', 
   // A device that has never room for a byte (full(4)); the link to it is what is removed.
   await symlink('/dev/full', statePath);
   await assert.rejects(
-    receiveState({ folder, statePath }, async (socket) => {
+    receiveState({ folder, pid, statePath }, async (socket) => {
       const sender = await write(socket, state);
       await once(sender, 'close');
       throw new VmmError('the machine could not be saved: Unable to write to socket: Broken pipe');
@@ -109,7 +110,7 @@ test('a full disk is told as such, though QEMU only sees its connection break', 
 test('a path that cannot be written is told before QEMU is asked for anything', async () => {
   let asked = false;
   await assert.rejects(
-    receiveState({ folder, statePath: join(folder, 'nowhere/state') }, async () => {
+    receiveState({ folder, pid, statePath: join(folder, 'nowhere/state') }, async () => {
       asked = true;
     }),
     (error) => error instanceof VmmError && error.kind === 'failed',

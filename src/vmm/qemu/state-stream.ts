@@ -3,8 +3,9 @@ import { open, rm, stat } from 'node:fs/promises';
 import { createServer, type Server, type Socket } from 'node:net';
 import { join } from 'node:path';
 import { pipeline } from 'node:stream/promises';
-import { connectUnix } from '../../host/json-lines.ts';
+import { connectInPlace } from '../../host/unix-socket.ts';
 import { VmmError } from '../driver.ts';
+import { giveTo } from './own-user.ts';
 
 /**
  * A machine's state as QEMU's migration stream. QEMU's sandbox forbids it to start a program (`exec:`), and `file:` came only
@@ -13,16 +14,16 @@ import { VmmError } from '../driver.ts';
 export const STATE_SOCKET = 'state.sock';
 
 /**
- * Receives a state into `statePath` while `send` has QEMU write it to the socket it is given (relative to the folder). When it
- * fails, which is always with a VmmError, no state is left.
+ * Receives a state into `statePath` while `send` has QEMU, the process `pid`, write it to the socket it is given (relative to the folder).
+ * When it fails, which is always with a VmmError, no state is left.
  */
 export async function receiveState(
-  { folder, statePath }: { readonly folder: string; readonly statePath: string },
+  { folder, pid, statePath }: { readonly folder: string; readonly pid: number; readonly statePath: string },
   send: (socket: string) => Promise<void>,
 ): Promise<void> {
   try {
     const file = await open(statePath, 'w', 0o600);
-    await withSocket(folder, async (connection) => {
+    await withSocket(folder, pid, async (connection) => {
       let socket: Socket | undefined;
       let broken: unknown;
       const stored = connection.then(async (connected) => {
@@ -70,7 +71,7 @@ export async function sendState(
   listen: (socket: string) => Promise<void>,
 ): Promise<void> {
   await listen(STATE_SOCKET);
-  const socket = await connectUnix(connectTo(STATE_SOCKET), signal);
+  const socket = await connectInPlace(connectTo(STATE_SOCKET), signal);
   const { size } = await stat(statePath);
   const state = createReadStream(statePath);
   try {
@@ -84,6 +85,7 @@ export async function sendState(
 
 async function withSocket(
   folder: string,
+  pid: number,
   work: (connection: Promise<Socket>) => Promise<void>,
 ): Promise<void> {
   const path = join(folder, STATE_SOCKET);
@@ -92,6 +94,7 @@ async function withSocket(
   const connection = new Promise<Socket>((resolve) => server.once('connection', resolve));
   try {
     await listenIn(server, folder);
+    await giveTo({ pid }, path);
     await work(connection);
   } finally {
     server.close();
