@@ -1,8 +1,11 @@
-import { isAlias, isMap, isSeq, LineCounter, parseDocument, visit } from 'yaml';
+import { CST, isAlias, isMap, isSeq, Lexer, LineCounter, parseDocument, visit } from 'yaml';
 import { Failure, invalid } from './failure.ts';
 
 /** Most bytes of user_data, as UTF-8. */
 export const USER_DATA_BYTES = 256 * 1024;
+
+/** How deeply brackets, or marks on one line, may lie in each other. */
+const MOST_NESTED = 100;
 
 /** What cloud-init knows user data by: its beginning, in any case, white space before it passed over. */
 const FORMATS = [
@@ -67,6 +70,11 @@ function checkYaml(text: string, header: string, kind: 'mapping' | 'list'): void
     const { line, col } = lines.linePos(offset);
     return { line, column: col };
   };
+  const tooDeep = invalid(
+    'user_data',
+    `"user_data" is ${header} but its YAML is nested too deeply to be read.`,
+  );
+  if (isNestedTooDeeply(text)) throw tooDeep;
   let document;
   try {
     document = parseDocument(text, {
@@ -78,7 +86,7 @@ function checkYaml(text: string, header: string, kind: 'mapping' | 'list'): void
     });
   } catch (error) {
     if (!(error instanceof RangeError)) throw error;
-    throw invalid('user_data', `"user_data" is ${header} but its YAML is nested too deeply to be read.`);
+    throw tooDeep;
   }
   const problem = document.errors[0];
   if (problem) {
@@ -114,6 +122,23 @@ function checkYaml(text: string, header: string, kind: 'mapping' | 'list'): void
       ? '"user_data" is #cloud-config but not a YAML mapping: it must hold lines such as "packages: [git]".'
       : '"user_data" is #cloud-config-archive but not a YAML list.',
   );
+}
+
+/**
+ * Whether brackets, or marks of lists and keys on one line, lie in each other deeper than anybody writes. The parser finds out, too, but
+ * takes seconds over 256 KiB of them, in which nobody is served.
+ */
+function isNestedTooDeeply(text: string): boolean {
+  let [flow, marks] = [0, 0];
+  for (const lexeme of new Lexer().lex(text)) {
+    const type = CST.tokenType(lexeme);
+    if (type === 'flow-seq-start' || type === 'flow-map-start') flow++;
+    else if (type === 'flow-seq-end' || type === 'flow-map-end') flow--;
+    else if (type === 'seq-item-ind' || type === 'explicit-key-ind') marks++;
+    else if (type === 'newline') marks = 0;
+    if (flow > MOST_NESTED || marks > MOST_NESTED) return true;
+  }
+  return false;
 }
 
 /** What is wrong, by the parser's code: its own messages quote the text, which may be a secret. */
