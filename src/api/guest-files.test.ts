@@ -6,6 +6,7 @@ import { test, type TestContext } from 'node:test';
 import { FakeClock, systemClock, type Clock } from '../base/clock.ts';
 import { until } from '../base/until.ts';
 import { ApiError, HatchClient, Unreachable } from '../clients/http.ts';
+import { Failure } from '../model/failure.ts';
 import { field, testApi, type TestApi } from './test-client.ts';
 
 const BYTES = { 'content-type': 'application/octet-stream' };
@@ -174,6 +175,23 @@ test('who hangs up in the middle of an upload ends it, and nothing is written', 
   sent.destroy();
   await until(PATIENCE, () => (hatch.inside.givenUp.length > 0 ? true : undefined));
   assert.equal(hatch.inside.files.size, 0);
+});
+
+test('who is refused in the middle of a file that was sent already asks on over the same connection', async (t) => {
+  const { client, hatch } = await listening(t);
+  Object.assign(hatch.vms, {
+    writeFile: async (_caller, _vm, _file, source) => {
+      for await (const piece of source) throw new Failure('no_space', `Full after ${piece.length} bytes.`);
+      return assert.fail('nothing came');
+    },
+  } satisfies Partial<typeof hatch.vms>);
+  for (let round = 0; round < 3; round++) {
+    await assert.rejects(
+      client.vms.writeFile('web', '/srv/a', Buffer.alloc(3 * 1024 * 1024)),
+      (error) => error instanceof ApiError && error.code === 'no_space',
+    );
+    assert.equal((await client.vms.list()).length, 1);
+  }
 });
 
 test('a download that breaks off is seen to, and one nobody takes is let go', async (t) => {

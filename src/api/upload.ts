@@ -16,6 +16,7 @@ const REFUSED_MS = 5_000;
  */
 export function cutOffLater(upload: IncomingMessage, clock: Clock): void {
   if (upload.complete) return;
+  upload.resume();
   const { socket } = upload;
   const ended = new AbortController();
   for (const thing of [socket, upload]) thing.once('close', () => ended.abort());
@@ -28,16 +29,21 @@ export function cutOffLater(upload: IncomingMessage, clock: Clock): void {
 /** A body as it comes. Throws Failure `timeout` when it is waited for and no byte comes; the connection stays, for the answer. */
 export async function* whileItFlows(body: Readable, clock: Clock): AsyncGenerator<Uint8Array> {
   const pieces = body.iterator({ destroyOnReturn: false });
-  for (;;) {
-    const came = new AbortController();
-    const stalled = clock.sleep(STALL_MS, came.signal).then(() => {
-      throw new Failure('timeout', `No part of the file has come for ${STALL_MS / 1000} s.`);
-    });
-    stalled.catch(() => undefined);
-    const next: IteratorResult<unknown> = await Promise.race([pieces.next(), stalled]).finally(() =>
-      came.abort(),
-    );
-    if (next.done === true) return;
-    if (next.value instanceof Uint8Array) yield next.value;
+  try {
+    for (;;) {
+      const came = new AbortController();
+      const stalled = clock.sleep(STALL_MS, came.signal).then(() => {
+        throw new Failure('timeout', `No part of the file has come for ${STALL_MS / 1000} s.`);
+      });
+      stalled.catch(() => undefined);
+      const next: IteratorResult<unknown> = await Promise.race([pieces.next(), stalled]).finally(() =>
+        came.abort(),
+      );
+      if (next.done === true) return;
+      if (next.value instanceof Uint8Array) yield next.value;
+    }
+  } finally {
+    // The rest can be let fall, once nobody waits for it here. Of one that stalled that is when something comes, or never.
+    void pieces.return?.().catch(() => undefined);
   }
 }
