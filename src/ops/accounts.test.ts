@@ -3,14 +3,14 @@ import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, test } from 'node:test';
-import { systemClock } from '../base/clock.ts';
+import { FakeClock, systemClock } from '../base/clock.ts';
 import { silent } from '../base/logger.ts';
 import { Failure } from '../model/failure.ts';
 import { SCOPES } from '../model/records.ts';
 import { openStore } from '../store/db/open.ts';
 import type { Store } from '../store/store.ts';
 import { over } from '../../test/support/fake-world.ts';
-import { accounts, ensureDefaultAccount, keys } from './accounts.ts';
+import { accounts, addKey, ensureDefaultAccount, keys } from './accounts.ts';
 
 let folder = '';
 before(async () => {
@@ -104,4 +104,27 @@ test('a key opens also when its use cannot be noted', () =>
     const settings = { limits, sharedAccountId: account.id };
     const hatch = accounts({ store: full, clock: systemClock, log: silent, settings });
     assert.equal((await hatch.authenticate(secret ?? ''))?.accountId, account.id);
+  }));
+
+test('when a key was last used is written once a minute at most, and a key is dead from the moment it ends', () =>
+  withStore('used.db', async (store) => {
+    const clock = new FakeClock();
+    const { account } = await ensureDefaultAccount({ store });
+    const limits = { vms: null, vcpus: null, memMib: null };
+    const own = accounts({ store, clock, log: silent, settings: { limits, sharedAccountId: account.id } });
+    const { key, secret } = await addKey({ store }, account.id, 'short', ['read'], clock.now() + 300_000);
+    const lastUsed = async (): Promise<unknown> => (await store.keys.get(account.id, key.id))?.lastUsedAt;
+    const from = clock.now();
+    assert.ok(await own.authenticate(secret));
+    assert.equal(await lastUsed(), from);
+    await clock.advance(59_999);
+    assert.ok(await own.authenticate(secret));
+    assert.equal(await lastUsed(), from);
+    await clock.advance(1);
+    assert.ok(await own.authenticate(secret));
+    assert.equal(await lastUsed(), from + 60_000);
+    await clock.advance(239_999);
+    assert.ok(await own.authenticate(secret));
+    await clock.advance(1);
+    assert.equal(await own.authenticate(secret), undefined);
   }));

@@ -164,7 +164,7 @@ async function copies(
   if (!(cause instanceof Failure)) throw cause;
   throw new Failure(
     cause.code,
-    `${made.length - vms.length} of ${made.length} copies could not be made: ${cause.message}`,
+    `Of ${made.length} copies ${made.length - vms.length} could not be made: ${cause.message}`,
     { details: { ...cause.details, made: vms.map(({ id }) => id) }, cause },
   );
 }

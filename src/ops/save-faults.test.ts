@@ -284,7 +284,7 @@ for (const [what, change, code] of [
         one.hatch.vms.fork(one.caller, one.vm.id, { count: 2, keepRunning: true }),
       );
       assert.equal(failure.code, code);
-      assert.match(failure.message, /^2 of 2 copies could not be made: /);
+      assert.match(failure.message, /^Of 2 copies 2 could not be made: /);
       await becomes(one, one.vm.id, 'snapshotted');
       assert.deepEqual((await readFakeHost(one.host.net)).taps, {});
       await assertNothingLeft(one);
@@ -337,7 +337,7 @@ test('a disk that is full at the overlay leaves a VM asleep as what was saved, m
         one.hatch.vms.fork(one.caller, one.vm.id, { count: 2, keepRunning: true }),
       );
       assert.equal(copied.code, 'no_space');
-      assert.match(copied.message, /^2 of 2 copies could not be made: The host's disk is full/);
+      assert.match(copied.message, /^Of 2 copies 2 could not be made: The host's disk is full/);
       await assertNothingLeft(one);
       files.makeDiskOn = makeDiskOn;
       assert.equal((await one.hatch.vms.restore(one.caller, one.vm.id, {}, READY)).state, 'running');

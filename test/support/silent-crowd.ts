@@ -2,10 +2,10 @@ import { once } from 'node:events';
 import { connect, type Socket } from 'node:net';
 
 /**
- * `silent-crowd.ts PORT COUNT`, with a channel to its parent: opens so many connections to a port of 127.0.0.1 and says nothing on any of
- * them. When all were taken, and for each message from then on, it sends `{open}`: how many of them the other side has left open.
+ * `silent-crowd.ts PORT COUNT [WORDS]`, with a channel to its parent: opens so many connections to a port of 127.0.0.1 and says nothing on
+ * any of them, or these words and nothing more. When all were taken, and for each message from then on, it sends `{open}`: how many of them the other side has left open.
  */
-const [port = '', count = ''] = process.argv.slice(2);
+const [port = '', count = '', words = ''] = process.argv.slice(2);
 /** A listener has so many wait to be taken, and a little more. */
 const AT_ONCE = 200;
 
@@ -20,6 +20,7 @@ for (let opened = 0; opened < Number(count); opened += AT_ONCE)
       // Reset, most of them.
       socket.on('error', () => undefined);
       socket.resume();
+      if (words !== '') socket.write(words);
     }),
   );
 process.on('message', () => process.send?.({ open: open.size }));

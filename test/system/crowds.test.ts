@@ -39,6 +39,8 @@ interface WayIn {
   readonly most: number;
   /** Somebody who has something to say; resolves when he has his answer. */
   readonly ask: () => Promise<void>;
+  /** What each of the crowd says, and nothing more. */
+  readonly words?: string;
   /** What is done once that works, before the crowd comes. */
   readonly first?: () => Promise<void>;
 }
@@ -71,7 +73,12 @@ after(async () => {
 async function start(
   at: number,
   env: Readonly<Record<string, string>> = {},
-): Promise<{ readonly hatchd: ServingHatchd; readonly client: HatchClient; readonly port: number }> {
+): Promise<{
+  readonly hatchd: ServingHatchd;
+  readonly client: HatchClient;
+  readonly key: string;
+  readonly port: number;
+}> {
   const data = join(folder, String(at));
   const [port, sshPort] = [9090 + at, 2200 + 100 * at];
   const hatchd = serveHatchd({
@@ -85,8 +92,8 @@ async function start(
   });
   hatchds.push(hatchd);
   await hatchd.line(/"msg":"ready"/);
-  const client = await hatchd.client((await readFile(join(data, 'admin-key'), 'utf8')).trim());
-  return { hatchd, client, port };
+  const key = (await readFile(join(data, 'admin-key'), 'utf8')).trim();
+  return { hatchd, client: await hatchd.client(key), key, port };
 }
 
 async function makeVm(client: HatchClient): Promise<Vm> {
@@ -102,6 +109,13 @@ async function askPage(ask: typeof askHttp, port: number): Promise<void> {
   sent.end();
   const [answer] = (await once(sent, 'response')) as [IncomingMessage];
   assert.deepEqual([answer.statusCode, (await answer.setEncoding('utf8').toArray()).join('')], [200, 'fine']);
+}
+
+async function askHealth(port: number): Promise<void> {
+  const sent = askHttp({ host: '127.0.0.1', port, agent: false, path: '/healthz' });
+  sent.end();
+  const [answer] = (await once(sent, 'response')) as [IncomingMessage];
+  assert.equal(answer.resume().statusCode, 200);
 }
 
 /**
@@ -128,17 +142,17 @@ async function memoryMib({ pid }: ServingHatchd): Promise<number> {
   return Number(/^VmRSS:\s+(\d+) kB$/m.exec(status)?.[1]) / 1024;
 }
 
-/** Connections that say nothing, in a process of their own. */
+/** Connections that say nothing, or nothing more, in a process of their own. */
 class Silent {
   readonly #child: ChildProcess;
   readonly #ended: Promise<never>;
 
-  constructor(port: number) {
+  constructor(port: number, words: string) {
     const program = join(import.meta.dirname, '../support/silent-crowd.ts');
     const argv = [process.execPath, '--disable-warning=ExperimentalWarning', program];
     this.#child = spawn(
       'sh',
-      ['-c', `ulimit -n ${CROWD_FILES} && exec "$@"`, 'sh', ...argv, String(port), String(CROWD)],
+      ['-c', `ulimit -n ${CROWD_FILES} && exec "$@"`, 'sh', ...argv, String(port), String(CROWD), words],
       { stdio: ['ignore', 'inherit', 'inherit', 'ipc'] },
     );
     this.#ended = once(this.#child, 'exit').then(() => assert.fail('those who say nothing have ended'));
@@ -170,14 +184,14 @@ class Silent {
 /** Opens the crowd, and shows what it costs and that nobody is kept out; resolves when it is gone, if it goes by itself. */
 async function stand(
   t: TestContext,
-  { hatchd, port, most, ask, first }: WayIn,
+  { hatchd, port, most, ask, first, words = '' }: WayIn,
   { goes }: { readonly goes: boolean } = { goes: true },
 ): Promise<void> {
   // What it needs for one, it needs once.
   await ask();
   await first?.();
   const before = await memoryMib(hatchd);
-  const silent = new Silent(port);
+  const silent = new Silent(port, words);
   try {
     await silent.opened();
     const opened = performance.now();
@@ -240,13 +254,17 @@ suite('ten thousand connections that say nothing', { concurrency: true }, () => 
   test('at the API', async (t) => {
     const { hatchd, client } = await start(3);
     await client.close();
-    const ask = async (): Promise<void> => {
-      const sent = askHttp({ host: '127.0.0.1', port: 8083, agent: false, path: '/healthz' });
-      sent.end();
-      const [answer] = (await once(sent, 'response')) as [IncomingMessage];
-      assert.equal(answer.resume().statusCode, 200);
-    };
-    await stand(t, { hatchd, port: 8083, most: 4000, ask }, { goes: false });
+    await stand(t, { hatchd, port: 8083, most: 4000, ask: () => askHealth(8083) }, { goes: false });
+  });
+
+  test('at the API, each in the middle of a body', async (t) => {
+    const { hatchd, client, key } = await start(4, { HATCH_RATE_LIMIT: '0' });
+    await client.close();
+    // 160 MB, were all of it kept.
+    const words =
+      `POST /vms HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer ${key}\r\nContent-Type: application/json\r\n` +
+      `Content-Length: 1000000\r\n\r\n{"name":"${'x'.repeat(16_000)}`;
+    await stand(t, { hatchd, port: 8084, most: 4000, words, ask: () => askHealth(8084) }, { goes: false });
   });
 
   test('at the SSH ports of a VM that sleeps and of one that runs', async (t) => {
