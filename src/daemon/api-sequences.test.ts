@@ -124,11 +124,13 @@ test('whatever several clients do at once, nothing is left of it but what they m
   const property = fc.asyncProperty(clients, async (programs) => {
     const said: string[] = [];
     try {
-      await Promise.all(
+      // All of them come to their end before anything else is done to the VMs.
+      const ended = await Promise.allSettled(
         programs.map(async (program) => {
           for (const command of program) said.push(await obey(command));
         }),
       );
+      for (const one of ended) if (one.status === 'rejected') throw one.reason;
       done += said.length;
       await settled();
       await hatch.assertNothingLeft();

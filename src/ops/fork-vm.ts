@@ -28,7 +28,6 @@ export async function forkVm(
   request: ForkRequest,
   wait?: Wait,
 ): Promise<readonly Vm[]> {
-  const { store } = world;
   const { newId: make = newId } = caller;
   const ids = Array.from({ length: request.count }, () => make('vm'));
   const again = caller.newId && (await madeBefore(world, ids, wait));
@@ -46,12 +45,16 @@ export async function forkVm(
     const vms = wanted.map(({ id }) => ({ vmId: id, memMib: source.memMib }));
     await ask({ verb: 'fork', accountId: source.accountId, vms, about: source.id });
     if (source.state === 'snapshotted') {
-      const snapshot = source.snapshotId === null ? null : await store.snapshots.get(source.snapshotId);
-      if (!snapshot) throw new Failure('wrong_state', `VM ${source.id} sleeps as no snapshot.`);
-      return copies(world, caller, snapshot, wanted, wait);
+      return copies(world, caller, await sleepsAs(world, source), wanted, wait);
     }
     return forkRunning(world, source, request, (snapshot) => copies(world, caller, snapshot, wanted, wait));
   });
+}
+
+async function sleepsAs({ store }: World, { id, snapshotId }: Vm): Promise<Snapshot> {
+  const snapshot = snapshotId === null ? null : await store.snapshots.get(snapshotId);
+  if (!snapshot) throw new Failure('wrong_state', `VM ${id} sleeps as no snapshot.`);
+  return snapshot;
 }
 
 /** The copies of a fork that is asked for again; undefined: there are none. Throws when a crash left some of them. */
@@ -82,6 +85,9 @@ async function forkRunning(
   for (;;) {
     let made: readonly Vm[] | undefined;
     await flights.landed(source.id);
+    // Whoever was before may have put it to sleep.
+    const now = await world.store.vms.get(source.id);
+    if (now?.state === 'snapshotted') return copyAll(await sleepsAs(world, now));
     await flights.fly(
       source.id,
       'fork',

@@ -96,6 +96,11 @@ export async function beginSave(
   mustBeHere(world, now);
   const refused = refuse(now, verb);
   if (refused) throw refused;
+  // A sleeping VM may be forked, but there is nothing to save of it.
+  if (now.state === 'snapshotted')
+    throw new Failure('busy', 'The VM fell asleep in this moment; ask again.', {
+      details: { operation: 'snapshotting' },
+    });
   if (!driver.capabilities.snapshot)
     throw new Failure('unavailable', `${driver.name} cannot save machines on this host.`);
   if (asked.name !== null && (await store.snapshots.find(now.accountId, asked.name)))

@@ -41,6 +41,8 @@ interface WayIn {
   readonly ask: () => Promise<void>;
   /** What each of the crowd says, and nothing more. */
   readonly words?: string;
+  /** What they may cost hatchd, in MiB, where that is more than silent ones may. */
+  readonly mostMib?: number;
   /** What is done once that works, before the crowd comes. */
   readonly first?: () => Promise<void>;
 }
@@ -184,7 +186,7 @@ class Silent {
 /** Opens the crowd, and shows what it costs and that nobody is kept out; resolves when it is gone, if it goes by itself. */
 async function stand(
   t: TestContext,
-  { hatchd, port, most, ask, first, words = '' }: WayIn,
+  { hatchd, port, most, ask, first, words = '', mostMib = MOST_MIB }: WayIn,
   { goes }: { readonly goes: boolean } = { goes: true },
 ): Promise<void> {
   // What it needs for one, it needs once.
@@ -204,7 +206,7 @@ async function stand(
     const left = await silent.left();
     const more = (await memoryMib(hatchd)) - before;
     assert.ok(left > most / 2, `${left} are left: there was room for more`);
-    assert.ok(more < MOST_MIB, `${more} MiB for ${left} connections`);
+    assert.ok(more < mostMib, `${more} MiB for ${left} connections`);
     t.diagnostic(
       `${left} of ${CROWD} stay, for ${more.toFixed(1)} MiB; the first answer beside them came after ` +
         `${(asked - opened).toFixed()} ms, others take ${each.toFixed(1)} ms`,
@@ -260,11 +262,12 @@ suite('ten thousand connections that say nothing', { concurrency: true }, () => 
   test('at the API, each in the middle of a body', async (t) => {
     const { hatchd, client, key } = await start(4, { HATCH_RATE_LIMIT: '0' });
     await client.close();
-    // 160 MB, were all of it kept.
+    // 160 MB, were all of it kept. One that has begun a request costs some 80 KiB with it.
     const words =
       `POST /vms HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer ${key}\r\nContent-Type: application/json\r\n` +
       `Content-Length: 1000000\r\n\r\n{"name":"${'x'.repeat(16_000)}`;
-    await stand(t, { hatchd, port: 8084, most: 4000, words, ask: () => askHealth(8084) }, { goes: false });
+    const way = { hatchd, port: 8084, most: 4000, words, mostMib: 500, ask: () => askHealth(8084) };
+    await stand(t, way, { goes: false });
   });
 
   test('at the SSH ports of a VM that sleeps and of one that runs', async (t) => {
