@@ -8,16 +8,20 @@ import type { Vm } from '../../src/contract/vm.ts';
 import { exists } from '../../src/host/files.ts';
 import { identify } from '../../src/host/process.ts';
 import { run } from '../../src/host/run.ts';
+import { mustBeConfined, rightsOf } from '../support/confined.ts';
 import { eventsOf, qemuOf, startHatchd, untilVm, type Hatchd } from '../support/hatchd.ts';
 
 /** Guests outlive hatchd: one booted guest, and a hatchd that is ended, killed and started again around it. */
 let folder: string;
 let hatchd: Hatchd;
 let vm: Vm;
+/** The guest is started as root, as by a hatchd of before QEMUs had users of their own. */
+const BEFORE = { HATCH_QEMU_USERS: 'off' };
+const NOW = { HATCH_QEMU_USERS: 'on' };
 
 before(async () => {
   folder = await mkdtemp(join(tmpdir(), 'again-'));
-  hatchd = await startHatchd(folder);
+  hatchd = await startHatchd(folder, BEFORE);
   vm = await hatchd.client.vms.create(
     { name: 'steady', ssh_authorized_keys: [hatchd.publicKey] },
     { wait: 'ready', timeout: 300 },
@@ -45,7 +49,7 @@ for (const signal of ['SIGTERM', 'SIGKILL'] as const) {
     assert.deepEqual(await whoRuns(), process);
     await assert.rejects(hatchd.ssh(vm, 'debian', 'true'), /refused/, 'nobody leads to the guest meanwhile');
 
-    await hatchd.start();
+    await hatchd.start(NOW);
     assert.deepEqual(await whoRuns(), process);
     // When it was last used is written down by whichever hatchd looks next.
     const lasting = ({ updated_at: _, last_active_at: __, ...rest }: Vm): Partial<Vm> => rest;
@@ -62,11 +66,21 @@ test('what nobody claims is taken away at the next start; what the guest has is 
   await run(['ip', 'link', 'set', 'dev', stranger, 'master', 'hatch0']);
   await mkdir(join(hatchd.data, 'vms', stranger));
   await run(['nft', 'delete', 'table', 'bridge', 'hatch']);
-  await hatchd.start();
+  await hatchd.start(NOW);
   assert.doesNotMatch((await run(['ip', 'link'])).stdout, new RegExp(stranger));
   assert.equal(await exists(join(hatchd.data, 'vms', stranger)), false);
   assert.match((await run(['nft', 'list', 'table', 'bridge', 'hatch'])).stdout, new RegExp(vm.id));
   assert.equal(await hatchd.ssh(vm, 'debian', 'echo still here'), 'still here');
+});
+
+test('a guest that runs as root since before is saved while it goes on', async () => {
+  const pid = await qemuOf(vm.id);
+  assert.ok(pid !== undefined);
+  assert.deepEqual((await rightsOf(pid)).uids, [0, 0, 0, 0]);
+  const kept = await hatchd.client.vms.snapshot(vm.id, { keep_running: true });
+  assert.equal(await qemuOf(vm.id), pid);
+  assert.equal(await hatchd.ssh(vm, 'debian', 'echo still here'), 'still here');
+  await hatchd.client.snapshots.delete(kept.id);
 });
 
 test('a reboot that hatchd was killed in is carried to its end by the next one', async () => {
@@ -74,7 +88,7 @@ test('a reboot that hatchd was killed in is carried to its end by the next one',
   await untilVm(hatchd, vm.id, (now) => now.operation === 'rebooting' || now.ready !== true);
   await hatchd.end('SIGKILL');
   assert.equal(await asked, 'cut off');
-  await hatchd.start();
+  await hatchd.start(NOW);
   const again = await untilVm(
     hatchd,
     vm.id,
@@ -82,6 +96,7 @@ test('a reboot that hatchd was killed in is carried to its end by the next one',
   );
   assert.deepEqual([again.guest_ip, again.ssh_port], [vm.guest_ip, vm.ssh_port]);
   assert.equal((await eventsOf(hatchd, vm.id, 'vm.rebooted')).length, 1);
+  await mustBeConfined((await qemuOf(vm.id)) ?? assert.fail());
 });
 
 test('a guest that ended while no hatchd was there is told of as lost, and can be started again', async () => {
@@ -89,7 +104,7 @@ test('a guest that ended while no hatchd was there is told of as lost, and can b
   const pid = await qemuOf(vm.id);
   assert.ok(pid !== undefined);
   process.kill(pid, 'SIGKILL');
-  await hatchd.start();
+  await hatchd.start(NOW);
   const lost = await hatchd.client.vms.get(vm.id);
   assert.deepEqual([lost.state, lost.state_reason?.code], ['error', 'lost']);
   assert.doesNotMatch((await run(['ip', 'link'])).stdout, new RegExp(vm.id));

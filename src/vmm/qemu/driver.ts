@@ -345,9 +345,9 @@ class QemuDriver implements Driver {
     await this.#limits.lift(vmId);
   }
 
-  /** QEMU opens its tap while it is root, and nobody else is to. But its user is found meanwhile. */
+  /** QEMU opens its tap while it is root, and nobody else is to. The VM's user is looked for while the tap is made. */
   async tapOwner(vm: Pick<MachineSpec, 'vmId' | 'folder'>): Promise<null> {
-    await this.#users?.of(vm);
+    this.#users?.lookAhead(vm);
     return null;
   }
 

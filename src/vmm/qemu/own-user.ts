@@ -23,6 +23,7 @@ const KNOWN_MS = 60_000;
 export class OwnUsers {
   readonly #users: VmUsers;
   readonly #known = new Map<VmId, { readonly uid: number; readonly at: number }>();
+  readonly #pending = new Map<VmId, Promise<number>>();
 
   /** `folder`: of all VMs' folders. */
   constructor(uids: UidRange, folder: string) {
@@ -30,7 +31,20 @@ export class OwnUsers {
   }
 
   /** The VM's user, who may go through its folder and see no name in it. Throws VmmError when none is free. */
-  async of(home: Home): Promise<number> {
+  of(home: Home): Promise<number> {
+    const pending = this.#pending.get(home.vmId);
+    if (pending) return pending;
+    const found = this.#find(home).finally(() => this.#pending.delete(home.vmId));
+    this.#pending.set(home.vmId, found);
+    return found;
+  }
+
+  /** Begins to look for the VM's user, who is wanted in a moment. What goes wrong is told then. */
+  lookAhead(home: Home): void {
+    this.of(home).catch(() => undefined);
+  }
+
+  async #find(home: Home): Promise<number> {
     const known = this.#known.get(home.vmId);
     if (known && performance.now() - known.at < KNOWN_MS && (await stat(home.folder)).gid === known.uid)
       return known.uid;
