@@ -274,6 +274,7 @@ class QemuDriver implements Driver {
           vcpuCount: spec.vcpuCount,
           memMib: spec.memMib,
           ramFile,
+          limits: this.#limits,
         },
         monitors,
         exited,
@@ -308,6 +309,7 @@ class QemuDriver implements Driver {
           vcpuCount: spec.vcpuCount,
           memMib: spec.memMib,
           ramFile: await ramFileOf(spec, valueAfter(argv, '-object')),
+          limits: this.#limits,
         },
         monitors,
       );

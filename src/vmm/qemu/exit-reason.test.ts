@@ -1,13 +1,14 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import type { MachineExit } from '../driver.ts';
-import { exitReason, type Ending } from './exit-reason.ts';
+import { exitReason, OUT_OF_MEMORY, type Ending } from './exit-reason.ts';
 
 const NOTHING: Ending = {
   killed: false,
   shutdown: null,
   exitCode: null,
   signal: null,
+  outOfMemory: false,
   console: '',
   output: '',
 };
@@ -19,6 +20,11 @@ const poweroff: MachineExit = { kind: 'poweroff' };
 const reboot: MachineExit = { kind: 'reboot' };
 
 const table: readonly [string, Partial<Ending>, MachineExit][] = [
+  [
+    'one the kernel ended for its memory',
+    { signal: 'SIGKILL', outOfMemory: true, output: 'the last it said' },
+    { kind: 'crashed', exitCode: null, signal: 'SIGKILL', message: OUT_OF_MEMORY },
+  ],
   // The guest's own word: QEMU, run with -no-reboot, says guest-shutdown or guest-reset for whatever ends it.
   ['a poweroff', { shutdown: 'guest-shutdown', exitCode: 0, console: POWEROFF }, poweroff],
   ['a reboot', { shutdown: 'guest-reset', exitCode: 0, console: REBOOT }, reboot],

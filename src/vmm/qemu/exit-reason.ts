@@ -10,11 +10,17 @@ export interface Ending {
   /** Of the process, where we are its parent. */
   readonly exitCode: number | null;
   readonly signal: string | null;
+  /** The kernel has ended it because it took more memory than its limit. */
+  readonly outOfMemory: boolean;
   /** What the guest wrote to its console since this QEMU was started (its end is enough). */
   readonly console: string;
   /** The last of QEMU's own output. */
   readonly output: string;
 }
+
+/** Why a QEMU in a cgroup ended that was killed there. */
+export const OUT_OF_MEMORY =
+  'the kernel ended QEMU because it took more memory than its limit (memory.max of its cgroup)';
 
 const MARKER = /hatch-shutdown: (poweroff|reboot)/g;
 
@@ -36,12 +42,9 @@ export function exitReason(ending: Ending): MachineExit {
   // A daemon that adopted it and missed the event has only the guest's own word.
   if (marker && ending.signal === null && ending.exitCode === null)
     return { kind: marker[1] === 'reboot' ? 'reboot' : 'poweroff' };
-  return {
-    kind: 'crashed',
-    exitCode: ending.exitCode,
-    signal: ending.signal,
-    message: lastLine(ending.output) || (ending.signal === 'SIGBUS' ? NO_MEMORY : ''),
-  };
+  const { exitCode, signal } = ending;
+  const said = lastLine(ending.output) || (signal === 'SIGBUS' ? NO_MEMORY : '');
+  return { kind: 'crashed', exitCode, signal, message: ending.outOfMemory ? OUT_OF_MEMORY : said };
 }
 
 function tail(text: string): string {

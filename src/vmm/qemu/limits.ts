@@ -3,6 +3,7 @@ import type { Logger } from '../../base/logger.ts';
 import type { VmmProcess } from '../../model/vm.ts';
 import {
   limitsOf,
+  memoryKills,
   putInto,
   removeEmptyGroups,
   removeGroup,
@@ -30,6 +31,11 @@ export class Limits {
     this.#shared ??= this.#share(this.#cgroups);
     const tree = await this.#shared;
     if (tree) await putInto(tree, spec.vmId, limitsOf(spec, tree.controllers, besides(spec, accel)), pid);
+  }
+
+  /** Whether the kernel has ended a VM's QEMU because it took more memory than it may. */
+  async wereTooSmall(vmId: VmId): Promise<boolean> {
+    return this.#cgroups !== null && (await memoryKills(this.#cgroups, vmId)) > 0;
   }
 
   /** Removes a VM's group, when its QEMU has ended. */

@@ -17,6 +17,7 @@ import { endProcess, heldBytesOf, howItEnded, socketPath, usageOf } from '../pro
 import { AGENT_SOCKET, FIRST_DISK } from './command-line.ts';
 import { topFile } from './block-name.ts';
 import { exitReason } from './exit-reason.ts';
+import type { Limits } from './limits.ts';
 import type { Monitors } from './monitors.ts';
 import { giveTo } from './own-user.ts';
 import type { QmpEvent } from './qmp.ts';
@@ -40,6 +41,7 @@ export interface MachineFacts {
   readonly memMib: number;
   /** Absolute path of the file that holds the memory; null when the memory is QEMU's own. */
   readonly ramFile: string | null;
+  readonly limits: Pick<Limits, 'wereTooSmall'>;
 }
 
 /** A guest in a QEMU process, watched through its monitor. */
@@ -86,6 +88,7 @@ export class QemuMachine implements Machine {
       killed: this.#killed,
       shutdown: this.#shutdown,
       ...ended,
+      outOfMemory: await this.#facts.limits.wereTooSmall(this.vmId),
       console: await consoleSinceLaunch(this.#facts.folder),
       output: await tail(join(this.#facts.folder, LOG_FILE), 2000).catch(() => ''),
     });
