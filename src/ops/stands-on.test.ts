@@ -41,13 +41,16 @@ async function looked(header: Buffer, below: Layer | null, format: Layer['format
   await mustStandOnItsOwn({ store }, { id, format, parentId: below?.id ?? null }, path);
 }
 
-function layer(): Layer {
+async function layer(): Promise<Layer> {
   const id = newId('layer');
-  return { id, path: join(layers, id, 'disk.qcow2') } as Layer;
+  const path = join(layers, id, 'disk.qcow2');
+  await mkdir(join(layers, id));
+  await writeFile(path, '');
+  return { id, path } as Layer;
 }
 
 test('a disk may stand on what its row does, on the image beside it, or on nothing', async () => {
-  const below = layer();
+  const below = await layer();
   // As it was named from the VM's folder, which lies as deep.
   const name = `../../${layers.split('/').at(-1) ?? ''}/${below.id}/disk.qcow2`;
   await looked(qcow2(name), below);
@@ -59,7 +62,7 @@ test('a disk may stand on what its row does, on the image beside it, or on nothi
 });
 
 test('one whose hypervisor has written another name into it is not used', async () => {
-  const [below, another] = [layer(), layer()];
+  const [below, another] = [await layer(), await layer()];
   for (const [header, row] of [
     [qcow2('/etc/shadow'), null],
     [qcow2('/etc/shadow'), below],

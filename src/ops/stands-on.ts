@@ -1,4 +1,5 @@
-import { dirname, resolve } from 'node:path';
+import { realpath } from 'node:fs/promises';
+import { dirname, join } from 'node:path';
 import { BASE } from '../guest/disk.ts';
 import { backingName, readDiskHeader } from '../guest/qcow2.ts';
 import { Failure } from '../model/failure.ts';
@@ -19,11 +20,21 @@ export async function mustStandOnItsOwn(
   const header = await readDiskHeader(path);
   const name = await backingName(path);
   const below = parentId === null ? null : await store.layers.get(parentId);
-  const named = name === null || name === BASE || resolve(dirname(path), name) === below?.path;
+  const named =
+    name === null || name === BASE || (below && (await isSame(join(dirname(path), name), below.path)));
   if (named && !(header.format === 'qcow2' && header.dataFile)) return;
   throw new Failure(
     'vmm_failed',
     `The disk ${id} names a file that it does not stand on: its hypervisor has written that there. It is not used.`,
     { details: { layer: id } },
   );
+}
+
+/** Whether two paths lead to one file; a data folder may have been reached by another way when one was written down. */
+async function isSame(one: string, other: string): Promise<boolean> {
+  try {
+    return (await realpath(one)) === (await realpath(other));
+  } catch {
+    return false;
+  }
 }
