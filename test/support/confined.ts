@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { open, readdir, readFile, stat } from 'node:fs/promises';
+import { lstat, open, readdir, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Hatchd } from './hatchd.ts';
 
@@ -62,8 +62,9 @@ export async function mustBeConfined(pid: number): Promise<number> {
 export async function openTo(uid: number, folder: string): Promise<readonly string[]> {
   const found: string[] = [];
   const look = async (path: string, name: string): Promise<void> => {
-    const about = await stat(path).catch(() => undefined);
-    if (!about) return;
+    const about = await lstat(path).catch(() => undefined);
+    // A link opens nothing: what it leads to has rights of its own, where it lies.
+    if (!about || about.isSymbolicLink()) return;
     const shift = about.uid === uid ? 6 : about.gid === uid ? 3 : 0;
     const rights = (about.mode >> shift) & 7;
     if (!about.isDirectory()) {

@@ -50,7 +50,7 @@ async function looked(
     // It has all of them open when it copies what it is told.
     child.stdin?.write('x');
     if (child.stdout) await once(child.stdout, 'data');
-    await mustHaveOpenOnlyItsOwn(child.pid ?? assert.fail(), { folder, disks }, memory);
+    await mustHaveOpenOnlyItsOwn(child.pid ?? assert.fail(), { folder, disks }, memory, 20);
   } finally {
     child.kill('SIGKILL');
     await once(child, 'close');
