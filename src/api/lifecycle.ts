@@ -1,4 +1,5 @@
 import type { FastifyReply, FastifyRequest } from 'fastify';
+import { onBehalfOf } from '../base/on-behalf.ts';
 import { Failure } from '../model/failure.ts';
 import type { ApiDeps, App } from './app.ts';
 import { ANSWER_HEADERS } from '../model/failure-answer.ts';
@@ -10,12 +11,15 @@ const GRACE_MS = 600;
 /** How long the last answers have to leave the machine. */
 const FLUSH_MS = 100;
 
-/** Names each request, sets the headers every answer has, and writes one log line when it is done. */
+/** Names each request and what is done for it, sets the headers every answer has, and writes one log line when it is done. */
 export function accompanyRequests(
   app: App,
   { log, clock, meter }: Pick<ApiDeps, 'log' | 'clock' | 'meter'>,
 ): void {
   app.decorateRequest('cameAt', 0);
+  app.addHook('onRequest', (request, _reply, done) => onBehalfOf(request.id, done));
+  // A body arrives by events of the connection, which many requests share.
+  app.addHook('preValidation', (request, _reply, done) => onBehalfOf(request.id, done));
   app.addHook('onRequest', async (request, reply) => {
     request.cameAt = clock.now();
     reply.headers({ ...ANSWER_HEADERS, 'x-request-id': request.id });

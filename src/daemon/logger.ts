@@ -1,14 +1,22 @@
 import { pino } from 'pino';
 import pretty from 'pino-pretty';
 import type { Logger } from '../base/logger.ts';
+import { requestId } from '../base/on-behalf.ts';
 
-/** The daemon's own log: JSON lines to standard error, readable ones where that is a terminal. */
+/**
+ * The daemon's own log: JSON lines to standard error, readable ones where that is a terminal. Each line says for which request it was, where
+ * it was for one.
+ */
 export function openLogger(level: 'debug' | 'info' | 'warn' | 'error', terminal: boolean): Logger {
   const options = {
     level,
     base: null,
     timestamp: pino.stdTimeFunctions.isoTime,
     formatters: { level: (label: string) => ({ level: label }) },
+    mixin: () => {
+      const id = requestId();
+      return id === undefined ? {} : { request_id: id };
+    },
   };
   // Written at once: what a daemon says last is what one wants to read.
   const log = terminal

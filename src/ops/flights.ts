@@ -137,6 +137,7 @@ export class Flights {
     try {
       await work(operation, signal);
       await this.#operations.finish(operation.id, 'done');
+      this.#log.info({ operation: operation.id, verb: operation.verb, vm: operation.vmId }, 'operation done');
     } catch (error) {
       if (error instanceof Closing) throw translate(error);
       if (error instanceof TryAgain) {
