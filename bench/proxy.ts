@@ -1,11 +1,12 @@
 import { spawn, type ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
-import { access, chmod, mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
+import { chmod, mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { loadavg, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { run } from '../src/host/run.ts';
 import { quantile } from './lib/figures.ts';
+import { installTools } from './lib/tools.ts';
 
 /**
  * `node bench/proxy.ts [requests|latency|bodies|upgrades|cores...]`: what the HTTP proxy costs, beside nginx with one worker that does the same on
@@ -36,7 +37,7 @@ const folder = await mkdtemp(join(tmpdir(), 'bench-proxy-'));
 const asked = process.argv.slice(2);
 const wanted = (part: string): boolean => asked.length === 0 || asked.includes(part);
 try {
-  await install();
+  await installTools(['nginx-light', 'wrk']);
   await serveBackend();
   start('0', ['nginx', '-p', folder, '-c', join(folder, 'proxy.conf')]);
   await ready(startProxy(GUEST.port, PORTS.proxy));
@@ -213,24 +214,6 @@ async function serveBackend(): Promise<void> {
   await writeFile(join(folder, 'proxy.conf'), conf('proxy', proxy(PORTS.nginx)));
   await writeFile(join(folder, 'proxy2.conf'), conf('proxy2', proxy(PORTS.nginx2), 2));
   start('1', ['nginx', '-p', folder, '-c', join(folder, 'backend.conf')]);
-}
-
-async function install(): Promise<void> {
-  const there = (path: string): Promise<boolean> =>
-    access(path).then(
-      () => true,
-      () => false,
-    );
-  const missing = [
-    ...((await there('/usr/sbin/nginx')) ? [] : ['nginx-light']),
-    ...((await there('/usr/bin/wrk')) ? [] : ['wrk']),
-  ];
-  if (missing.length === 0) return;
-  await run(['apt-get', 'update', '-q'], { timeoutMs: 300_000 });
-  await run(['apt-get', 'install', '-y', '-q', '--no-install-recommends', ...missing], {
-    timeoutMs: 300_000,
-    env: { DEBIAN_FRONTEND: 'noninteractive' },
-  });
 }
 
 function row(

@@ -13,6 +13,7 @@ import { importSnapshot } from './import-snapshot.ts';
 import { patchVm } from './patch-vm.ts';
 import { followReboot, rebootVm } from './reboot-vm.ts';
 import { restoreVm } from './restore-vm.ts';
+import { keyBook } from './key-book.ts';
 import { leaseVm } from './lease-vm.ts';
 import type { Sleeper } from './sleeper.ts';
 import { whyVm } from './why-vm.ts';
@@ -42,6 +43,7 @@ export function openHatch(
 ): Hatch {
   watchFleet(world);
   const { store, clock, log, settings } = world;
+  const withBook = { ...store, keys: keyBook(store.keys, clock) };
   return {
     vms: {
       create: (caller, request, wait) => createVm(world, caller, request, wait),
@@ -81,8 +83,8 @@ export function openHatch(
     routes: routes(world),
     images: images(world, registry),
     templates: templates(world),
-    accounts: accounts({ store, clock, log, settings }),
-    keys: keys({ store, clock }),
+    accounts: accounts({ store: withBook, clock, log, settings }),
+    keys: keys({ store: withBook, clock }),
     events: events(world),
     idempotency: new IdempotentRequests({ store, clock, hostId: settings.hostId }),
     readiness,

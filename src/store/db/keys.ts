@@ -5,10 +5,14 @@ import type { Keys } from '../store.ts';
 import { fromJson, toJson } from './columns.ts';
 import type { Engine } from './engine.ts';
 import { pageStart } from './page.ts';
+import { prepared } from './prepared.ts';
 import type { KeysTable } from './tables.ts';
 
 /** The API keys' table behind its interface; it holds hashes, never a secret. */
 export function keys({ db, clock }: Engine): Keys {
+  const withHash = prepared(db, ({ hash }: { hash: string }) =>
+    db.selectFrom('api_keys').selectAll().where('hash', '=', hash),
+  );
   return {
     async create({ accountId, name, scopes, prefix, expiresAt, hash }) {
       const row = await db
@@ -30,7 +34,7 @@ export function keys({ db, clock }: Engine): Keys {
       return toKey(row);
     },
     async byHash(hash) {
-      const row = await db.selectFrom('api_keys').selectAll().where('hash', '=', hash).executeTakeFirst();
+      const [row] = await withHash({ hash });
       return row ? toKey(row) : null;
     },
     async get(accountId, id) {

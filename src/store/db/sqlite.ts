@@ -105,18 +105,32 @@ class TransactionalAdapter extends SqliteAdapter {
   }
 }
 
+/** Statements that are kept ready: more than Hatch has, unless one of them is written with each number of its values. */
+const MOST_PREPARED = 1000;
+
 /** node:sqlite as Kysely expects a database to be, its errors made ours. */
 function adapt(database: DatabaseSync): SqliteDatabase {
+  const ready = new Map<string, SqliteStatement>();
   return {
     close: () => database.close(),
     prepare(text) {
-      // A transaction that reads first and writes later could be refused at its write; immediate ones wait at the door.
-      if (text === 'begin') return statement(database, 'begin immediate');
-      // After some errors (a full disk) SQLite has rolled back by itself.
-      if (text === 'rollback' && !database.isTransaction) return statement(database, 'select 1');
-      return statement(database, text);
+      const sent = asSent(database, text);
+      const known = ready.get(sent);
+      if (known) return known;
+      const made = statement(database, sent);
+      // What is asked often is soon there again.
+      if (ready.size >= MOST_PREPARED) ready.clear();
+      ready.set(sent, made);
+      return made;
     },
   };
+}
+
+function asSent(database: DatabaseSync, text: string): string {
+  // A transaction that reads first and writes later could be refused at its write; immediate ones wait at the door.
+  if (text === 'begin') return 'begin immediate';
+  // After some errors (a full disk) SQLite has rolled back by itself.
+  return text === 'rollback' && !database.isTransaction ? 'select 1' : text;
 }
 
 function statement(database: DatabaseSync, text: string): SqliteStatement {

@@ -14,6 +14,7 @@ import { noteRest } from './history.ts';
 import { accountOfImage } from './images.ts';
 import { addOperation } from './operations.ts';
 import { pageStart } from './page.ts';
+import { prepared } from './prepared.ts';
 import { lockSnapshot } from './snapshot-lock.ts';
 import type { Tables } from './tables.ts';
 import { accountOfTemplate } from './templates.ts';
@@ -22,6 +23,13 @@ import { newRow, patchColumns, selectVms, toVm } from './vm-row.ts';
 /** The VMs' table behind its interface. */
 export function vms(engine: Engine): Vms {
   const { db } = engine;
+  const byId = prepared(db, ({ id }: { id: VmId }) => selectVms(db).where('vms.id', '=', id));
+  const idIn = prepared(db, ({ accountId, id }: { accountId: AccountId; id: VmId }) =>
+    selectVms(db).where('vms.account_id', '=', accountId).where('vms.id', '=', id),
+  );
+  const nameIn = prepared(db, ({ accountId, name }: { accountId: AccountId; name: string }) =>
+    selectVms(db).where('vms.account_id', '=', accountId).where('vms.name', '=', name),
+  );
   const place = { vms_guest_ip: 'guest_ip', vms_guest_mac: 'guest_mac', vms_ssh_port: 'ssh_port' } as const;
   return {
     create: (vm, { limits, args }) =>
@@ -32,13 +40,13 @@ export function vms(engine: Engine): Vms {
       orTaken(place, () =>
         transact(engine, async (trx) => ((await claimVm(engine, trx, id, seen, to)) ? get(trx, id) : null)),
       ),
-    get: (id) => get(db, id),
+    async get(id) {
+      const [row] = await byId({ id });
+      return row ? toVm(row) : null;
+    },
     async find(accountId, idOrName) {
       const id = parseId('vm', idOrName);
-      const row = await selectVms(db)
-        .where('vms.account_id', '=', accountId)
-        .where((eb) => (id ? eb('vms.id', '=', id) : eb('vms.name', '=', idOrName)))
-        .executeTakeFirst();
+      const [row] = await (id ? idIn({ accountId, id }) : nameIn({ accountId, name: idOrName }));
       return row ? toVm(row) : null;
     },
     list: (filter, page) => list(db, filter, page),
