@@ -29,6 +29,8 @@ export interface LaidOut {
   readonly argv: Argv;
 }
 
+/** What of a command line takes rights away; each has a value after it. */
+const CONFINEMENT = ['-sandbox', '-runas', '-run-with'];
 const DISK = 'disk.qcow2';
 const WITHIN_MS = 60_000;
 const AGENT_AGAIN_MS = 250;
@@ -37,7 +39,7 @@ const PARAMETERS = { 'max-bandwidth': 2 ** 40, 'downtime-limit': 50 };
 
 /**
  * Lays out what a saved guest needs to be loaded by hand: an overlay over its disk, and the command line it ran with, but for its
- * name, its tap, its sandbox and whose memory it has: `private`, a map of the saved one; `own`, a copy it writes to.
+ * name, its tap, its sandbox and user, and whose memory it has: `private`, a map of the saved one; `own`, a copy it writes to.
  */
 export async function layOut(
   saved: SavedGuest,
@@ -55,7 +57,7 @@ export async function layOut(
   else await run(['cp', '--sparse=always', saved.memory, join(folder, 'mem.bin')], { timeoutMs: WITHIN_MS });
   const share = memory === 'private' ? 'off' : 'on';
   const args = saved.argv
-    .filter((word, i) => word !== '-sandbox' && saved.argv[i - 1] !== '-sandbox')
+    .filter((word, i) => ![word, saved.argv[i - 1] ?? ''].some((one) => CONFINEMENT.includes(one)))
     .map((word, i, all) => {
       if (all[i - 1] === '-name') return 'bare';
       if (all[i - 1] === '-object') return word.replace(/mem-path=.*/, `mem-path=mem.bin,share=${share}`);
