@@ -42,11 +42,11 @@ export function boundBodies(
     coming.delete(raw);
   };
 
-  app.addHook('onRequest', async (request, reply) => {
+  app.addHook('onRequest', (request, reply, done) => {
     const { raw } = request;
     crowd.busy(raw.socket);
     reply.raw.once('close', () => crowd.silent(raw.socket));
-    if (!comesLater(request)) return;
+    if (!comesLater(request)) return done();
     // From now on it is the last of the silent ones.
     crowd.silent(raw.socket);
     const { socket } = raw;
@@ -67,6 +67,7 @@ export function boundBodies(
       },
       () => undefined,
     );
+    done();
   });
 
   // Not async: the body flows from the moment somebody listens, and who parses it must do so in the same turn.
@@ -85,7 +86,10 @@ export function boundBodies(
       });
     done(null, payload);
   });
-  app.addHook('preValidation', async ({ raw: { socket } }) => crowd.busy(socket));
+  app.addHook('preValidation', ({ raw: { socket } }, _reply, done) => {
+    crowd.busy(socket);
+    done();
+  });
 }
 
 /** Refused with the headers that were too slow, too. */

@@ -32,9 +32,10 @@ export function takeJsonOnly(app: App): void {
       done(broken === undefined ? null : noText(broken), value);
     });
   });
-  app.addHook('preValidation', async (request) => {
+  app.addHook('preValidation', (request, _reply, done) => {
     const schema = request.routeOptions.schema;
     if (request.body === undefined && schema?.body !== undefined) request.body = {};
+    done();
   });
 }
 

@@ -143,13 +143,16 @@ export async function createApi(
  * (RFC 9112, 3.2).
  */
 function wantOneHost(app: App): void {
-  app.addHook('onRequest', async ({ raw }) => {
-    const names = raw.rawHeaders.filter((_, index) => index % 2 === 0);
-    const hosts = names.filter((name) => name.toLowerCase() === 'host').length;
-    if (hosts > 1 || (hosts === 0 && raw.httpVersion === '1.1'))
-      throw new Failure('invalid_request', 'A request must have one header "Host", and only one.', {
+  app.addHook('onRequest', ({ raw: { rawHeaders, httpVersion } }, _reply, done) => {
+    let hosts = 0;
+    // Names and values in turn.
+    for (let i = 0; i < rawHeaders.length; i += 2) if (/^host$/i.test(rawHeaders[i] ?? '')) hosts++;
+    if (hosts === 1 || (hosts === 0 && httpVersion !== '1.1')) return done();
+    done(
+      new Failure('invalid_request', 'A request must have one header "Host", and only one.', {
         details: { field: 'Host' },
-      });
+      }),
+    );
   });
 }
 

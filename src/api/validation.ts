@@ -10,8 +10,9 @@ import { explain, type Part } from './explain.ts';
 export const validatorCompiler: FastifySchemaCompiler<TSchema> = ({ schema, httpPart }) => {
   const part: Part = httpPart === 'querystring' || httpPart === 'params' ? httpPart : 'body';
   const validator = Compile(schema);
+  const readQuery = queryReader(schema);
   return (given: unknown) => {
-    const value = part === 'querystring' ? readQuery(schema, given) : given;
+    const value = part === 'querystring' ? readQuery(given) : given;
     return validator.Check(value)
       ? { value }
       : { error: explain(part, schema, value, validator.Errors(value)) };
@@ -41,13 +42,14 @@ export const serializerCompiler: FastifySerializerCompiler<TSchema> = ({
   };
 };
 
-/** Reads a parsed query string as its schema means it; what cannot be read stays text, for the validator to refuse. */
-function readQuery(schema: TSchema, given: unknown): Record<string, unknown> {
+/** Reads parsed query strings as their schema means them; what cannot be read stays text, for the validator to refuse. */
+function queryReader(schema: TSchema): (given: unknown) => Record<string, unknown> {
   const properties = Object.entries<unknown>(entriesOf(Reflect.get(schema, 'properties')));
   const types = new Map(properties.map(([name, node]) => [name, entriesOf(node)['type']]));
-  return Object.fromEntries(
-    Object.entries(entriesOf(given)).map(([name, value]) => [name, readValue(types.get(name), value)]),
-  );
+  return (given) =>
+    Object.fromEntries(
+      Object.entries(entriesOf(given)).map(([name, value]) => [name, readValue(types.get(name), value)]),
+    );
 }
 
 function readValue(type: unknown, value: unknown): unknown {

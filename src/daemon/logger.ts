@@ -18,32 +18,34 @@ export function openLogger(level: 'debug' | 'info' | 'warn' | 'error', terminal:
       return id === undefined ? {} : { request_id: id };
     },
   };
-  // Written at once: what a daemon says last is what one wants to read.
-  const log = terminal
-    ? pino(
-        options,
-        pretty({
-          destination: 2,
-          sync: true,
-          colorize: true,
-          translateTime: 'HH:MM:ss.l',
-          ignore: 'pid,hostname',
-        }),
-      )
-    : pino(options, pino.destination({ dest: 2, sync: true }));
-  return wrap(log);
+  if (!terminal) {
+    const out = pino.destination({ dest: 2, sync: false });
+    // Lines are written while others are made, but for those one wants to read whatever comes next; the end of the process writes all.
+    return wrap(pino(options, out), () => out.flushSync());
+  }
+  const people = pretty({
+    destination: 2,
+    sync: true,
+    colorize: true,
+    translateTime: 'HH:MM:ss.l',
+    ignore: 'pid,hostname',
+  });
+  return wrap(pino(options, people), () => undefined);
 }
 
 type PinoLogger = Pick<ReturnType<typeof pino>, 'debug' | 'info' | 'warn' | 'error'> & {
   child(fields: object): PinoLogger;
 };
 
-function wrap(log: PinoLogger): Logger {
+function wrap(log: PinoLogger, flush: () => void): Logger {
   return {
     debug: (fields, message) => log.debug(fields, message),
     info: (fields, message) => log.info(fields, message),
     warn: (fields, message) => log.warn(fields, message),
-    error: (fields, message) => log.error(fields, message),
-    child: (fields) => wrap(log.child(fields)),
+    error: (fields, message) => {
+      log.error(fields, message);
+      flush();
+    },
+    child: (fields) => wrap(log.child(fields), flush),
   };
 }

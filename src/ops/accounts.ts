@@ -1,4 +1,4 @@
-import { createHash, randomBytes } from 'node:crypto';
+import { hash, randomBytes } from 'node:crypto';
 import type { Clock } from '../base/clock.ts';
 import { parseId, type AccountId } from '../base/ids.ts';
 import { errorFields, type Logger } from '../base/logger.ts';
@@ -27,7 +27,7 @@ export function newSecret(): { readonly secret: string; readonly hash: string; r
 }
 
 function hashOf(secret: string): string {
-  return createHash('sha256').update(secret).digest('hex');
+  return hash('sha256', secret, 'hex');
 }
 
 /**

@@ -135,11 +135,19 @@ function asSent(database: DatabaseSync, text: string): string {
 
 function statement(database: DatabaseSync, text: string): SqliteStatement {
   const prepared = ours(() => database.prepare(text));
+  const names = prepared.columns().map(({ name }) => name);
+  // A row of forty columns takes three times as long to come out as an object than as an array.
+  prepared.setReturnArrays(true);
+  const named = (values: unknown): unknown => {
+    const row: Record<string, unknown> = {};
+    for (let i = 0; i < names.length; i++) row[names[i] ?? ''] = (values as unknown[])[i];
+    return row;
+  };
   return {
-    reader: prepared.columns().length > 0,
-    all: (parameters) => ours(() => prepared.all(...parameters.map(input))),
+    reader: names.length > 0,
+    all: (parameters) => ours(() => prepared.all(...parameters.map(input)).map(named)),
     run: (parameters) => ours(() => prepared.run(...parameters.map(input))),
-    iterate: (parameters) => ours(() => prepared.iterate(...parameters.map(input))),
+    iterate: (parameters) => ours(() => prepared.iterate(...parameters.map(input)).map(named)),
   };
 }
 
