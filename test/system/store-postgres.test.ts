@@ -9,7 +9,8 @@ import { silent } from '../../src/base/logger.ts';
 import { until } from '../../src/base/until.ts';
 import { Failure } from '../../src/model/failure.ts';
 import { migrate, migrations } from '../../src/store/db/migrate.ts';
-import { openStore } from '../../src/store/db/open.ts';
+import type { Asked } from '../../src/store/db/engine.ts';
+import { openStore, storeOf } from '../../src/store/db/open.ts';
 import { openPostgres } from '../../src/store/db/postgres.ts';
 import { furnish, newImage, NO_LIMITS } from '../../src/store/fixtures.ts';
 import { storeSuite } from '../../src/store/store-suite.ts';
@@ -23,9 +24,36 @@ before(async () => {
 });
 after(() => server.dispose());
 
-storeSuite('a store in a PostgreSQL database', async (clock) =>
-  openStore(await server.createDatabase('suite'), { clock, log: silent }),
-);
+/** Every query of the suite, once, with values it had. */
+const queries = new Map<string, readonly unknown[]>();
+let suiteUrl = '';
+
+storeSuite('a store in a PostgreSQL database', async (clock) => {
+  suiteUrl = await server.createDatabase('suite');
+  await (await openStore(suiteUrl, { clock, log: silent })).close();
+  const asked: Asked = ({ sql, parameters }) => void queries.set(sql, parameters);
+  return storeOf({ ...openPostgres(suiteUrl, silent, asked), clock });
+});
+
+test('every query of the store can find its rows by an index', async () => {
+  assert.ok(queries.size > 100, `only ${queries.size} queries were seen`);
+  const client = new pg.Client({ connectionString: suiteUrl });
+  await client.connect();
+  const scans: string[] = [];
+  try {
+    // A small table is read whole all the same; what is left now is what it would have to do with a large one.
+    await client.query('set enable_seqscan = off');
+    for (const [text, parameters] of queries) {
+      if (!/^(select|update|delete|with)/i.test(text)) continue;
+      const { rows } = await client.query<{ 'QUERY PLAN': string }>(`explain ${text}`, [...parameters]);
+      const scanned = rows.map((row) => row['QUERY PLAN'].trim()).filter((line) => line.includes('Seq Scan'));
+      scans.push(...scanned.map((line) => `${line}: ${text}`));
+    }
+  } finally {
+    await client.end();
+  }
+  assert.deepEqual(scans, []);
+});
 
 const open = (url: string): Promise<Store> => openStore(url, { clock: systemClock, log: silent });
 const patience = (): { clock: typeof systemClock; signal: AbortSignal } => ({

@@ -18,6 +18,9 @@ export interface Engine {
   lineUpEvents(trx: Transaction<Tables>): Promise<void>;
 }
 
+/** Hears of each query that was carried out. */
+export type Asked = (query: { readonly sql: string; readonly parameters: readonly unknown[] }) => void;
+
 const TRIES = 5;
 
 /**

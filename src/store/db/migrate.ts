@@ -7,6 +7,7 @@ import { ledger } from './migrations/003-ledger.ts';
 import { routes } from './migrations/004-routes.ts';
 import { idle } from './migrations/005-idle.ts';
 import { idempotency } from './migrations/006-idempotency.ts';
+import { unfinished } from './migrations/007-unfinished.ts';
 
 const TABLE = 'hatch_migrations';
 
@@ -19,6 +20,7 @@ export function migrations(engine: Engine['name']): Record<string, Migration> {
     '004-routes': routes(engine),
     '005-idle': idle(engine),
     '006-idempotency': idempotency(),
+    '007-unfinished': unfinished(),
   };
 }
 

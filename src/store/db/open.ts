@@ -48,6 +48,11 @@ export async function openStore(
     await engine.db.destroy();
     throw error;
   }
+  return storeOf(engine);
+}
+
+/** The store in a database whose schema is up to date. */
+export function storeOf(engine: Engine): Store {
   return {
     hosts: hosts(engine),
     accounts: accounts(engine),

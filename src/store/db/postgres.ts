@@ -2,7 +2,7 @@ import { Kysely, PostgresDialect, sql } from 'kysely';
 import pg from 'pg';
 import { errorFields, type Logger } from '../../base/logger.ts';
 import { Failure } from '../../model/failure.ts';
-import type { Engine } from './engine.ts';
+import type { Asked, Engine } from './engine.ts';
 import { PoolDriver } from './postgres-driver.ts';
 import type { Tables } from './tables.ts';
 
@@ -20,10 +20,10 @@ const EVENTS_LOCK = 4_838_292_061;
 
 /**
  * Opens a pool of connections to PostgreSQL. None is made yet: the first query says in a sentence when the server cannot
- * be reached. A connection that is lost is left behind, and the next query makes a new one. Throws `invalid_request` for a
+ * be reached. A connection that is lost is left behind, and the next query makes a new one. `asked` is told each query. Throws `invalid_request` for a
  * URL that is none.
  */
-export function openPostgres(url: string, log: Logger): Omit<Engine, 'clock'> {
+export function openPostgres(url: string, log: Logger, asked?: Asked): Omit<Engine, 'clock'> {
   const pool = makePool(url);
   const lost = (error: Error): void => log.warn(errorFields(error), 'a connection to the database was lost');
   // An `error` nobody listens to would end the process: the pool's are of idle connections, a client's of one in use.
@@ -31,7 +31,10 @@ export function openPostgres(url: string, log: Logger): Omit<Engine, 'clock'> {
   pool.on('connect', (client) => client.on('error', lost));
   return {
     name: 'postgres',
-    db: new Kysely<Tables>({ dialect: new PoolDialect(pool) }),
+    db: new Kysely<Tables>({
+      dialect: new PoolDialect(pool),
+      ...(asked ? { log: ({ query }) => asked(query) } : {}),
+    }),
     now: sql<number>`(extract(epoch from clock_timestamp()) * 1000)::bigint`,
     lineUpEvents: async (trx) => {
       await sql`select pg_advisory_xact_lock(${sql.lit(EVENTS_LOCK)})`.execute(trx);

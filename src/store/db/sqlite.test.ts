@@ -71,8 +71,8 @@ test('rows of a database from before routes and rests survive, their VMs can hav
   const database = new DatabaseSync(path);
   database.exec(
     `drop table routes; drop table vm_rests; drop table vm_uses; alter table vms drop column leased_until;
-     drop table idempotency_keys;
-     delete from hatch_migrations where name in ('004-routes', '005-idle', '006-idempotency')`,
+     drop table idempotency_keys; drop index operations_unfinished_of_host;
+     delete from hatch_migrations where name in ('004-routes', '005-idle', '006-idempotency', '007-unfinished')`,
   );
   database.close();
   const second = await open(path);

@@ -6,7 +6,7 @@ import { isErrno } from '../../base/errno.ts';
 import { Kysely, sql, SqliteAdapter, SqliteDialect } from 'kysely';
 import type { SqliteDatabase, SqliteStatement } from 'kysely';
 import { Failure } from '../../model/failure.ts';
-import type { Engine } from './engine.ts';
+import type { Asked, Engine } from './engine.ts';
 import { sqliteError } from './sqlite-errors.ts';
 import type { Tables } from './tables.ts';
 
@@ -19,11 +19,11 @@ const BUSY_TIMEOUT_MS = 3000;
 /**
  * Opens a SQLite file (node:sqlite), making it with mode 0600 if it is not there. There is one connection; Kysely lets one
  * query or transaction at a time have it. What is committed is on disk: WAL with synchronous=FULL flushes every commit.
- * `alone`: no other process can read or write it until it is closed. Throws `unavailable` or `no_space` in a sentence that names the path, for whoever starts the daemon.
+ * `alone`: no other process can read or write it until it is closed. `asked` is told each query. Throws `unavailable` or `no_space` in a sentence that names the path, for whoever starts the daemon.
  */
 export async function openSqlite(
   path: string,
-  { alone = false }: { readonly alone?: boolean } = {},
+  { alone = false, asked }: { readonly alone?: boolean; readonly asked?: Asked } = {},
 ): Promise<Omit<Engine, 'clock'>> {
   await makeFile(path);
   let database: DatabaseSync;
@@ -42,7 +42,10 @@ export async function openSqlite(
   }
   return {
     name: 'sqlite',
-    db: new Kysely<Tables>({ dialect: new NodeSqliteDialect({ database: adapt(database) }) }),
+    db: new Kysely<Tables>({
+      dialect: new NodeSqliteDialect({ database: adapt(database) }),
+      ...(asked ? { log: ({ query }) => asked(query) } : {}),
+    }),
     now: sql<number>`cast(unixepoch('subsec') * 1000 as integer)`,
     // There is one writer at a time anyway.
     lineUpEvents: async () => undefined,
