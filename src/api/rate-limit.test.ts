@@ -32,6 +32,17 @@ test('a key may burst, then goes on at its rate, and others are not hindered', a
   assert.deepEqual(asked('a', 4), [false, false, false, true]);
 });
 
+test('whoever sets the time of day takes no request from anybody, and gives none', () => {
+  const clock = new FakeClock();
+  const take = rateLimiter(clock, { perSecond: 2, burst: 3 });
+  const asked = (times: number): boolean[] => Array.from({ length: times }, () => refused(() => take('a')));
+  assert.deepEqual(asked(2), [false, false]);
+  clock.jump(-24 * 3_600_000);
+  assert.deepEqual(asked(2), [false, true]);
+  clock.jump(48 * 3_600_000);
+  assert.deepEqual(asked(1), [true]);
+});
+
 test('a rate of 0 is no limit', () => {
   const take = rateLimiter(new FakeClock(), { perSecond: 0, burst: 0 });
   for (let i = 0; i < 1000; i++) take('a');

@@ -17,10 +17,10 @@ export function rateLimiter(clock: Clock, { perSecond, burst }: RateLimit): (key
   if (perSecond <= 0) return () => undefined;
   const buckets = new Map<string, { tokens: number; at: number }>();
   const refillMs = (burst / perSecond) * 1000;
-  let swept = clock.now();
+  let swept = clock.steady();
 
   return (key) => {
-    const now = clock.now();
+    const now = clock.steady();
     if (now - swept > refillMs) {
       for (const [other, { at }] of buckets) if (now - at > refillMs) buckets.delete(other);
       swept = now;

@@ -2,21 +2,17 @@
 export interface Clock {
   /** Milliseconds since 1970, UTC. */
   now(): number;
+  /** Milliseconds since some moment, for measuring: it only goes forward, whoever sets the time of day. */
+  steady(): number;
   /** Resolves after `ms` milliseconds; rejects with the signal's reason when it aborts first. */
   sleep(ms: number, signal?: AbortSignal): Promise<void>;
-}
-
-/** A clock that can also measure: whoever sets the time of day does not move it. */
-export interface SteadyClock extends Clock {
-  /** Milliseconds since some moment; it only goes forward. */
-  steady(): number;
 }
 
 /** A thread measures from its own start; with this, all of a process from the same moment. */
 const STARTED = Number(process.hrtime.bigint()) / 1e6 - performance.now();
 
 /** The machine's own clock. Whoever sleeps by it keeps the process from ending. */
-export const systemClock: SteadyClock = {
+export const systemClock: Clock = {
   now: () => Date.now(),
   steady: () => STARTED + performance.now(),
   sleep: (ms, signal) =>
@@ -40,8 +36,10 @@ export function abortReason(signal: AbortSignal): Error {
 }
 
 /** A clock for tests: it stands still until `advance` moves it, and wakes those whose time has come, in order. */
-export class FakeClock implements SteadyClock {
+export class FakeClock implements Clock {
   #now: number;
+  /** What the time of day is off what it has measured. */
+  #off = 0;
   #sleepers: { at: number; wake: () => void }[] = [];
 
   constructor(start = Date.UTC(2026, 2, 6, 10, 30)) {
@@ -49,7 +47,12 @@ export class FakeClock implements SteadyClock {
   }
 
   now(): number {
-    return this.#now;
+    return this.#now + this.#off;
+  }
+
+  /** Somebody sets the time of day, `ms` on or back; what is measured goes on. */
+  jump(ms: number): void {
+    this.#off += ms;
   }
 
   steady(): number {

@@ -233,10 +233,10 @@ class AgentClient implements GuestAgent {
   ): Promise<ExecResult | undefined> {
     const { clock } = this.#deps;
     const never = this.#closing.signal;
-    const end = clock.now() + mostMs;
+    const end = clock.steady() + mostMs;
     for (
       let waitMs: number = ASK.firstMs;
-      clock.now() < end;
+      clock.steady() < end;
       waitMs = Math.min(waitMs * ASK.times, ASK.mostMs)
     ) {
       await clock.sleep(waitMs, never);

@@ -29,6 +29,7 @@ function helped(
   const none = (): Promise<never> => Promise.reject(new Error('not asked for'));
   const clock: Clock = {
     now: () => now,
+    steady: () => now,
     sleep: async (ms) => {
       now += ms;
       for (const one of later.filter(({ at }) => at <= now)) {

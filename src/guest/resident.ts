@@ -47,7 +47,7 @@ async function endOf(
   timeoutMs: number,
   signal: AbortSignal,
 ): Promise<ExecResult | undefined> {
-  const from = clock.now();
+  const from = clock.steady();
   let gone = 0;
   let takenBy = from + TAKEN_MS;
   for (let waitMs: number = LOOK.firstMs; ; waitMs = Math.min(waitMs * LOOK.times, LOOK.mostMs)) {
@@ -55,7 +55,7 @@ async function endOf(
     try {
       const report = wholeReport(await agent.read(reportFile(id), signal));
       if (report) return report;
-      const now = clock.now();
+      const now = clock.steady();
       if (now - from > timeoutMs) return { ...NOTHING, exitCode: null, timedOut: true };
       if (now > takenBy) {
         // Started anew it knows of nothing. A report that came in between is seen first.

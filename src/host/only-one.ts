@@ -13,7 +13,7 @@ export async function onlyOne<T>(
   work: () => Promise<T>,
   { clock = systemClock, waitMs = 10_000 }: { readonly clock?: Clock; readonly waitMs?: number } = {},
 ): Promise<T> {
-  const until = clock.now() + waitMs;
+  const until = clock.steady() + waitMs;
   for (;;) {
     const letGo = await take(name);
     if (letGo) {
@@ -23,7 +23,7 @@ export async function onlyOne<T>(
         await letGo();
       }
     }
-    if (clock.now() >= until) throw new Error(`another process has held ${name} for ${waitMs / 1000} s`);
+    if (clock.steady() >= until) throw new Error(`another process has held ${name} for ${waitMs / 1000} s`);
     await clock.sleep(20);
   }
 }

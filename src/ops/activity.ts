@@ -1,5 +1,5 @@
 import type { VmId } from '../base/ids.ts';
-import type { SteadyClock } from '../base/clock.ts';
+import type { Clock } from '../base/clock.ts';
 import type { Activity, OpenUse, WayIn } from '../model/activity.ts';
 import { addSpan } from '../model/history.ts';
 import { SharedUses } from './shared-uses.ts';
@@ -56,10 +56,10 @@ interface Entry {
  * `fallAsleep` with the version it decided on. So one of them always sees the other, and the visitor wins until the sleep is sealed.
  */
 export class ActivityTracker {
-  readonly #clock: SteadyClock;
+  readonly #clock: Clock;
   readonly #entries = new Map<VmId, Entry>();
 
-  constructor({ clock }: { readonly clock: SteadyClock }) {
+  constructor({ clock }: { readonly clock: Clock }) {
     this.#clock = clock;
   }
 

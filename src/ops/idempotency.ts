@@ -60,7 +60,7 @@ export class IdempotentRequests {
   ): Promise<GivenAnswer | Turn> {
     const { clock } = this.#deps;
     const name = `${accountId} ${key}`;
-    const until = clock.now() + ELSEWHERE.mostMs;
+    const until = clock.steady() + ELSEWHERE.mostMs;
     for (;;) {
       signal.throwIfAborted();
       // One after the other: who comes second finds the first at it.
@@ -70,7 +70,7 @@ export class IdempotentRequests {
         await raceAbort(step.is, signal);
         continue;
       }
-      if (clock.now() > until)
+      if (clock.steady() > until)
         throw new Failure('unavailable', 'Another host is at this request and has not answered; ask again.', {
           details: { retry_after_seconds: 5 },
         });

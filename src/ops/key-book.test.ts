@@ -62,6 +62,16 @@ test('a key is read once for the requests of half a second, and what another hos
   assert.equal(one.reads, 2);
 });
 
+test('a key is believed for no longer when the time of day is set back', async () => {
+  const [one, clock] = [new OneKey(), new FakeClock()];
+  const book = keyBook(one.table, clock);
+  await book.byHash('its hash');
+  one.change({ revokedAt: 5 });
+  clock.jump(-24 * 3_600_000);
+  await clock.advance(500);
+  assert.equal((await book.byHash('its hash'))?.revokedAt, 5);
+});
+
 test('one that is revoked here is forgotten at once, also by whoever was just reading it', async () => {
   const [one, clock] = [new OneKey(), new FakeClock()];
   const book = keyBook(one.table, clock);

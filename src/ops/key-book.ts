@@ -11,7 +11,7 @@ const MOST = 10_000;
  * The keys of a store, those just used remembered: most requests come with the key of the one before. What is revoked here is
  * forgotten at once.
  */
-export function keyBook(keys: Keys, clock: Pick<Clock, 'now'>): Keys {
+export function keyBook(keys: Keys, clock: Pick<Clock, 'steady'>): Keys {
   const known = new Map<string, { readonly key: ApiKey; readonly until: number }>();
   let revocations = 0;
   const forget = (id: ApiKey['id']): void => {
@@ -22,8 +22,8 @@ export function keyBook(keys: Keys, clock: Pick<Clock, 'now'>): Keys {
     ...keys,
     async byHash(hash) {
       const found = known.get(hash);
-      if (found && clock.now() < found.until) return found.key;
-      const [from, before] = [clock.now(), revocations];
+      if (found && clock.steady() < found.until) return found.key;
+      const [from, before] = [clock.steady(), revocations];
       const key = await keys.byHash(hash);
       known.delete(hash);
       if (known.size >= MOST) known.clear();

@@ -36,10 +36,10 @@ export async function askToPowerOff(
   { graceMs, mode, onRung }: Ladder,
   signal: AbortSignal,
 ): Promise<boolean> {
-  const started = clock.now();
+  const started = clock.steady();
   const take = async (rung: Rung['rung'], message: string): Promise<void> => {
     try {
-      await onRung({ rung, ms: clock.now() - started, message });
+      await onRung({ rung, ms: clock.steady() - started, message });
     } catch (error) {
       log.warn(
         { vm: live.machine.vmId, rung, ...errorFields(error) },
@@ -51,7 +51,7 @@ export async function askToPowerOff(
     await take('agent', `Asked the guest's agent to ${mode === 'reboot' ? 'reboot' : 'power off'}.`);
     const taken = await ask(live, mode, log, within);
     if (!driver.capabilities.powerButton) return;
-    if (taken) await clock.sleep(Math.max(0, started + graceMs * PATIENCE - clock.now()), within);
+    if (taken) await clock.sleep(Math.max(0, started + graceMs * PATIENCE - clock.steady()), within);
     // An agent whose guest has gone down falls silent too.
     if (within.aborted || live.exit) return;
     const why = taken ? 'The guest takes its time' : 'The agent did not take the request';

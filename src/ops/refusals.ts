@@ -23,7 +23,7 @@ export class Refusals {
    */
   async note(vmId: VmId, visitor: Visitor, why: Failure): Promise<void> {
     const { store, clock, log } = this.#world;
-    const times = this.#told.times(vmId, clock.now());
+    const times = this.#told.times(vmId, clock.steady());
     if (times === 0) return;
     try {
       const vm = await store.vms.get(vmId);

@@ -1,4 +1,4 @@
-import type { SteadyClock } from '../base/clock.ts';
+import type { Clock } from '../base/clock.ts';
 import type { VmId } from '../base/ids.ts';
 import { Hushed } from '../base/hushed.ts';
 import { KeyedLock } from '../base/keyed-lock.ts';
@@ -21,13 +21,13 @@ export interface Promised {
 export class Room {
   /** In MiB; null: no limit, and nothing is counted. */
   readonly budgetMib: number | null;
-  readonly clock: SteadyClock;
+  readonly clock: Clock;
   readonly #lock = new KeyedLock();
   readonly #promised = new Map<VmId, number>();
   readonly #failedUntil = new Map<VmId, number>();
   readonly #told = new Hushed<string>(QUIET_MS);
 
-  constructor({ budgetMib, clock }: { readonly budgetMib: number | null; readonly clock: SteadyClock }) {
+  constructor({ budgetMib, clock }: { readonly budgetMib: number | null; readonly clock: Clock }) {
     this.budgetMib = budgetMib;
     this.clock = clock;
   }

@@ -38,7 +38,7 @@ export class RouteBook {
   /** The route of this name if it was just read; undefined: it has to be looked for. */
   known(name: RouteName): Route | undefined {
     const known = this.#known.get(keyOf(name));
-    if (!known || known.edition !== this.#now() || known.until <= this.#clock.now()) return undefined;
+    if (!known || known.edition !== this.#now() || known.until <= this.#clock.steady()) return undefined;
     return known.route;
   }
 
@@ -65,7 +65,7 @@ export class RouteBook {
 
   #keep(key: string, read: Pick<Known, 'route' | 'edition'>): void {
     if (this.#known.size >= MOST_KNOWN) this.#known.clear();
-    this.#known.set(key, { ...read, until: this.#clock.now() + BELIEVED_MS });
+    this.#known.set(key, { ...read, until: this.#clock.steady() + BELIEVED_MS });
   }
 }
 

@@ -158,10 +158,10 @@ async function* follow(
   const { store, settings, clock } = world;
   const path = `${vmFolder(settings, vm.id)}/${CONSOLE_FILE}`;
   const decoder = new TextDecoder();
-  let looked = clock.now();
+  let looked = clock.steady();
   for (let at = offset; !signal.aborted;) {
-    if (clock.now() - looked >= MAY_MS) {
-      looked = clock.now();
+    if (clock.steady() - looked >= MAY_MS) {
+      looked = clock.steady();
       if (!(await store.vms.get(vm.id))) return;
       if (!isGood(await store.keys.get(caller.accountId, caller.keyId), clock))
         throw new Failure('unauthorized', 'This API key has been revoked or has expired.');

@@ -1,4 +1,4 @@
-import type { SteadyClock } from '../base/clock.ts';
+import type { Clock } from '../base/clock.ts';
 import type { OpenUse, WayIn } from '../model/activity.ts';
 import type { Span, Use } from './use.ts';
 
@@ -112,10 +112,10 @@ export class SharedUses {
 /** The thread's side of SharedUses. */
 export class UsesOfThread {
   readonly #cells: Cells;
-  readonly #clock: Pick<SteadyClock, 'steady'>;
+  readonly #clock: Pick<Clock, 'steady'>;
 
   /** `memory`: that of a SharedUses; `clock` shows the same as the tracker's. */
-  constructor(memory: SharedArrayBuffer, clock: Pick<SteadyClock, 'steady'>) {
+  constructor(memory: SharedArrayBuffer, clock: Pick<Clock, 'steady'>) {
     this.#cells = new Cells(memory);
     this.#clock = clock;
   }

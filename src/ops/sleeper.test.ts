@@ -100,6 +100,19 @@ test('a VM nobody uses goes to sleep, and its event says on what that was decide
     assert.deepEqual(await events(id, 'vm.sleep_refused'), []);
   }));
 
+test('setting the time of day puts nobody to sleep, and keeps nobody awake', () =>
+  idle({}, async ({ newVm, now, clock, sleeper }) => {
+    const { id } = await newVm();
+    await clock.advance(1_000_000);
+    clock.jump(7 * 24 * 3_600_000);
+    await sleeper.round();
+    assert.equal((await now(id)).state, 'running');
+    clock.jump(-30 * 24 * 3_600_000);
+    await clock.advance(1_700_000);
+    await sleeper.round();
+    assert.equal((await now(id)).state, 'snapshotted');
+  }));
+
 test('a VM in use, pinned, or without an action stays awake; its last use is written down', () =>
   idle({}, async ({ newVm, now, idleRound, hatch, caller, world, clock }) => {
     const [used, pinned, none] = [await newVm(), await newVm(), await newVm()];

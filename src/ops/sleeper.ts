@@ -1,4 +1,4 @@
-import type { SteadyClock } from '../base/clock.ts';
+import type { Clock } from '../base/clock.ts';
 import type { VmId } from '../base/ids.ts';
 import { deadline } from '../base/deadline.ts';
 import { errorFields } from '../base/logger.ts';
@@ -29,7 +29,7 @@ const ACTIVE_MS = 1000;
  */
 export class Sleeper {
   readonly #world: World;
-  readonly #clock: SteadyClock;
+  readonly #clock: Clock;
   readonly #slots: Slots;
   readonly #ending = new AbortController();
   /** The looks under way. */
@@ -42,7 +42,7 @@ export class Sleeper {
 
   constructor(
     world: World,
-    { clock, sleepsAtOnce }: { readonly clock: SteadyClock; readonly sleepsAtOnce: number },
+    { clock, sleepsAtOnce }: { readonly clock: Clock; readonly sleepsAtOnce: number },
   ) {
     this.#world = world;
     this.#clock = clock;

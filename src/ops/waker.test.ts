@@ -116,6 +116,22 @@ test('after a wake that failed a VM is left alone, longer each time, until one w
   });
 });
 
+test('a VM that is left alone after a failure is so no longer, nor shorter, when the time of day is set', async () => {
+  await asleep(async ({ waker, vm, atLoad, clock, loads }) => {
+    atLoad(() => Promise.reject(new VmmError('no memory left')));
+    await assert.rejects(waker.wake(vm.id, VISITOR, signal), isFailure('vmm_failed', /no memory left/));
+    const before = loads();
+    for (const jump of [24 * 3_600_000, -48 * 3_600_000]) {
+      clock.jump(jump);
+      await assert.rejects(waker.wake(vm.id, VISITOR, signal), isFailure('unavailable', /no memory left/));
+    }
+    assert.equal(loads(), before, 'nothing was tried');
+    atLoad(async () => undefined);
+    await clock.advance(1000);
+    await waker.wake(vm.id, VISITOR, signal);
+  });
+});
+
 test('a VM that falls asleep is woken when it sleeps; one that a person stopped, and one that is not there, are not', async () => {
   await asleep(async ({ waker, vm, hatch, caller, loads }) => {
     await waker.wake(vm.id, VISITOR, signal);

@@ -62,14 +62,14 @@ export class Waker {
     const refused = refusal(vm);
     if (refused) throw refused;
     this.#mustNotBackOff(vm);
-    const from = clock.now();
+    const from = clock.steady();
     this.#enter(vm);
     try {
       await raceAbort(this.#attempt(vm, visitor), signal);
     } finally {
       this.#leave(vmId);
     }
-    return clock.now() - from;
+    return clock.steady() - from;
   }
 
   #attempt(vm: Vm, visitor: Visitor): Promise<void> {
@@ -84,19 +84,19 @@ export class Waker {
 
   async #carryOut(vm: Vm, visitor: Visitor): Promise<void> {
     const { clock } = this.#world;
-    const from = clock.now();
+    const from = clock.steady();
     try {
       const woke = await this.#untilAwake(vm.id);
       this.#failed.delete(vm.id);
       // One that was about to sleep, and stays awake for them, tells of that itself.
       if (!woke) return;
       const waiters = this.#waiting.get(vm.id) ?? 0;
-      await noteWoken(this.#world, vm, visitor, { waiters, ms: clock.now() - from });
+      await noteWoken(this.#world, vm, visitor, { waiters, ms: clock.steady() - from });
     } catch (error) {
       const cause = translate(error);
       const before = this.#failed.get(vm.id)?.delayMs;
       const delayMs = before === undefined ? BACK_OFF.firstMs : Math.min(2 * before, BACK_OFF.mostMs);
-      this.#failed.set(vm.id, { cause, delayMs, until: clock.now() + delayMs });
+      this.#failed.set(vm.id, { cause, delayMs, until: clock.steady() + delayMs });
       throw cause;
     }
   }
@@ -138,7 +138,7 @@ export class Waker {
   #mustNotBackOff({ id }: Vm): void {
     const failed = this.#failed.get(id);
     if (!failed || this.#attempts.has(id)) return;
-    const leftMs = failed.until - this.#world.clock.now();
+    const leftMs = failed.until - this.#world.clock.steady();
     if (leftMs <= 0) return;
     throw new Failure(
       'unavailable',

@@ -27,6 +27,7 @@ for (const [what, folder, leave] of CASES) {
       // A clock that makes the wait for the next try short.
       const archiveClock = {
         now: () => systemClock.now(),
+        steady: () => systemClock.steady(),
         sleep: (ms: number, signal?: AbortSignal) => systemClock.sleep(Math.min(ms, 50), signal),
       };
       await using one = await openFakeWorld(host, { archiveClock });

@@ -2,7 +2,7 @@ import { mkdir, mkdtemp, readdir, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import assert from 'node:assert/strict';
-import { systemClock, type Clock, type SteadyClock } from '../../src/base/clock.ts';
+import { systemClock, type Clock } from '../../src/base/clock.ts';
 import { parseImageId, type VmId } from '../../src/base/ids.ts';
 import { silent } from '../../src/base/logger.ts';
 import { openAgent } from '../../src/guest/agent-client.ts';
@@ -79,7 +79,7 @@ export interface WorldOptions {
   /** What happens to VMs nobody uses. */
   readonly idle?: World['settings']['idle'];
   /** What the use of VMs is measured by. */
-  readonly activityClock?: SteadyClock;
+  readonly activityClock?: Clock;
   /** Most memory of running guests, in MiB; no limit unless said. */
   readonly memoryBudgetMib?: number;
   readonly sleepsAtOnce?: number;

@@ -26,7 +26,7 @@ const CROWD_FILES = 12_000;
 /** A silent connection is let go after so long at most: a minute is given for a head, and every half of one that is looked at. */
 const LET_GO_MS = 120_000;
 /** Somebody with something to say comes in so soon after all of them, and is never kept waiting for longer. */
-const LET_IN_MS = 10_000;
+const LET_IN_MS = 30_000;
 /** What those that stay may cost hatchd, with all that came and went. */
 const MOST_MIB = 200;
 const NET = '127.91.7';

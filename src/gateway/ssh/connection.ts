@@ -58,12 +58,12 @@ export class Connection {
     this.#deps = deps;
     this.#vmId = vmId;
     this.#client = client;
-    this.#since = deps.clock.now();
+    this.#since = deps.clock.steady();
   }
 
   /** Whether it has been open for a moment and has not shown that it speaks SSH. */
   get isSilent(): boolean {
-    return !this.#use && this.#deps.clock.now() - this.#since >= SILENT_MS;
+    return !this.#use && this.#deps.clock.steady() - this.#since >= SILENT_MS;
   }
 
   /** Ends it, wherever it is. */

@@ -224,7 +224,7 @@ class BucketHome implements S3Home {
     signal: AbortSignal | undefined,
     work: (abort: { abortSignal?: AbortSignal }) => Promise<T>,
   ): Promise<T> {
-    const until = this.#clock.now() + this.#patienceMs;
+    const until = this.#clock.steady() + this.#patienceMs;
     for (let wait = FIRST_WAIT_MS; ; wait = Math.min(wait * 2, LONGEST_WAIT_MS)) {
       if (signal?.aborted) throw abortReason(signal);
       try {
@@ -234,7 +234,7 @@ class BucketHome implements S3Home {
         const failure = fromS3(error, what);
         const pause = wait * (0.5 + Math.random() / 2);
         const again = isBlobError(failure, 'unreachable', 'throttled');
-        if (!again || this.#clock.now() + pause > until) throw failure;
+        if (!again || this.#clock.steady() + pause > until) throw failure;
         await this.#clock.sleep(pause, signal);
       }
     }

@@ -61,9 +61,9 @@ export async function mustHaveOpenOnlyItsOwn(
         : [],
     );
   // What a disk names stays open; what QEMU or its libraries only read is closed again.
-  const until = systemClock.now() + settleMs;
+  const until = systemClock.steady() + settleMs;
   let foreign = await look();
-  while (foreign.length > 0 && systemClock.now() < until) {
+  while (foreign.length > 0 && systemClock.steady() < until) {
     await systemClock.sleep(LOOK_MS);
     foreign = await look();
   }

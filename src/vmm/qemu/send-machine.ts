@@ -98,7 +98,7 @@ async function sentWhole(
   soon: AbortSignal,
   signal: AbortSignal,
 ): Promise<void> {
-  const from = systemClock.now();
+  const from = systemClock.steady();
   let stopped = false;
   while (said() !== 'completed') {
     signal.throwIfAborted();
@@ -107,7 +107,7 @@ async function sentWhole(
       throw new VmmError(`the machine could not be saved: ${why ?? status}`);
     if (status === 'completed') return;
     const rounds = ram?.['dirty-sync-count'] ?? 0;
-    if (!stopped && (rounds > MOST_ROUNDS || systemClock.now() - from > MOST_MS)) {
+    if (!stopped && (rounds > MOST_ROUNDS || systemClock.steady() - from > MOST_MS)) {
       stopped = true;
       await execute('stop');
     }

@@ -1,5 +1,5 @@
 import { raceAbort } from '../../../base/deadline.ts';
-import type { SteadyClock } from '../../../base/clock.ts';
+import type { Clock } from '../../../base/clock.ts';
 import type { VmId } from '../../../base/ids.ts';
 import { Failure } from '../../../model/failure.ts';
 import type { Route, RouteName } from '../../../model/route.ts';
@@ -32,7 +32,7 @@ interface Asked {
  */
 export class RemoteVisits implements ProxyVisits {
   readonly #tell: (message: FromThread) => void;
-  readonly #clock: SteadyClock;
+  readonly #clock: Clock;
   readonly #book: RouteBook;
   readonly #asked = new Map<number, Asked>();
   readonly #lives = new Map<number, Guest>();
@@ -41,7 +41,7 @@ export class RemoteVisits implements ProxyVisits {
 
   constructor(deps: {
     readonly tell: (message: FromThread) => void;
-    readonly clock: SteadyClock;
+    readonly clock: Clock;
     readonly edition: SharedArrayBuffer;
   }) {
     const { tell, clock, edition } = deps;
