@@ -39,7 +39,7 @@ export async function askToPowerOff(
   const started = clock.steady();
   const take = async (rung: Rung['rung'], message: string): Promise<void> => {
     try {
-      await onRung({ rung, ms: clock.steady() - started, message });
+      await onRung({ rung, ms: Math.round(clock.steady() - started), message });
     } catch (error) {
       log.warn(
         { vm: live.machine.vmId, rung, ...errorFields(error) },

@@ -183,8 +183,24 @@ async function save(
       });
     }
   }
-  if (diskId === null) await runForward(depsOf(world), operation, sealSteps(world, vm, keeper), signal);
+  if (diskId === null) await sealSaved(world, vm, keeper, signal);
   world.fleet.touch(vm.id);
+}
+
+/** Makes a saved machine a snapshot. What was saved of a VM that is being deleted is nobody's, and goes. */
+async function sealSaved(world: World, vm: Vm, keeper: PlanKeeper, signal: AbortSignal): Promise<void> {
+  try {
+    await runForward(depsOf(world), keeper.operation, sealSteps(world, vm, keeper), signal);
+  } catch (error) {
+    if (error instanceof Overtaken && !(await world.store.snapshots.get(keeper.plan.snapshotId)))
+      await removeSaved(world, keeper.plan);
+    throw error;
+  }
+}
+
+/** Removes what was written of a machine that is no snapshot. */
+async function removeSaved({ settings }: World, { memoryId, stateId }: SnapshotPlan): Promise<void> {
+  for (const id of [memoryId, stateId]) await remove(layerFolder(settings, id));
 }
 
 /** How it is with a VM that could not be saved, as part of a sentence. */
@@ -290,5 +306,5 @@ export async function recoverSnapshot(world: World, operation: Operation): Promi
   if (plan.saved !== null) return;
   const { diskId } = plan;
   if (diskId !== null) await settleDisk(world, await mustGet(world, operation), { ...plan, diskId });
-  for (const id of [plan.memoryId, plan.stateId]) await remove(layerFolder(world.settings, id));
+  await removeSaved(world, plan);
 }

@@ -69,7 +69,7 @@ export class Waker {
     } finally {
       this.#leave(vmId);
     }
-    return clock.steady() - from;
+    return Math.round(clock.steady() - from);
   }
 
   #attempt(vm: Vm, visitor: Visitor): Promise<void> {
@@ -91,7 +91,7 @@ export class Waker {
       // One that was about to sleep, and stays awake for them, tells of that itself.
       if (!woke) return;
       const waiters = this.#waiting.get(vm.id) ?? 0;
-      await noteWoken(this.#world, vm, visitor, { waiters, ms: clock.steady() - from });
+      await noteWoken(this.#world, vm, visitor, { waiters, ms: Math.round(clock.steady() - from) });
     } catch (error) {
       const cause = translate(error);
       const before = this.#failed.get(vm.id)?.delayMs;
