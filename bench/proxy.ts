@@ -1,11 +1,12 @@
 import { spawn, type ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
 import { chmod, mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
-import { loadavg, tmpdir } from 'node:os';
+import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { run } from '../src/host/run.ts';
 import { quantile } from './lib/figures.ts';
+import { line, print, round, type Line } from './lib/table.ts';
 import { installTools } from './lib/tools.ts';
 
 /**
@@ -22,15 +23,6 @@ const GUEST = { ip: '127.91.7.10', port: 8000, upgradingPort: 8001 };
 const PORTS = { nginx: 19481, proxy: 19482, upgrading: 19483, direct: 19484, nginx2: 19485, proxy2: 19486 };
 const KIB = 1024;
 const NODE = [process.execPath, '--disable-warning=ExperimentalWarning'];
-
-interface Row {
-  readonly figure: string;
-  readonly ours: number;
-  readonly reference: number | null;
-  readonly what: string;
-  readonly ratio: number | null;
-  readonly limit: string;
-}
 
 const children: ChildProcess[] = [];
 const folder = await mkdtemp(join(tmpdir(), 'bench-proxy-'));
@@ -56,13 +48,13 @@ try {
   await rm(folder, { recursive: true });
 }
 
-async function requests(): Promise<Row> {
+async function requests(): Promise<Line> {
   const { ours, theirs } = await inTurn((port) => wrk(port, '/', 64));
-  return row('requests a second, 64 connections', { ours, theirs }, 'nginx, one worker', 'at least 0.4');
+  return line('requests a second, 64 connections', { ours, theirs }, 'nginx, one worker', 'at least 0.4');
 }
 
 /** On both cores, with all else there too: a proxy of one thread could use no more than one. */
-async function cores(): Promise<Row> {
+async function cores(): Promise<Line> {
   start('0,1', ['nginx', '-p', folder, '-c', join(folder, 'proxy2.conf')]);
   const proxy = startProxy(GUEST.port, PORTS.proxy2, 2);
   await ready(proxy);
@@ -72,22 +64,22 @@ async function cores(): Promise<Row> {
   await wrk(PORTS.proxy2, '/', 64, '0,1');
   const used = round(((await cpuSeconds(proxy)) - before) / ROUND_SECONDS);
   const figure = `requests a second on two cores that all share, 64 connections: it has ${used} of them`;
-  return row(figure, measured, 'nginx, two workers', 'at least 0.4');
+  return line(figure, measured, 'nginx, two workers', 'at least 0.4');
 }
 
-async function bodies(): Promise<Row[]> {
-  const rows: Row[] = [];
+async function bodies(): Promise<Line[]> {
+  const rows: Line[] = [];
   for (const [name, path] of [
     ['64 KiB', '/files/64k'],
     ['4 MiB', '/files/4m'],
   ] as const) {
     const both = await inTurn((port) => wrk(port, path, 16));
-    rows.push(row(`bodies of ${name} a second, 16 connections`, both, 'nginx, one worker', 'at least 0.6'));
+    rows.push(line(`bodies of ${name} a second, 16 connections`, both, 'nginx, one worker', 'at least 0.6'));
   }
   return rows;
 }
 
-async function latency(): Promise<Row[]> {
+async function latency(): Promise<Line[]> {
   const tail = await inTurn(async (port) => {
     const times = await load('rate', port, RATE, ROUND_SECONDS);
     return quantile(times, 0.99);
@@ -96,13 +88,13 @@ async function latency(): Promise<Row[]> {
   const alone = await inTurn(one, { ours: PORTS.proxy, theirs: PORTS.direct });
   const added = round(alone.ours - alone.theirs);
   return [
-    row(`p99 at ${RATE} requests a second, ms`, tail, 'nginx, one worker', 'at most 2'),
-    row(`one request at a time, p50, ms: ${added} more`, alone, 'without a proxy', 'at most 0.5 ms more'),
+    line(`p99 at ${RATE} requests a second, ms`, tail, 'nginx, one worker', 'at most 2'),
+    line(`one request at a time, p50, ms: ${added} more`, alone, 'without a proxy', 'at most 0.5 ms more'),
   ];
 }
 
 /** What an idle connection of another protocol costs in memory, both its ends together. */
-async function upgrades(): Promise<Row> {
+async function upgrades(): Promise<Line> {
   await ready(start('1', [...NODE, local('http-load.ts'), 'upgrading', GUEST.ip, `${GUEST.upgradingPort}`]));
   const proxy = startProxy(GUEST.upgradingPort, PORTS.upgrading);
   await ready(proxy);
@@ -216,24 +208,6 @@ async function serveBackend(): Promise<void> {
   start('1', ['nginx', '-p', folder, '-c', join(folder, 'backend.conf')]);
 }
 
-function row(
-  figure: string,
-  { ours, theirs }: { readonly ours: number; readonly theirs: number },
-  what: string,
-  limit: string,
-): Row {
-  const ratio = round(ours / theirs);
-  return { figure, ours: round(ours), reference: round(theirs), what, ratio, limit };
-}
-
-function round(value: number): number {
-  return Math.round(value * 100) / 100;
-}
-
 function local(name: string): string {
   return join(import.meta.dirname, 'lib', name);
-}
-
-function print(line: Row): void {
-  console.log(JSON.stringify({ ...line, load: loadavg()[0] }));
 }
