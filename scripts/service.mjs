@@ -42,6 +42,25 @@ async function install({ data, yes }) {
     const stopped = await stop(folder);
     return stopped ? 'stopped for now; guests run on' : 'does not run yet';
   });
+  try {
+    await putInPlace(folder);
+  } catch (error) {
+    // What was installed before serves on, where what went wrong lets it.
+    if (existsSync(UNIT)) await command('systemctl', ['start', 'hatchd'], { okCodes: [0, 1, 5] });
+    throw error;
+  }
+  console.log(`
+Settings       ${SETTINGS}; after a change: systemctl restart hatchd
+Admin key      ${path.join(folder, 'admin-key')}
+What it says   journalctl -u hatchd -f
+Look at it     hatchd doctor, hatchd config
+A first VM     hatch vm create web --wait
+Upgrade        put the new version into ${ROOT}, then: npm run service -- install
+Remove         npm run service -- uninstall`);
+}
+
+/** Everything that is installed while hatchd does not run, and its start. */
+async function putInPlace(folder) {
   await npmPackages();
   mkdirSync(folder, { recursive: true, mode: 0o755 });
   await step('Default image', async (progress) => {
@@ -72,14 +91,6 @@ async function install({ data, yes }) {
     await ready();
     return 'hatchd.service, started with the machine';
   });
-  console.log(`
-Settings       ${SETTINGS}; after a change: systemctl restart hatchd
-Admin key      ${path.join(folder, 'admin-key')}
-What it says   journalctl -u hatchd -f
-Look at it     hatchd doctor, hatchd config
-A first VM     hatch vm create web --wait
-Upgrade        put the new version into ${ROOT}, then: npm run service -- install
-Remove         npm run service -- uninstall`);
 }
 
 async function uninstall({ purge, yes }) {

@@ -65,6 +65,13 @@ test('guests run on through an upgrade, and through the death of hatchd, which s
   assert.match(await service('install --yes'), /^✓ hatchd: stopped for now; guests run on/m);
   assert.notEqual(await mainPid(), pid);
   assert.deepEqual([await guestPids(), await bootId()], [guests, boot]);
+  const unit = `${CLONE}/deploy/hatchd.service`;
+  await sh(`mv ${unit} /tmp/unit`);
+  await host.sh(`cd ${CLONE} && npm run -s service -- install --yes`, [1]);
+  await sh(`mv /tmp/unit ${unit}`);
+  assert.equal(await sh('systemctl is-active hatchd'), 'active', 'after an upgrade that failed it serves on');
+  await sh(`timeout 60 sh -c 'until hatch vm get web >/dev/null 2>&1; do sleep 0.2; done'`);
+  assert.deepEqual([await guestPids(), await bootId()], [guests, boot]);
   const killed = await mainPid();
   await sh(
     `kill -KILL ${killed}; while [ "$(systemctl show -p MainPID --value hatchd)" -le 1 ]; do sleep 0.2; done`,
