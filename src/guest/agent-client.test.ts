@@ -5,9 +5,11 @@ import { PassThrough } from 'node:stream';
 import { test } from 'node:test';
 import { FakeClock, systemClock } from '../base/clock.ts';
 import { silent } from '../base/logger.ts';
+import { run } from '../host/run.ts';
 import { AgentGone, AgentRefused, type GuestAgent } from './agent.ts';
 import { openAgent } from './agent-client.ts';
 import { agentSuite } from './agent-suite.ts';
+import { PERL_RUNNER } from './exec-runners.ts';
 import { FakeGuestAgent, type FakeOutcome, type FakeProgram } from './fake-agent.ts';
 
 /** Runs it on this machine and reports as the real agent does: when the program has ended and its outputs have. */
@@ -66,12 +68,34 @@ async function hurry<T>(clock: FakeClock, work: Promise<T>): Promise<T> {
   return finish;
 }
 
-const machine = new FakeGuestAgent(onThisMachine);
-machine.pieceBytes = 1000;
-machine.inside.onThisMachine = true;
-agentSuite('in memory', {
-  open: () => openAgent({ connect: machine.connect, clock: systemClock, log: silent }),
-  mostMs: 20_000,
+for (const runner of ['perl', 'sh'] as const) {
+  const machine = new FakeGuestAgent(onThisMachine);
+  machine.pieceBytes = 1000;
+  machine.inside.onThisMachine = true;
+  if (runner === 'sh') machine.lacks.add('perl');
+  agentSuite(`in memory, commands run by ${runner}`, {
+    open: () => openAgent({ connect: machine.connect, clock: systemClock, log: silent }),
+    mostMs: 20_000,
+    files: runner === 'perl',
+  });
+}
+
+test('the runner in perl is strict and says nothing of its own', async () => {
+  const checked = await run(['perl', '-Mstrict', '-c', '-e', PERL_RUNNER]);
+  assert.equal(checked.stderr, '-e syntax OK\n');
+});
+
+test('a guest without perl is asked for it once', async () => {
+  const { guest, clock, agent } = fake(async ({ args }) => {
+    const nonce = args[3] ?? '';
+    return { exitCode: 0, signal: null, out: Buffer.from('out'), err: Buffer.from(`\n${nonce} 3 0\n`) };
+  });
+  guest.lacks.add('perl');
+  for (let i = 0; i < 2; i++) {
+    const { exitCode, stdout } = await hurry(clock, agent.exec(COMMAND, never));
+    assert.deepEqual([exitCode, stdout], [3, 'out']);
+  }
+  assert.equal(guest.asked.filter((command) => command === 'guest-exec').length, 3);
 });
 
 test('a guest that is not up yet is asked again and again, and answers the newest question', async () => {
@@ -116,7 +140,7 @@ test('what a client before us left unread is not taken for our answer', async ()
 
 test('an answer that comes after we gave up is not taken for the next one', async () => {
   const { guest, clock, agent } = fake();
-  guest.date = 'none';
+  guest.lacks.add('date');
   guest.lateAt = 'guest-get-time';
   guest.refused.set('guest-set-time', 'hwclock failed');
   await assert.rejects(hurry(clock, agent.setTime(never)), AgentGone);
@@ -165,7 +189,8 @@ test('a program goes on while the channel is broken, and its end is told on the 
   let end: (outcome: FakeOutcome) => void = () => undefined;
   let nonce = '';
   const { guest, clock, agent } = fake(({ args }) => {
-    nonce = args[3] ?? '';
+    // What the runner in perl is told first, after its own text.
+    nonce = args[2] ?? '';
     return new Promise((resolve) => (end = resolve));
   });
   const running = hurry(clock, agent.exec({ ...COMMAND, timeoutMs: 60_000 }, never));
@@ -242,7 +267,7 @@ test('the clock is set by the date of the guest, which need not know of fraction
 
 test('without a date the clock is set by the agent itself, and a guest without hwclock counts as set', async () => {
   const { guest, clock, agent } = fake();
-  guest.date = 'none';
+  guest.lacks.add('date');
   await hurry(clock, agent.setTime(never));
   assert.equal(guest.timeNs % 1_000_000n, 0n);
   assert(Math.abs(Number(guest.timeNs / 1_000_000n) - clock.now()) < 2000);
@@ -269,7 +294,7 @@ test('a program of our own that is not there is refused, and its channel that en
   const { guest, clock, agent } = fake(async () => ({
     ...{ exitCode: null, signal: 9, out: Buffer.from('é'), err: Buffer.alloc(0) },
   }));
-  guest.date = 'none';
+  guest.lacks.add('date');
   await assert.rejects(
     hurry(clock, agent.start({ argv: ['date'], stdin: null, timeoutMs: 1000 }, never)),
     AgentRefused,

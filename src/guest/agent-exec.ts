@@ -1,5 +1,6 @@
 import { invalid, Failure } from '../model/failure.ts';
 import { AgentRefused, type ExecCommand, type ExecResult, type GuestProgram } from './agent.ts';
+import { PERL_RUNNER, SH_RUNNER } from './exec-runners.ts';
 import { fieldOf } from './fields.ts';
 
 /** What of each output is kept, and what may go in. */
@@ -9,10 +10,10 @@ const MOST_STDIN_BYTES = 1024 * 1024;
 const MOST_ARGUMENT_BYTES = 128 * 1024;
 
 /**
- * The arguments of `guest-exec` for a command. Throws Failure `invalid_request` for texts no program can be given, and
+ * The arguments of `guest-exec` for a command; `runner`: what is there to run it. Throws Failure `invalid_request` for texts no program can be given, and
  * `too_large`.
  */
-export function execArguments(command: ExecCommand, nonce: string): string {
+export function execArguments(command: ExecCommand, nonce: string, runner: 'perl' | 'sh'): string {
   const argv = typeof command.command === 'string' ? ['/bin/sh', '-c', command.command] : command.command;
   if (argv.length === 0 || argv[0] === '') throw invalid('command', '"command" must name a program.');
   for (const arg of argv) checkText('command', arg);
@@ -34,9 +35,10 @@ export function execArguments(command: ExecCommand, nonce: string): string {
   }
   const seconds = command.timeoutMs / 1000;
   return JSON.stringify({
-    path: '/bin/sh',
+    path: runner === 'perl' ? 'perl' : '/bin/sh',
     arg: [
-      ...['-c', RUNNER, 'hatch-exec', nonce, seconds.toFixed(3), String(Math.ceil(seconds))],
+      ...(runner === 'perl' ? ['-e', PERL_RUNNER] : ['-c', SH_RUNNER, 'hatch-exec']),
+      ...[nonce, seconds.toFixed(3)],
       // Never `-`, which is the folder before.
       cwd.startsWith('/') ? cwd : `./${cwd}`,
       String(env.length),
@@ -124,124 +126,3 @@ function kept(bytes: Buffer): { readonly text: string; readonly cut: boolean } {
   const decoder = new TextDecoder('utf-8', { ignoreBOM: true });
   return { text: decoder.decode(bytes.subarray(0, MOST_OUTPUT_BYTES), { stream: cut }), cut };
 }
-
-/**
- * Runs in the guest, in any POSIX sh: `hatch-exec NONCE SECONDS WHOLE_SECONDS CWD COUNT [K=V...] PROGRAM ARG...`.
- *
- * The agent reports an exit only when nobody holds the outputs it captures any more, and gives no time limit. So the
- * program writes into pipes of the runner's: a reader keeps a little over 1 MiB of each and swallows the rest for as long as
- * anyone holds the pipe. When the program itself has ended, the runner waits until the readers have taken what is there (a
- * reader that sleeps has emptied its pipe), prints what was kept and then, on stderr, a line with the nonce, the exit code
- * and whether the time was over.
- *
- * Every program started costs an emulated guest some 50 ms, so there are few of them.
- *
- * At the end of its time everything in the program's control group dies (cgroup v2, cgroup.kill, Linux 5.14), and everything
- * in its session: that is all there is without such a group.
- */
-const RUNNER = `
-nonce=$1 seconds=$2 whole=$3
-shift 3
-exec 3<&0 5>&2 </dev/null 2>/dev/null
-unset INVOCATION_ID JOURNAL_STREAM NOTIFY_SOCKET SYSTEMD_EXEC_PID
-export HOME="\${HOME:-/root}" PATH="\${PATH:-/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin}"
-groups=/sys/fs/cgroup/hatch-exec cg=
-if [ -f /sys/fs/cgroup/cgroup.controllers ]; then
-  for old in "$groups"/*/; do [ -d "$old" ] && rmdir "$old"; done
-  cg=$groups/$nonce
-fi
-for top in /dev/shm /run /tmp; do
-  d=$top/hatch-exec.$nonce
-  mkdir -m 700 "$d" && break
-done
-mkfifo "$d/out.pipe" "$d/err.pipe" || { echo 'no folder to keep the output in' >&5; exit 1; }
-hatch_setsid=$(command -v setsid)
-
-keep() {
-  exec 4<"$d/$1.pipe"
-  (trap '' XFSZ; ulimit -f 2064; exec cat <&4 >"$d/$1") &
-  echo $! >"$d/$1.pid"
-  wait $!
-  exec cat <&4 >/dev/null
-}
-settle() {
-  asleep=0
-  while [ $asleep -lt 2 ]; do
-    pid=
-    read -r pid <"$d/$1.pid"
-    if [ "$pid" ]; then
-      state=
-      IFS= read -r state <"/proc/$pid/stat"
-      case \${state##*) } in
-        '' | Z*) return ;;
-        S*) asleep=$((asleep + 1)) ;;
-        *) asleep=0 ;;
-      esac
-    fi
-    sleep 0.01 || sleep 1
-  done
-}
-kill_all() {
-  [ "$cg" ] && echo 1 >"$cg/cgroup.kill"
-  kill -KILL "$main"
-  for round in 1 2 3 4 5 6 7 8; do
-    found=
-    for file in /proc/[0-9]*/stat; do
-      state=
-      IFS= read -r state <"$file"
-      set -- \${state##*) }
-      [ "\${4-}" = "$main" ] && [ "$1" != Z ] || continue
-      pid=\${file#/proc/}
-      kill -KILL "\${pid%/stat}"
-      found=1
-    done
-    [ "$found" ] || return
-  done
-}
-watch() {
-  trap 'kill "$nap"; exit' TERM
-  sleep "$seconds" &
-  nap=$!
-  wait "$nap" || sleep "$whole"
-  : >"$d/over"
-  kill_all
-}
-
-: >"$d/out"
-: >"$d/err"
-# In brackets: a function's redirections keep the old outputs open beside the new, and the agent would wait for them.
-(keep out) 3<&- 5>&- >/dev/null 2>&1 &
-(keep err) 3<&- 5>&- >/dev/null 2>&1 &
-(
-  # Again, if another runner tidied the group away before anyone was in it.
-  for try in 1 2 3; do
-    [ "$cg" ] && mkdir -p "$cg" && echo 0 >"$cg/cgroup.procs" && break
-  done 2>/dev/null
-  cd "$1" || exit 126
-  hatch_left=$2
-  shift 2
-  while [ $hatch_left -gt 0 ]; do
-    export "$1"
-    shift
-    hatch_left=$((hatch_left - 1))
-  done
-  exec $hatch_setsid "$@"
-) <&3 3<&- 5>&- >"$d/out.pipe" 2>"$d/err.pipe" &
-main=$!
-exec 3<&-
-(watch) 5>&- >/dev/null 2>&1 &
-dog=$!
-wait "$main"
-code=$?
-[ -e "$d/over" ] || kill "$dog"
-wait "$dog"
-settle out
-settle err
-over=0
-[ -e "$d/over" ] && over=1
-[ -s "$d/out" ] && cat "$d/out"
-[ -s "$d/err" ] && cat "$d/err" >&5
-printf '\\n%s %s %s\\n' "$nonce" "$code" "$over" >&5
-[ "$cg" ] && rmdir "$cg"
-rm -rf "$d"
-`;

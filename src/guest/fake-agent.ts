@@ -34,8 +34,10 @@ export class FakeGuestAgent {
   readonly refused = new Map<string, string>();
   /** The guest's clock, in nanoseconds. */
   timeNs = 0n;
-  /** Its `date`: busybox's takes whole seconds only, and there may be none. */
-  date: 'gnu' | 'busybox' | 'none' = 'gnu';
+  /** Its `date`: busybox's takes whole seconds only. */
+  date: 'gnu' | 'busybox' = 'gnu';
+  /** Programs it has not. */
+  readonly lacks = new Set<string>();
   /** Files of the guest. */
   readonly inside = new FakeAgentFiles();
   readonly shutdowns: string[] = [];
@@ -142,8 +144,10 @@ export class FakeGuestAgent {
         this.shutdowns.push(String(fieldOf(given, 'mode')));
         return undefined;
       case 'guest-exec':
-        if (this.date === 'none' && fieldOf(given, 'path') === 'date')
-          return error('Failed to execute child process “date” (No such file or directory)');
+        if (this.lacks.has(String(fieldOf(given, 'path'))))
+          return error(
+            `Failed to execute child process “${String(fieldOf(given, 'path'))}” (No such file or directory)`,
+          );
         return JSON.stringify({ return: { pid: this.#start(given) } });
       case 'guest-exec-status':
         return this.#status(Number(fieldOf(given, 'pid')));

@@ -61,6 +61,21 @@ test('the seed did what it is for, under a user-data that leaves out the default
 
 agentSuite('on a real guest', { open, mostMs: 60_000 });
 
+test('a guest without perl runs a command by its shell, in the same manners', async () => {
+  const there = open();
+  const perl = (await exec(there, 'command -v perl')).stdout.trim();
+  await exec(there, `mv ${perl} ${perl}.away`);
+  there.close();
+  const agent = open();
+  const result = await exec(agent, 'echo said; echo so >&2; exit 3');
+  assert.deepEqual([result.exitCode, result.stdout, result.stderr], [3, 'said\n', 'so\n']);
+  const late = await exec(agent, 'echo begun; sleep 600 & sleep 600', 3000);
+  assert.deepEqual([late.exitCode, late.stdout, late.timedOut], [null, 'begun\n', true]);
+  assert.equal((await exec(agent, 'pgrep -fx "sleep 600"')).exitCode, 1, 'all it started has ended');
+  assert.equal((await exec(agent, `mv ${perl}.away ${perl}`)).exitCode, 0);
+  agent.close();
+});
+
 test('a guest that stood still answers late, and its late answer is not taken for another', async () => {
   const agent = open();
   await agent.ping(AbortSignal.timeout(30_000));
