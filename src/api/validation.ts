@@ -1,7 +1,21 @@
 import type { FastifySchemaCompiler, FastifySerializerCompiler } from 'fastify';
 import type { TSchema } from 'typebox';
-import { Compile } from 'typebox/compile';
+import { Compile, type Validator } from 'typebox/compile';
 import { explain, type Part } from './explain.ts';
+
+/**
+ * What a schema was compiled to, at its first use: all at once they took more than half a second of each start, and most errors are
+ * never answered. A schema is a constant and so is this, so all servers of a process share it.
+ */
+const compiled = new WeakMap<TSchema, Validator>();
+
+function compile(schema: TSchema): Validator {
+  const known = compiled.get(schema);
+  if (known) return known;
+  const made: Validator = Compile(schema);
+  compiled.set(schema, made);
+  return made;
+}
 
 /**
  * Checks requests against their schemas as they are: nothing is coerced, filled in or dropped. Query strings are text by
@@ -9,9 +23,9 @@ import { explain, type Part } from './explain.ts';
  */
 export const validatorCompiler: FastifySchemaCompiler<TSchema> = ({ schema, httpPart }) => {
   const part: Part = httpPart === 'querystring' || httpPart === 'params' ? httpPart : 'body';
-  const validator = Compile(schema);
   const readQuery = queryReader(schema);
   return (given: unknown) => {
+    const validator = compile(schema);
     const value = part === 'querystring' ? readQuery(given) : given;
     return validator.Check(value)
       ? { value }
@@ -34,8 +48,8 @@ export const serializerCompiler: FastifySerializerCompiler<TSchema> = ({
   url,
   httpStatus,
 }) => {
-  const validator = Compile(schema);
   return (answer: unknown) => {
+    const validator = compile(schema);
     if (validator.Check(answer)) return JSON.stringify(answer);
     const wrong = validator.Errors(answer).map((finding) => `${finding.instancePath} ${finding.message}`);
     throw new WrongAnswer(`${method} ${url} ${httpStatus ?? ''}: ${wrong.slice(0, 5).join('; ')}`);

@@ -40,7 +40,7 @@ test('config is a table for people and JSON for programs, and whoever reads it m
   const shell = `"$0" --disable-warning=ExperimentalWarning "$1" config | true; exit "\${PIPESTATUS[0]}"`;
   const main = join(import.meta.dirname, 'main.ts');
   const child = spawn('/bin/bash', ['-c', shell, process.execPath, main], {
-    env: { PATH: process.env['PATH'] },
+    env: { PATH: process.env['PATH'], NODE_COMPILE_CACHE: process.env['NODE_COMPILE_CACHE'] },
     stdio: ['ignore', 'ignore', 'pipe'],
   });
   let said = '';

@@ -1,17 +1,14 @@
 import { Command, CommanderError, InvalidArgumentError } from 'commander';
 import { nearest } from '../api/nearest.ts';
 import { BadConfig, readConfig, type Values } from './config.ts';
-import { configCommand } from './config-command.ts';
 import { whole } from './config-values.ts';
-import { doctorCommand } from './doctor.ts';
-import { downCommand } from './down.ts';
-import { downAllCommand } from './down-all.ts';
 import { readSettingsFile } from './settings-file.ts';
-import { imageBuildCommand } from './image-build.ts';
-import { openLogger } from './logger.ts';
-import { serve, version } from './serve.ts';
+import { version } from './version.ts';
 
-/** hatchd: the daemon, and the commands that must work when it does not. */
+/**
+ * hatchd: the daemon, and the commands that must work when it does not. Each command imports what it needs when it is asked for: all
+ * that serving needs takes a second to load, and `--version` needs none of it.
+ */
 const program = new Command('hatchd')
   .description(
     'Hatch: boots, keeps and deletes microVMs on this machine. Without a command it serves, in the foreground.',
@@ -37,6 +34,7 @@ program
     if (stranger !== undefined) refuseCommand(stranger);
     return finish(async () => {
       const values = configured();
+      const [{ openLogger }, { serve }] = await Promise.all([import('./logger.ts'), import('./serve.ts')]);
       return serve(values, openLogger(values.HATCH_LOG_LEVEL, process.stderr.isTTY));
     });
   });
@@ -46,7 +44,10 @@ program
   .description('print every setting, its value, where it comes from and what it means; secrets hidden')
   .option('--json', 'as JSON')
   .action((options: { json?: true }) =>
-    finish(() => configCommand(environment(), options.json === true, fromFile())),
+    finish(async () => {
+      const { configCommand } = await import('./config-command.ts');
+      return configCommand(environment(), options.json === true, fromFile());
+    }),
   );
 
 program
@@ -55,7 +56,12 @@ program
     'look at everything this machine needs to run guests, and say what to do about what is missing',
   )
   .option('--json', 'as JSON')
-  .action((options: { json?: true }) => finish(() => doctorCommand(environment(), options.json === true)));
+  .action((options: { json?: true }) =>
+    finish(async () => {
+      const { doctorCommand } = await import('./doctor.ts');
+      return doctorCommand(environment(), options.json === true);
+    }),
+  );
 
 program
   .command('down')
@@ -65,7 +71,11 @@ program
   .option('--grace <seconds>', 'how long guests may take to power off', graceSeconds, 30)
   .option('--all', 'those of every data folder, also where its hatchd does not run any more')
   .action((options: { grace: number; all?: true }) =>
-    finish(() => (options.all ? downAllCommand : downCommand)(configured(), options.grace)),
+    finish(async () => {
+      const values = configured();
+      if (options.all) return (await import('./down-all.ts')).downAllCommand(values, options.grace);
+      return (await import('./down.ts')).downCommand(values, options.grace);
+    }),
   );
 
 program
@@ -74,7 +84,13 @@ program
   .command('build')
   .description("build the default image from this machine's own package sources; cached by its recipe's hash")
   .option('--json', 'progress and result as JSON lines')
-  .action((options: { json?: true }) => finish(() => imageBuildCommand(configured(), options.json === true)));
+  .action((options: { json?: true }) =>
+    finish(async () => {
+      const values = configured();
+      const { imageBuildCommand } = await import('./image-build.ts');
+      return imageBuildCommand(values, options.json === true);
+    }),
+  );
 
 function refuseCommand(word: string): void {
   const near = nearest(

@@ -1,23 +1,11 @@
-import { readFileSync } from 'node:fs';
 import { errorFields, type Logger } from '../base/logger.ts';
 import { leaveNoCoreDumps } from '../host/core-dumps.ts';
 import { startDaemon, type Daemon } from './assemble.ts';
 import type { Values } from './config.ts';
+import { version } from './version.ts';
 
 /** The daemon has to be gone this long after it was asked to, whatever hangs. */
 const STOP_MS = 4500;
-
-/** This version of Hatch, as package.json has it. */
-export function version(): string {
-  const text = readFileSync(new URL('../../package.json', import.meta.url), 'utf8');
-  const parsed: unknown = JSON.parse(text);
-  return typeof parsed === 'object' &&
-    parsed !== null &&
-    'version' in parsed &&
-    typeof parsed.version === 'string'
-    ? parsed.version
-    : 'unknown';
-}
 
 /**
  * Runs the daemon until SIGTERM or SIGINT, then ends it: guests run on. A second signal ends it at once. Gives the exit code.

@@ -3,7 +3,10 @@ import { join } from 'node:path';
 import { HatchClient } from '../../src/clients/http.ts';
 import { run, type RunResult } from '../../src/host/run.ts';
 
-const MAIN = join(import.meta.dirname, '../../src/daemon/main.ts');
+const ROOT = join(import.meta.dirname, '../..');
+const MAIN = join(ROOT, 'src/daemon/main.ts');
+/** What bin/hatchd sets too: it starts in half the time. */
+const NODE_COMPILE_CACHE = process.env['NODE_COMPILE_CACHE'] ?? join(ROOT, 'node_modules/.cache/compiled');
 const NODE = [process.execPath, '--disable-warning=ExperimentalWarning'] as const;
 
 type Env = Readonly<Record<string, string>>;
@@ -14,7 +17,11 @@ const outside: Enter = (argv) => argv;
 /** Runs a command of `hatchd` to its end, as an operator would type it, in an environment of these settings alone. */
 export function hatchd(args: readonly string[], env: Env = {}, enter: Enter = outside): Promise<RunResult> {
   const [program = '', ...rest] = enter([...NODE, MAIN, ...args]);
-  return run([program, ...rest], { env, okExitCodes: [0, 1, 2], timeoutMs: 50_000 });
+  return run([program, ...rest], {
+    env: { NODE_COMPILE_CACHE, ...env },
+    okExitCodes: [0, 1, 2],
+    timeoutMs: 50_000,
+  });
 }
 
 /** A hatchd that serves, in a process of its own. */
@@ -34,7 +41,7 @@ export interface ServingHatchd {
 export function serveHatchd(env: Env, enter: Enter = outside): ServingHatchd {
   const [program = '', ...args] = enter([...NODE, MAIN]);
   const child = spawn(program, args, {
-    env: { PATH: process.env['PATH'] ?? '', HATCH_VMM: 'fake', ...env },
+    env: { PATH: process.env['PATH'] ?? '', NODE_COMPILE_CACHE, HATCH_VMM: 'fake', ...env },
     stdio: ['ignore', 'ignore', 'pipe'],
   });
   let said = '';

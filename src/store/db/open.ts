@@ -17,7 +17,6 @@ import { layers } from './layers.ts';
 import { ledger } from './ledger.ts';
 import { migrate, migrations, schemaOf } from './migrate.ts';
 import { operations } from './operations.ts';
-import { openPostgres } from './postgres.ts';
 import { routes } from './routes.ts';
 import { mustBeFolder, openSqlite } from './sqlite.ts';
 import { snapshots } from './snapshots.ts';
@@ -106,7 +105,11 @@ function sqlitePath(url: string): string | undefined {
 
 /** Opens the database of a URL. A URL is never quoted: it may hold a password. */
 async function openEngine(url: string, log: Logger): Promise<Omit<Engine, 'clock'>> {
-  if (/^postgres(ql)?:\/\//.test(url)) return openPostgres(url, log);
+  if (/^postgres(ql)?:\/\//.test(url)) {
+    // Whoever keeps rows in a file needs nothing of its client.
+    const { openPostgres } = await import('./postgres.ts');
+    return openPostgres(url, log);
+  }
   const path = sqlitePath(url);
   if (path === undefined) {
     throw new Failure(
