@@ -165,12 +165,14 @@ async function runFake(
   const given = Array.isArray(args['arg']) ? args['arg'].map(String) : [];
   const stdin =
     typeof args['input-data'] === 'string' ? Buffer.from(args['input-data'], 'base64').toString('utf8') : '';
-  // Commands come wrapped (guest/agent-exec.ts): -c RUNNER hatch-exec NONCE SECONDS WHOLE CWD COUNT [K=V...] PROGRAM ARG...
-  const wrapped = given[2] === 'hatch-exec';
-  const nonce = given[3] ?? '';
-  const program = wrapped ? given.slice(8 + Number(given[7])) : [String(args['path']), ...given];
+  // Commands come wrapped (guest/agent-exec.ts), in sh or in perl: -c RUNNER hatch-exec, or -e RUNNER, and then
+  // NONCE SECONDS CWD COUNT [K=V...] PROGRAM ARG...
+  const path = String(args['path']);
+  const wrapped = path === 'perl' || given[2] === 'hatch-exec';
+  const [nonce = '', seconds, , count, ...rest] = given.slice(path === 'perl' ? 2 : 3);
+  const program = wrapped ? rest.slice(Number(count)) : [path, ...given];
   const did = await interpret(inside, program, stdin);
-  const limitMs = wrapped ? Number(given[4]) * 1000 : Infinity;
+  const limitMs = wrapped ? Number(seconds) * 1000 : Infinity;
   const timedOut = did.forMs >= limitMs;
   const trailer = wrapped ? `\n${nonce} ${timedOut ? 0 : did.exitCode} ${timedOut ? 1 : 0} 0 0\n` : '';
   return {
