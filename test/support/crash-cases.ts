@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { cp, rm } from 'node:fs/promises';
+import { cpSync, rmSync } from 'node:fs';
 import { test } from 'node:test';
 import type { VmId } from '../../src/base/ids.ts';
 import type { Vm } from '../../src/model/vm.ts';
@@ -121,17 +121,19 @@ async function hostsFor(
   const world = await openFakeWorld(host, { qcow2 });
   const vm = await prepare(world, before);
   await world.close();
-  await cp(host.root, kept, { recursive: true, verbatimSymlinks: true });
+  // A few small files in memory: asked for one after the other they take a tenth of the time.
+  const copy = { recursive: true, verbatimSymlinks: true } as const;
+  cpSync(host.root, kept, copy);
   return {
     host,
     vm,
     anew: async () => {
-      await host.remove();
-      await cp(kept, host.root, { recursive: true, verbatimSymlinks: true });
+      rmSync(host.root, { recursive: true, maxRetries: 5 });
+      cpSync(kept, host.root, copy);
     },
     remove: async () => {
       await host.remove();
-      await rm(kept, { recursive: true });
+      rmSync(kept, { recursive: true });
     },
   };
 }

@@ -1,5 +1,5 @@
 import { mkdir, mkdtemp, readdir, rm, writeFile } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
+import { availableParallelism, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import assert from 'node:assert/strict';
 import { systemClock, type Clock } from '../../src/base/clock.ts';
@@ -31,12 +31,17 @@ import { Sleeper } from '../../src/ops/sleeper.ts';
 import { Waker } from '../../src/ops/waker.ts';
 import { PATIENCE, type Patience, type World } from '../../src/ops/world.ts';
 import { openFolderHome } from '../../src/store/blobs/folder-home.ts';
+import { MOST_THREADS } from '../../src/store/blobs/open.ts';
+import { ThreadPool } from '../../src/store/blobs/threads/pool.ts';
 import type { MasterKey } from '../../src/store/blobs/keys.ts';
 import type { BlobHome } from '../../src/store/blobs/home.ts';
 import { openStore } from '../../src/store/db/open.ts';
 import type { Store } from '../../src/store/store.ts';
 import type { Driver } from '../../src/vmm/driver.ts';
 import { FAKE_BOOT_ID, openFake, type FakeVmmFailures } from '../../src/vmm/fake/driver.ts';
+
+/** One for all worlds of a process, as many as each would have: to start a thread takes longer than most of what it is asked here. */
+const THREADS = new ThreadPool(Math.min(MOST_THREADS, availableParallelism()));
 
 /** A host of its own in a folder, with fakes that keep their state there: a world that dies leaves what it made. */
 export interface FakeHostFolder {
@@ -156,6 +161,7 @@ export async function openFakeWorld(host: FakeHostFolder, options: WorldOptions 
     ),
     spoolFolder: join(host.root, 'spool'),
     master: options.master,
+    pool: THREADS,
   });
   const world: World = {
     patience: options.patience ?? PATIENCE,

@@ -10,16 +10,24 @@ import {
   type MasterKey,
 } from '../../store/blobs/keys.ts';
 import { openChunkStore } from '../../store/blobs/open.ts';
+import type { ThreadPool } from '../../store/blobs/threads/pool.ts';
 import type { Store } from '../../store/store.ts';
 import { Archive } from './archive.ts';
 import type { ArchiveDeps } from './deps.ts';
 
-/** Opens the archive over a home of blobs. `master`: the operator's key, when what is stored is to be encrypted. */
-export function openArchive(
-  deps: Omit<ArchiveDeps, 'chunks' | 'keys'> & { readonly master: MasterKey | undefined },
-): Archive {
+/**
+ * Opens the archive over a home of blobs. `master`: the operator's key, when what is stored is to be encrypted; `pool`: threads that
+ * others use too, instead of its own.
+ */
+export function openArchive({
+  pool,
+  ...deps
+}: Omit<ArchiveDeps, 'chunks' | 'keys'> & {
+  readonly master: MasterKey | undefined;
+  readonly pool?: ThreadPool;
+}): Archive {
   const keys = keyRing(deps.store, deps.master);
-  return new Archive({ ...deps, keys, chunks: openChunkStore({ home: deps.home, keys }) });
+  return new Archive({ ...deps, keys, chunks: openChunkStore({ home: deps.home, keys, pool }) });
 }
 
 /** The keys of accounts, made where an account has none yet; a secret from before there was a master key is wrapped by it now. */

@@ -11,7 +11,7 @@ import type { KeyRing } from './keys.ts';
 import { at, frameAt, HOLE, type ImageLayout, type Layout } from './layout.ts';
 import { objectKey } from './seal.ts';
 import type { FrameToOpen } from './threads/jobs.ts';
-import type { ThreadPool } from './threads/pool.ts';
+import type { Threads } from './threads/pool.ts';
 
 /** Frames that lie closer together than this are fetched in one request. */
 const GAP = 256 * 1024;
@@ -31,7 +31,7 @@ interface Fetch {
 }
 
 export interface LoadDeps {
-  readonly pool: ThreadPool;
+  readonly pool: Threads;
   readonly home: BlobHome;
   readonly keys: KeyRing;
 }

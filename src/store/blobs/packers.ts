@@ -4,7 +4,7 @@ import { FRAME_CHUNKS, PACK_TARGET, type FrameRef, type PackId } from './format.
 import type { AccountKeys } from './keys.ts';
 import type { OpenFile, Spool } from './spool.ts';
 import type { FrameToWrite } from './threads/jobs.ts';
-import type { ThreadPool } from './threads/pool.ts';
+import type { Threads } from './threads/pool.ts';
 
 /** Frames that follow each other go to one pack until there are so many bytes of them: small snapshots make one pack. */
 const GROUP_FRAMES = 64;
@@ -20,7 +20,7 @@ export interface PendingFrame extends FrameToWrite {
 }
 
 export interface PackersOptions {
-  readonly pool: ThreadPool;
+  readonly pool: Threads;
   readonly spool: Spool;
   readonly keys: AccountKeys;
   readonly now: () => number;

@@ -14,7 +14,7 @@ import { FrameFiller, Packers } from './packers.ts';
 import { segmentsOf, type Segment } from './segments.ts';
 import { Spool } from './spool.ts';
 import type { Answer } from './threads/jobs.ts';
-import type { ThreadPool } from './threads/pool.ts';
+import type { Threads } from './threads/pool.ts';
 
 interface OpenImage extends ImageFile {
   readonly file: FileHandle;
@@ -23,7 +23,7 @@ interface OpenImage extends ImageFile {
 }
 
 /** Saves images; see ChunkStore.save. */
-export async function save(pool: ThreadPool, now: () => number, order: SaveOrder): Promise<Saved> {
+export async function save(pool: Threads, now: () => number, order: SaveOrder): Promise<Saved> {
   const names = order.images.map(({ name }) => name);
   const bad = names.find((name, index) => !isImageName(name) || names.indexOf(name) !== index);
   if (bad !== undefined)
@@ -38,7 +38,7 @@ export async function save(pool: ThreadPool, now: () => number, order: SaveOrder
 }
 
 async function saveOpen(
-  pool: ThreadPool,
+  pool: Threads,
   now: () => number,
   order: SaveOrder,
   images: readonly OpenImage[],
@@ -86,7 +86,7 @@ async function saveOpen(
 /** One save under way: the images are read in order, and what is new of them is handed to the packers. */
 class Saving {
   readonly builder = new LayoutBuilder();
-  readonly #pool: ThreadPool;
+  readonly #pool: Threads;
   readonly #packers: Packers;
   readonly #order: SaveOrder;
   readonly #signal: AbortSignal;
@@ -99,7 +99,7 @@ class Saving {
   #fresh = 0;
 
   constructor(
-    pool: ThreadPool,
+    pool: Threads,
     packers: Packers,
     order: SaveOrder,
     images: readonly OpenImage[],

@@ -32,6 +32,8 @@ export async function migrate(
   { db }: Pick<Engine, 'db'>,
   known: Readonly<Record<string, Migration>>,
 ): Promise<readonly string[]> {
+  // The usual start: who migrates locks, and asks for each table.
+  if ((await schemaOf({ db }, known)).missing === 0) return [];
   const provider: MigrationProvider = { getMigrations: async () => ({ ...known }) };
   const migrator = new Migrator({
     db,

@@ -26,11 +26,19 @@ export interface JobOptions {
   readonly signal?: AbortSignal | undefined;
 }
 
+/** What a chunk store needs of threads. */
+export interface Threads {
+  readonly size: number;
+  run<Name extends JobName>(job: Name, ask: Ask<Name>, options?: JobOptions): Promise<Answer<Name>>;
+  /** Jobs that run or wait fail. */
+  close(): Promise<void>;
+}
+
 /**
  * A few worker threads that are started when they are first needed and keep no process alive. A thread that is free does
  * what only it can do first, and then what any can.
  */
-export class ThreadPool {
+export class ThreadPool implements Threads {
   readonly #threads: readonly Thread[];
   readonly #queue: Waiting[] = [];
   #closed = false;
