@@ -19,16 +19,11 @@ const root = join(import.meta.dirname, '..');
 process.env['NODE_COMPILE_CACHE'] ??= join(root, 'node_modules/.cache/compiled');
 /** At most two of these at a time: three guests that boot on two processors take twice as long, and more than that. */
 const GUESTS_AT_ONCE = 2;
+/** Boots the guest of which the next have copies: they are begun when it has ended. */
+const BOOTED = 'booted';
+const WITH_COPIES = ['snapshots', 'hatchd-restart', 'idle'];
 /** Begun first, the longest before all, so that none of them is what everything else has to wait for at the end. */
-const WITH_GUESTS = [
-  'snapshots',
-  'seed-replay',
-  'guest-life',
-  'guest-agent',
-  'vmm-qemu',
-  'hatchd-restart',
-  'idle',
-];
+const WITH_GUESTS = [BOOTED, 'seed-replay', 'guest-life', 'vmm-qemu', ...WITH_COPIES];
 const long = process.argv.includes('--long');
 const wanted = process.argv.slice(2).filter((word) => word !== '--long');
 
@@ -41,16 +36,25 @@ const all = (await typescriptFiles(root, long ? 'test/long' : 'test/system')).fi
   file.endsWith('.test.ts'),
 );
 const files = all.filter((file) => wanted.length === 0 || wanted.some((part) => file.includes(part)));
+const is = (file: string, name: string): boolean => file.endsWith(`/${name}.test.ts`);
+/** Of the guest that was booted for others. */
+const shared = await mkdtemp(join(tmpdir(), 'ht-booted-'));
+let toldOfBooted: () => void = () => undefined;
+const bootedIsThere = files.some((file) => is(file, BOOTED))
+  ? new Promise<void>((resolve) => (toldOfBooted = resolve))
+  : Promise.resolve();
 const started = performance.now();
 const before = await lookAtHost();
 const results: FileResult[] = [];
-const guests = WITH_GUESTS.flatMap((name) => files.filter((file) => file.endsWith(`/${name}.test.ts`)));
+const guests = WITH_GUESTS.flatMap((name) => files.filter((file) => is(file, name)));
 const others = files.filter((file) => !guests.includes(file));
 /** Takes from the first of its queues that holds a file; long tests boot guests nearly all, and are two at a time. */
 const worker = async (...queues: readonly string[][]): Promise<void> => {
   const next = (): string | undefined => queues.find((queue) => queue.length > 0)?.shift();
   for (let file = next(); file !== undefined; file = next()) {
+    if (WITH_COPIES.some((name) => is(file, name))) await bootedIsThere;
     const result = await runAlone(file);
+    if (is(file, BOOTED)) toldOfBooted();
     results.push(result);
     console.log(describeFile(result));
   }
@@ -59,6 +63,7 @@ await Promise.all([
   ...Array.from({ length: GUESTS_AT_ONCE }, () => worker(guests, others)),
   ...(long ? [] : [worker(others)]),
 ]);
+await rm(shared, { recursive: true, force: true });
 const left = await whatStays(async () => leaks(before, await lookAtHost()));
 for (const thing of left) console.error(`left behind: ${thing}`);
 const { good, line } = summarise(results);
@@ -103,7 +108,12 @@ async function runInside(namespace: Netns, file: string, folder: string): Promis
       namespace.enter([process.execPath, '--disable-warning=ExperimentalWarning', one, file]),
       {
         cwd: root,
-        env: { ...Object.fromEntries(own), TMPDIR: folder, HATCH_TEST_OUTSIDE: outside },
+        env: {
+          ...Object.fromEntries(own),
+          TMPDIR: folder,
+          HATCH_TEST_OUTSIDE: outside,
+          HATCH_TEST_BOOTED: shared,
+        },
         timeoutMs: FILE_MS + 60_000,
       },
     );

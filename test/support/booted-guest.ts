@@ -19,7 +19,7 @@ import {
   type MachineSpec,
   type SavedMachine,
 } from '../../src/vmm/driver.ts';
-import { builtImage } from './raw-guest.ts';
+import { builtImage } from './built-image.ts';
 
 /** A machine of a test's own, with its agent. */
 export interface RunningGuest {
@@ -37,6 +37,10 @@ export interface BootedGuest {
   readonly saved: SavedMachine;
   /** Of the machine that was saved. */
   readonly spec: MachineSpec;
+  /** What of it answered first when it was booted, and so many seconds after its start. */
+  readonly answered: { readonly by: 'agent' | 'ssh'; readonly seconds: number };
+  /** The user of its image. */
+  readonly defaultUser: string;
   /** A copy that runs and whose agent answers, in about a second. */
   fork(options?: Partial<LoadOptions>): Promise<RunningGuest>;
   /** What a machine like that one needs to be loaded: a folder, a tap, and a disk that stands on its. */
@@ -92,7 +96,7 @@ export async function bootAndSave(
     const machine = await driver.launch(spec, AbortSignal.timeout(LOAD_MS));
     const first = { spec, machine, agent: agentOf(machine) };
     started.push(first);
-    await comeToRest(first);
+    const answered = await comeToRest(first);
     await machine.pause();
     const saved = await machine.save({
       statePath: join(spec.folder, 'state.bin'),
@@ -103,6 +107,8 @@ export async function bootAndSave(
       driver,
       saved,
       spec,
+      answered,
+      defaultUser: image.manifest.default_user,
       fresh,
       copyOf,
       remove,
@@ -127,9 +133,11 @@ export function agentOf(machine: Machine): GuestAgent {
   return openAgent({ connect: (signal) => machine.agent(signal), clock: systemClock, log: silent });
 }
 
-async function comeToRest({ spec, agent }: RunningGuest): Promise<void> {
+async function comeToRest({ spec, agent }: RunningGuest): Promise<BootedGuest['answered']> {
+  const from = systemClock.steady();
   try {
-    await waitReady({ agent, clock: systemClock }, AbortSignal.timeout(BOOT_MS));
+    const by = await waitReady({ agent, clock: systemClock }, AbortSignal.timeout(BOOT_MS));
+    const seconds = (systemClock.steady() - from) / 1000;
     await agent.exec(
       {
         command: 'systemctl is-system-running --wait; sync',
@@ -140,6 +148,7 @@ async function comeToRest({ spec, agent }: RunningGuest): Promise<void> {
       },
       AbortSignal.timeout(BOOT_MS),
     );
+    return { by, seconds };
   } catch (error) {
     const console = await tail(join(spec.folder, CONSOLE_FILE), 4000);
     throw new Error(`the guest did not come up; its console ends:\n${console}`, { cause: error });

@@ -7,8 +7,9 @@ import type { Event } from '../../src/contract/event.ts';
 import type { Vm } from '../../src/contract/vm.ts';
 import { commandLine, isAlive, signalProcess, spawnDetached, type Detached } from '../../src/host/process.ts';
 import { run, type Argv, type RunResult } from '../../src/host/run.ts';
+import { makeKey } from './booted-vm.ts';
 import { processesIn } from './netns.ts';
-import { builtImage } from './raw-guest.ts';
+import { builtImage } from './built-image.ts';
 
 const ROOT = join(import.meta.dirname, '../..');
 /** Where the launcher has it too: a daemon that is started another way starts as fast. */
@@ -65,7 +66,7 @@ export async function startHatchd(
   const url = 'http://127.0.0.1:8080';
   const logFile = join(folder, 'hatchd.log');
   const keyFile = like?.keyFile ?? join(folder, 'id_ed25519');
-  if (!like) await run(['ssh-keygen', '-q', '-t', 'ed25519', '-N', '', '-f', keyFile]);
+  if (!like) await makeKey(keyFile);
   const settings: Record<string, string> = { HATCH_DATA_DIR: data, HATCH_RATE_LIMIT: '0', ...env };
   let daemon: Detached | undefined;
 

@@ -4,7 +4,7 @@ import { systemClock } from '../../src/base/clock.ts';
 import { until } from '../../src/base/until.ts';
 import { isAlive, signalProcess, spawnDetached } from '../../src/host/process.ts';
 import { run, type RunResult } from '../../src/host/run.ts';
-import { builtImage } from './raw-guest.ts';
+import { builtImage } from './built-image.ts';
 
 const ROOT = join(import.meta.dirname, '../..');
 /** Where the project lies on it. */

@@ -7,7 +7,7 @@ import { ApiError } from '../../src/clients/http.ts';
 import type { Vm } from '../../src/contract/vm.ts';
 import { run } from '../../src/host/run.ts';
 import { firecrackerOf, startHatchd, untilVm, type Hatchd } from '../support/hatchd.ts';
-import { builtImage } from '../support/raw-guest.ts';
+import { builtImage } from '../support/built-image.ts';
 
 /** VMs on Firecracker through the public API: hatchd, network and disks are real, the Firecracker is its double. */
 let folder: string;

@@ -9,7 +9,7 @@ import { FILES } from '../../src/vmm/firecracker/boot.ts';
 import { takeMetrics } from '../../src/vmm/firecracker/metrics.ts';
 import { hatchd, serveHatchd, type ServingHatchd } from '../support/hatchd-process.ts';
 import { qemus } from '../support/hatchd.ts';
-import { builtImage } from '../support/raw-guest.ts';
+import { builtImage } from '../support/built-image.ts';
 import { makeSmallDisk, type SmallDisk } from '../support/small-disk.ts';
 
 /** hatchd whose disk is really full: the kernel says so, not a double. */

@@ -9,7 +9,7 @@ import { ApiError, type HatchClient } from '../../src/clients/http.ts';
 import type { ErrorCode } from '../../src/contract/errors.ts';
 import { run } from '../../src/host/run.ts';
 import { hatchd, serveHatchd, type Enter, type ServingHatchd } from '../support/hatchd-process.ts';
-import { builtImage } from '../support/raw-guest.ts';
+import { builtImage } from '../support/built-image.ts';
 
 /** hatchd with its real network and QEMU on a host where something is in the way or missing. No guest is booted. */
 let folder = '';

@@ -8,6 +8,7 @@ import type { Vm } from '../../src/contract/vm.ts';
 import { exists } from '../../src/host/files.ts';
 import { identify } from '../../src/host/process.ts';
 import { run } from '../../src/host/run.ts';
+import { bootedVm } from '../support/booted-vm.ts';
 import { mustBeConfined, rightsOf } from '../support/confined.ts';
 import { eventsOf, qemuOf, startHatchd, untilVm, type Hatchd } from '../support/hatchd.ts';
 
@@ -22,10 +23,7 @@ const NOW = { HATCH_QEMU_USERS: 'on' };
 before(async () => {
   folder = await mkdtemp(join(tmpdir(), 'again-'));
   hatchd = await startHatchd(folder, BEFORE);
-  vm = await hatchd.client.vms.create(
-    { name: 'steady', ssh_authorized_keys: [hatchd.publicKey] },
-    { wait: 'ready', timeout: 300 },
-  );
+  vm = await bootedVm(hatchd, { name: 'steady' });
 });
 after(async () => {
   await hatchd.down();

@@ -11,6 +11,7 @@ import { deadline } from '../../src/base/deadline.ts';
 import { until } from '../../src/base/until.ts';
 import type { Vm } from '../../src/contract/vm.ts';
 import { run } from '../../src/host/run.ts';
+import { bootedVm } from '../support/booted-vm.ts';
 import { eventsOf, qemuOf, startHatchd, untilVm, type Hatchd } from '../support/hatchd.ts';
 import { get, heldConnections, openRequests, Poll, whyOf } from '../support/open-requests.ts';
 import { START_SERVING } from '../support/page-server.ts';
@@ -33,15 +34,11 @@ let boot: string;
 before(async () => {
   folder = await mkdtemp(join(tmpdir(), 'idle-'));
   hatchd = await startHatchd(folder, { HATCH_IDLE_CHECK_INTERVAL: '1s' });
-  vm = await hatchd.client.vms.create(
-    {
-      name: 'page',
-      ssh_authorized_keys: [hatchd.publicKey],
-      idle: { timeout_seconds: TIMEOUT_S, action: 'snapshot' },
-    },
-    { wait: 'ready', timeout: 300 },
-  );
-  boot = await inside(`systemctl is-system-running --wait; ${START_SERVING} && cat ${BOOT_ID}`);
+  vm = await bootedVm(hatchd, {
+    name: 'page',
+    idle: { timeout_seconds: TIMEOUT_S, action: 'snapshot' },
+  });
+  boot = await inside(`${START_SERVING} && cat ${BOOT_ID}`);
   await hatchd.client.routes.create(vm.id, { subdomain: 'page', target_port: 8000 });
   await until({ clock: systemClock, signal: AbortSignal.timeout(60_000) }, async () =>
     PAGE.test((await curl()).stdout) ? true : undefined,

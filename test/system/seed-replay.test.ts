@@ -12,7 +12,7 @@ import { startHatchd, untilVm, type Hatchd } from '../support/hatchd.ts';
 import { imageWithFile, readInImage } from '../support/image-files.ts';
 import { makeInternet, type Internet } from '../support/internet.ts';
 import { makeMirror } from '../support/package-mirror.ts';
-import { builtImage } from '../support/raw-guest.ts';
+import { builtImage } from '../support/built-image.ts';
 import { hypervisorOf, tracesOf } from '../support/traces.ts';
 
 /**

@@ -14,6 +14,7 @@ import type { Vm } from '../../src/contract/vm.ts';
 import { isAlive, signalProcess, spawnDetached } from '../../src/host/process.ts';
 import { readIfThere } from '../../src/host/files.ts';
 import { run, type Argv } from '../../src/host/run.ts';
+import { bootedVm } from '../support/booted-vm.ts';
 import { START_COUNTING } from '../support/counter.ts';
 import { eventsOf, qemuOf, startHatchd, type Hatchd } from '../support/hatchd.ts';
 import { makeNetns, type Netns } from '../support/netns.ts';
@@ -21,7 +22,7 @@ import { makePostgres, type Postgres } from '../support/postgres.ts';
 import { makeSwift, type Swift } from '../support/swift.ts';
 
 /**
- * One guest that counts, from its boot to its last snapshot: it sleeps through the end of its daemon, is copied five times while it runs,
+ * One guest that counts, up to its last snapshot: it sleeps through the end of its daemon, is copied five times while it runs,
  * and goes from one host to another, two daemons after each other with one database and one bucket.
  */
 let folder: string;
@@ -93,11 +94,7 @@ before(async () => {
   await mkdir(join(folder, 'first'));
   first = await startHatchd(join(folder, 'first'), settings('first'));
   current = first;
-  vm = await first.client.vms.create(
-    { name: 'counter', ssh_authorized_keys: [first.publicKey] },
-    { wait: 'ready', timeout: 300 },
-  );
-  await inside(first, vm.id, 'systemctl is-system-running --wait || true');
+  vm = await bootedVm(first, { name: 'counter' });
   await inside(first, vm.id, START_COUNTING);
   await untilItCounts(first, vm.id, 0);
   boot = await bootOf(first, vm.id);
