@@ -57,7 +57,7 @@ export function agentCases(booted: BootedGuest): void {
       agent.close();
     });
 
-    agentSuite('as any', { open, mostMs: 60_000 });
+    agentSuite('in the guest', { open, mostMs: 60_000 });
 
     test('a guest without perl runs a command by its shell, in the same manners', async () => {
       const there = open();
