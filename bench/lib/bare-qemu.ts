@@ -55,9 +55,20 @@ export async function layOut(
   await overlay(saved.disk, join(folder, DISK));
   if (memory === 'private') await symlink(saved.memory, join(folder, 'mem.bin'));
   else await run(['cp', '--sparse=always', saved.memory, join(folder, 'mem.bin')], { timeoutMs: WITHIN_MS });
-  const share = memory === 'private' ? 'off' : 'on';
-  const args = saved.argv
-    .filter((word, i) => ![word, saved.argv[i - 1] ?? ''].some((one) => CONFINEMENT.includes(one)))
+  const argv = argumentsByHand(saved.argv, { tap, share: memory === 'private' ? 'off' : 'on' });
+  return { folder, state: saved.state, argv: [...argv, '-incoming', 'defer', '-S'] };
+}
+
+/**
+ * The arguments of a QEMU that hatchd started as one types them: without its name, tap, sandbox, user and state; the guest's memory is
+ * `mem.bin` beside it. It runs as soon as it is started.
+ */
+export function argumentsByHand(
+  argv: readonly string[],
+  { tap, share = 'on' }: { readonly tap: string; readonly share?: 'on' | 'off' },
+): Argv {
+  const args = argv
+    .filter((word, i) => ![word, argv[i - 1] ?? ''].some((one) => CONFINEMENT.includes(one)))
     .map((word, i, all) => {
       if (all[i - 1] === '-name') return 'bare';
       if (all[i - 1] === '-object') return word.replace(/mem-path=.*/, `mem-path=mem.bin,share=${share}`);
@@ -67,7 +78,7 @@ export async function layOut(
   const at = args.indexOf('-incoming');
   if (at >= 0) args.splice(at, 2);
   const [program = 'qemu-system-x86_64', ...rest] = args;
-  return { folder, state: saved.state, argv: [program, ...rest, '-incoming', 'defer', '-S'] };
+  return [program, ...rest];
 }
 
 /** A guest under QEMU by hand: what can be had where nothing but QEMU takes time. */
@@ -256,7 +267,8 @@ function at({ timestamp: { seconds, microseconds } }: QmpEvent): number {
   return seconds * 1000 + microseconds / 1000;
 }
 
-async function end({ identity }: Detached): Promise<void> {
+/** Ends it, and resolves when it is gone. */
+export async function end({ identity }: Detached): Promise<void> {
   await signalProcess(identity, 'SIGKILL');
   const wait = { clock: systemClock, signal: AbortSignal.timeout(WITHIN_MS) };
   await until(wait, async () => ((await isAlive(identity)) ? undefined : true));
@@ -266,9 +278,11 @@ async function overlay(below: string, path: string): Promise<void> {
   await run(['qemu-img', 'create', '-q', '-f', 'qcow2', '-b', below, '-F', 'qcow2', path]);
 }
 
-async function agentAnswers(path: string): Promise<void> {
-  const signal = AbortSignal.timeout(WITHIN_MS);
+/** Resolves when the agent behind that socket answers; rejects when the socket ends before, or after `withinMs`. */
+export async function agentAnswers(path: string, withinMs = WITHIN_MS): Promise<void> {
+  const signal = AbortSignal.timeout(withinMs);
   const socket = await connectUnix(path, signal);
+  signal.addEventListener('abort', () => socket.destroy(new Error('the agent did not answer in time')));
   const id = 4711;
   const ask = (): void => {
     socket.write(`\xff{"execute":"guest-sync-delimited","arguments":{"id":${id}}}\n`, 'latin1');
