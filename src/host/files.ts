@@ -4,18 +4,19 @@ import { chmod, chown, copyFile, mkdir, open, readFile, rename, rm, stat, statfs
 import { dirname, join, basename } from 'node:path';
 import { isErrno } from '../base/errno.ts';
 
-/** Writes a whole file or nothing: beside it, flushed, then renamed over it (rename(2) is atomic). */
+/** Writes a whole file or nothing: beside it, flushed unless told, then renamed over it (rename(2) is atomic). */
 export async function writeFileAtomic(
   path: string,
   content: string | Uint8Array,
   mode = 0o600,
+  { flush = true }: { readonly flush?: boolean } = {},
 ): Promise<void> {
   const beside = join(dirname(path), `.${basename(path)}.${randomBytes(4).toString('hex')}`);
   try {
     const file = await open(beside, 'w', mode);
     try {
       await file.writeFile(content);
-      await file.sync();
+      if (flush) await file.sync();
     } finally {
       await file.close();
     }

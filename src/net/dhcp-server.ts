@@ -87,7 +87,8 @@ export class DhcpServer {
     const before = await readIfThere(this.files.hosts);
     const text = renderHosts(ports);
     if (before === text) return false;
-    await writeFileAtomic(this.files.hosts, text, 0o644);
+    // What a power loss takes of it is written anew at the next start.
+    await writeFileAtomic(this.files.hosts, text, 0o644, { flush: false });
     const server = await this.#find();
     if (!server) return true;
     await signalProcess(server, 'SIGHUP');

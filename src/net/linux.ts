@@ -4,6 +4,7 @@ import { parseId } from '../base/ids.ts';
 import { allDone } from '../base/all-done.ts';
 import { KeyedLock } from '../base/keyed-lock.ts';
 import type { Logger } from '../base/logger.ts';
+import { Together } from '../base/together.ts';
 import { makeFolder, readIfThere } from '../host/files.ts';
 import type { Run } from '../host/run.ts';
 import { parseCidr, parseIp, planAddresses, type AddressPlan } from '../model/cidr.ts';
@@ -18,6 +19,7 @@ import {
   partCommands,
   tapCommands,
 } from './bridge.ts';
+import { deleteBridge, deleteTaps } from './delete-links.ts';
 import { DhcpServer } from './dhcp-server.ts';
 import { checkPort, idsOf, renderConf, withPorts } from './dnsmasq.ts';
 import { FirewallTables } from './firewall.ts';
@@ -27,7 +29,6 @@ import { guestResolvers, RESOLVER_FILES } from './resolvers.ts';
 import {
   asNetError,
   checkTools,
-  command,
   ipBatch,
   linkCounters,
   listLinks,
@@ -52,6 +53,12 @@ export function openLinuxNetwork(deps: Deps, options: NetworkOptions): Network {
   return new LinuxNetwork(deps, options);
 }
 
+interface Attaching {
+  readonly port: Port;
+  readonly apart: boolean;
+  readonly join: boolean;
+}
+
 class LinuxNetwork implements Network {
   readonly #deps: Deps;
   readonly #options: NetworkOptions;
@@ -59,6 +66,15 @@ class LinuxNetwork implements Network {
   readonly #tables: FirewallTables;
   readonly #dhcp: DhcpServer;
   readonly #lock = new KeyedLock();
+  /** Each change looks at what is first, which takes its time: those who come at once share that. */
+  readonly #attaching = new Together<Attaching>(
+    (round) => this.#alone(round),
+    (all) => this.#attachAll(all).catch(rethrowAsNetError),
+  );
+  readonly #detaching = new Together<VmId>(
+    (round) => this.#alone(round),
+    (all) => this.#remove(new Set(all)).catch(rethrowAsNetError),
+  );
 
   constructor(deps: Deps, options: NetworkOptions) {
     checkBridgeName(options.bridge);
@@ -102,27 +118,35 @@ class LinuxNetwork implements Network {
     });
   }
 
-  attach(port: Port, { apart = false, join = false } = {}): Promise<{ readonly tap: string }> {
-    return this.#alone(async () => {
-      const { run } = this.#deps;
-      const { bridge } = this.#options;
-      checkPort(this.#plan, port);
-      const [links, tables] = await Promise.all([listNamed(run, [bridge, port.vmId]), this.#tables.look()]);
-      const [there, tap] = [links.get(bridge), links.get(port.vmId)];
-      if (!there)
-        throw new NetError(
-          `the bridge ${bridge} is not there; the network was not started, or somebody removed it`,
-        );
-      const ports = withPorts(await this.#dhcp.reserved(), [port]);
-      await allDone([
-        this.#dhcp.reserve(ports),
-        // The tap last: on the bridge without its filter entries, it would be a guest nobody watches.
-        this.#tables
-          .put([port], ports, tables)
-          .then(() => ipBatch(run, tapCommands({ bridge, mtu: there.mtu, apart, join }, port, tap))),
-      ]);
-      return { tap: port.vmId };
-    });
+  async attach(port: Port, { apart = false, join = false } = {}): Promise<{ readonly tap: string }> {
+    checkPort(this.#plan, port);
+    await this.#attaching.do({ port, apart, join });
+    return { tap: port.vmId };
+  }
+
+  /** Attaches all of them by as few programs as one; where one cannot be, none may be yet. */
+  async #attachAll(all: readonly Attaching[]): Promise<void> {
+    const { run } = this.#deps;
+    const { bridge } = this.#options;
+    const added = all.map(({ port }) => port);
+    const [links, tables] = await Promise.all([
+      listNamed(run, [bridge, ...added.map(({ vmId }) => vmId)]),
+      this.#tables.look(),
+    ]);
+    const there = links.get(bridge);
+    if (!there)
+      throw new NetError(
+        `the bridge ${bridge} is not there; the network was not started, or somebody removed it`,
+      );
+    const ports = withPorts(await this.#dhcp.reserved(), added);
+    const commands = all.flatMap(({ port, apart, join }) =>
+      tapCommands({ bridge, mtu: there.mtu, apart, join }, port, links.get(port.vmId)),
+    );
+    await allDone([
+      this.#dhcp.reserve(ports),
+      // The taps last: on the bridge without its filter entries, one would be a guest nobody watches.
+      this.#tables.put(added, ports, tables).then(() => ipBatch(run, commands)),
+    ]);
   }
 
   attachApart(port: Pick<Port, 'vmId' | 'tapOwner'>): Promise<{ readonly tap: string }> {
@@ -142,7 +166,7 @@ class LinuxNetwork implements Network {
   }
 
   detach(vmId: VmId): Promise<void> {
-    return this.#alone(() => this.#remove(new Set([vmId])));
+    return this.#detaching.do(vmId);
   }
 
   setJoined(vmId: VmId, joined: boolean): Promise<void> {
@@ -347,32 +371,12 @@ function checkAddresses({ dnsServers, egress }: NetworkOptions): void {
   }
 }
 
+function rethrowAsNetError(error: unknown): never {
+  throw asNetError(error);
+}
+
 const MADE_BRIDGE = 'made the bridge';
 
 function present(did: string | undefined): readonly string[] {
   return did === undefined ? [] : [did];
-}
-
-async function deleteTaps(run: Run, bridge: string, vmIds: ReadonlySet<VmId>): Promise<void> {
-  if (vmIds.size === 0) return;
-  const links = await listLinks(run, vmIds.size === 1 ? [...vmIds][0] : undefined);
-  const named = links.filter((link) => [...vmIds].some((vmId) => vmId === link.ifname));
-  const strange = named.find((link) => link.master !== undefined && link.master !== bridge);
-  if (strange)
-    throw new NetError(`${strange.ifname} is a port of the bridge ${strange.master}, not of ${bridge}`);
-  await ipBatch(
-    run,
-    named.map((link) => `link del dev ${link.ifname}`),
-  );
-}
-
-async function deleteBridge(run: Run, bridge: string, plan: AddressPlan): Promise<void> {
-  const [there] = await listLinks(run, bridge);
-  if (!there || there.linkinfo?.info_kind !== 'bridge') return;
-  if (there.ifalias === aliasOf(bridge)) {
-    await command(run, ['ip', 'link', 'del', 'dev', bridge]);
-  } else if (there.addr_info.some(({ local }) => local === plan.gateway)) {
-    // Somebody made the bridge before us: it stays, without our address.
-    await command(run, ['ip', 'address', 'del', `${plan.gateway}/${plan.net.prefix}`, 'dev', bridge]);
-  }
 }

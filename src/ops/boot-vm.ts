@@ -19,12 +19,14 @@ export async function carryOutBoot(world: World, operation: Operation, signal: A
   const { store, clock } = world;
   const vm = await mustGet(world, operation);
   try {
-    const starting = await store.vms.move(vm.id, ownerOf(vm), ['starting', 'stopped', 'error'], {
-      state: 'starting',
-      stateReason: null,
-      stoppedBy: null,
-      readyAt: null,
-    });
+    const starting = isFresh(vm)
+      ? vm
+      : await store.vms.move(vm.id, ownerOf(vm), ['starting', 'stopped', 'error'], {
+          state: 'starting',
+          stateReason: null,
+          stoppedBy: null,
+          readyAt: null,
+        });
     if (!starting) throw new Failure('wrong_state', 'The VM is no longer in a state it can be started from.');
     const image = await imageOf(world, starting);
     const steps = await stepsOf(world, operation, starting, image, signal);
@@ -43,6 +45,11 @@ export async function carryOutBoot(world: World, operation: Operation, signal: A
       cause: error,
     });
   }
+}
+
+/** Whether its row says already all that a start begins with, as that of a VM does which was just made. */
+function isFresh({ state, stateReason, stoppedBy, readyAt }: Vm): boolean {
+  return state === 'starting' && stateReason === null && stoppedBy === null && readyAt === null;
 }
 
 /** A copy comes from its snapshot, all else from its image. */
@@ -89,15 +96,10 @@ function runningStep({ store, fleet, activity }: World, vm: Vm): Step {
   return {
     name: 'running',
     async run() {
-      const moved = await store.vms.move(vm.id, ownerOf(vm), ['starting'], { state: 'running' });
+      const event = { kind: 'vm.running', message: 'The guest runs.' } as const;
+      const moved = await store.vms.move(vm.id, ownerOf(vm), ['starting'], { state: 'running' }, { event });
       if (!moved) throw new Failure('wrong_state', 'The VM was taken away while it started.');
       activity.awake(vm.id);
-      await store.events.add({
-        accountId: vm.accountId,
-        vmId: vm.id,
-        kind: 'vm.running',
-        message: 'The guest runs.',
-      });
       fleet.touch(vm.id);
     },
     async undo() {

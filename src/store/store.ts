@@ -182,14 +182,14 @@ export interface Vms {
   update(id: VmId, owner: Owner, patch: VmPatch): Promise<Vm | null>;
   /**
    * As `update`, only if its state is one of `from`. null also when the state was another. With `limits`, what it grows by is
-   * checked against them in the same transaction: throws Failure quota_exceeded, as `create` does.
+   * checked against them in the same transaction: throws Failure quota_exceeded, as `create` does. With `event`, that is written there too.
    */
   move(
     id: VmId,
     owner: Owner,
     from: readonly VmState[],
     patch: VmPatch,
-    options?: { readonly limits: Quotas },
+    options?: { readonly limits?: Quotas; readonly event?: Pick<NewEvent, 'kind' | 'message' | 'data'> },
   ): Promise<Vm | null>;
   /**
    * Makes a VM that sleeps the host's `to`, of the next epoch: address, MAC and port are as they were, in that host's network and
@@ -224,7 +224,10 @@ export interface Operations {
   get(id: OperationId): Promise<Operation | null>;
   /** Changes what an unfinished operation was asked with (a stop that becomes more urgent). */
   setArgs(id: OperationId, args: Readonly<Record<string, unknown>>): Promise<void>;
-  /** Writes the journal's next row, and those of `ended` before it, as one; they are on disk when this resolves. */
+  /**
+   * Writes the journal's next row, and those of `ended` before it, as one. Whatever ends this process, they are there when this has
+   * resolved; a power loss may take the newest, and what they tell of with them.
+   */
   record(
     id: OperationId,
     step: string,

@@ -16,6 +16,11 @@ export interface Engine {
    * `seq`: who has seen one has seen all before it.
    */
   lineUpEvents(trx: Transaction<Tables>): Promise<void>;
+  /**
+   * Runs `work` on a database whose commits outlive this process as any do, but perhaps not a power loss right after them: they are
+   * flushed with the next one of all others. For what recovery can do without.
+   */
+  unflushed<T>(work: (db: Kysely<Tables>) => Promise<T>): Promise<T>;
 }
 
 /** Hears of each query that was carried out. */

@@ -41,35 +41,38 @@ export function operations(engine: Engine): Operations {
         .where('finished_at', 'is', null)
         .execute();
     },
+    // Recovery goes by the operation and its VM; the rows say how far it came.
     record: (id, step, phase, ended = []) =>
-      transact(engine, async (trx) => {
-        const at = clock.now();
-        // Holds the operation's row: its journal has one writer at a time.
-        const { numUpdatedRows } = await trx
-          .updateTable('operations')
-          .set({ lease_until: sql<number>`${now} + ${sql.lit(LEASE_MS)}` })
-          .where('id', '=', id)
-          .executeTakeFirst();
-        // The last step of a deletion removes the VM with this journal; there is nothing left to recover.
-        if (numUpdatedRows === 0n) return { operationId: id, seq: 0, step, phase, at };
-        const rows = [...ended, { step, phase }];
-        const written = await trx
-          .insertInto('operation_steps')
-          .values((eb) =>
-            rows.map((one, i) => ({
-              operation_id: id,
-              seq: eb
-                .selectFrom('operation_steps')
-                .select(sql<number>`coalesce(max(seq), 0) + ${sql.lit(i + 1)}`.as('next'))
-                .where('operation_id', '=', id),
-              ...one,
-              at,
-            })),
-          )
-          .returningAll()
-          .execute();
-        return toJournalRow(written.reduce((last, row) => (row.seq > last.seq ? row : last)));
-      }),
+      engine.unflushed((db) =>
+        transact({ db }, async (trx) => {
+          const at = clock.now();
+          // Holds the operation's row: its journal has one writer at a time.
+          const { numUpdatedRows } = await trx
+            .updateTable('operations')
+            .set({ lease_until: sql<number>`${now} + ${sql.lit(LEASE_MS)}` })
+            .where('id', '=', id)
+            .executeTakeFirst();
+          // The last step of a deletion removes the VM with this journal; there is nothing left to recover.
+          if (numUpdatedRows === 0n) return { operationId: id, seq: 0, step, phase, at };
+          const rows = [...ended, { step, phase }];
+          const written = await trx
+            .insertInto('operation_steps')
+            .values((eb) =>
+              rows.map((one, i) => ({
+                operation_id: id,
+                seq: eb
+                  .selectFrom('operation_steps')
+                  .select(sql<number>`coalesce(max(seq), 0) + ${sql.lit(i + 1)}`.as('next'))
+                  .where('operation_id', '=', id),
+                ...one,
+                at,
+              })),
+            )
+            .returningAll()
+            .execute();
+          return toJournalRow(written.reduce((last, row) => (row.seq > last.seq ? row : last)));
+        }),
+      ),
     async journal(id) {
       const rows = await db
         .selectFrom('operation_steps')
@@ -79,13 +82,16 @@ export function operations(engine: Engine): Operations {
         .execute();
       return rows.map(toJournalRow);
     },
+    // One that is unfinished although all of it was done is what a crash leaves, too.
     async finish(id, outcome, error = null) {
-      await db
-        .updateTable('operations')
-        .set({ outcome, error: toJsonOrNull(error), finished_at: clock.now() })
-        .where('id', '=', id)
-        .where('finished_at', 'is', null)
-        .execute();
+      await engine.unflushed((db) =>
+        db
+          .updateTable('operations')
+          .set({ outcome, error: toJsonOrNull(error), finished_at: clock.now() })
+          .where('id', '=', id)
+          .where('finished_at', 'is', null)
+          .execute(),
+      );
     },
     async unfinished(hostId) {
       const rows = await db

@@ -29,12 +29,15 @@ export function openPostgres(url: string, log: Logger, asked?: Asked): Omit<Engi
   // An `error` nobody listens to would end the process: the pool's are of idle connections, a client's of one in use.
   pool.on('error', lost);
   pool.on('connect', (client) => client.on('error', lost));
+  const db = new Kysely<Tables>({
+    dialect: new PoolDialect(pool),
+    ...(asked ? { log: ({ query }) => asked(query) } : {}),
+  });
   return {
     name: 'postgres',
-    db: new Kysely<Tables>({
-      dialect: new PoolDialect(pool),
-      ...(asked ? { log: ({ query }) => asked(query) } : {}),
-    }),
+    db,
+    // Its flushes keep nobody else waiting, and are those of all who commit at once.
+    unflushed: (work) => work(db),
     now: sql<number>`(extract(epoch from clock_timestamp()) * 1000)::bigint`,
     lineUpEvents: async (trx) => {
       await sql`select pg_advisory_xact_lock(${sql.lit(EVENTS_LOCK)})`.execute(trx);

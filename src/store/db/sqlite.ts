@@ -18,7 +18,7 @@ const BUSY_TIMEOUT_MS = 3000;
 
 /**
  * Opens a SQLite file (node:sqlite), making it with mode 0600 if it is not there. There is one connection; Kysely lets one
- * query or transaction at a time have it. What is committed is on disk: WAL with synchronous=FULL flushes every commit.
+ * query or transaction at a time have it. What is committed is on disk: WAL with synchronous=FULL flushes every commit (but for `unflushed`).
  * `alone`: no other process can read or write it until it is closed. `asked` is told each query. Throws `unavailable` or `no_space` in a sentence that names the path, for whoever starts the daemon.
  */
 export async function openSqlite(
@@ -40,12 +40,23 @@ export async function openSqlite(
     database.close();
     throw sqliteError(error, path);
   }
+  const db = new Kysely<Tables>({
+    dialect: new NodeSqliteDialect({ database: adapt(database) }),
+    ...(asked ? { log: ({ query }) => asked(query) } : {}),
+  });
   return {
     name: 'sqlite',
-    db: new Kysely<Tables>({
-      dialect: new NodeSqliteDialect({ database: adapt(database) }),
-      ...(asked ? { log: ({ query }) => asked(query) } : {}),
-    }),
+    db,
+    // The safety level is the connection's, so it is held until it is as it was.
+    unflushed: (work) =>
+      db.connection().execute(async (connection) => {
+        database.exec('PRAGMA synchronous = NORMAL');
+        try {
+          return await work(connection);
+        } finally {
+          database.exec('PRAGMA synchronous = FULL');
+        }
+      }),
     now: sql<number>`cast(unixepoch('subsec') * 1000 as integer)`,
     // There is one writer at a time anyway.
     lineUpEvents: async () => undefined,

@@ -59,7 +59,7 @@ export function vms(engine: Engine): Vms {
       return fromJsonOrNull(row?.user_data ?? null);
     },
     update: (id, owner, patch) => change(engine, id, owner, undefined, patch),
-    move: (id, owner, from, patch, options) => change(engine, id, owner, from, patch, options?.limits),
+    move: (id, owner, from, patch, options) => change(engine, id, owner, from, patch, options),
     async noteUse(id, owner, { lastActiveAt, leasedUntil }) {
       await db
         .updateTable('vms')
@@ -183,12 +183,14 @@ async function change(
   owner: Owner,
   from: readonly VmState[] | undefined,
   patch: VmPatch,
-  limits?: Quotas,
+  { limits, event }: NonNullable<Parameters<Vms['move']>[4]> = {},
 ): Promise<Vm | null> {
   return orTaken({ vms_name: 'name' }, () =>
     transact(engine, async (trx) => {
       if (limits !== undefined) await checkGrowth(trx, id, patch, limits);
-      return changeVm(engine, trx, id, owner, from, patch);
+      const changed = await changeVm(engine, trx, id, owner, from, patch);
+      if (changed && event) await addEvent(engine, trx, { ...event, accountId: changed.accountId, vmId: id });
+      return changed;
     }),
   );
 }
