@@ -192,7 +192,7 @@ async function database(values: Values, data: DataFolder): Promise<readonly Foun
     new: ': its tables are made at the first start',
     older: url.startsWith('sqlite:')
       ? ' is of an older version; the next start brings it up to date, and keeps what was there beside it'
-      : ' is of an older version; the next start brings it up to date: back it up before (pg_dump)',
+      : ' is of an older version; the next start brings it up to date, and keeps its tables in a schema beside them',
     current: ' answers',
   };
   return ok(`${databaseUrlShown(url)}${next[schema]}`);

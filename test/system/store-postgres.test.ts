@@ -135,6 +135,61 @@ test('daemons that start at once on one new database both find it ready', async 
   }
 });
 
+test('an upgrade keeps the tables as they were in a schema beside them, which takes their place by its name', async () => {
+  const url = await server.createDatabase('kept');
+  const all = Object.entries(migrations('postgres'));
+  const [last = ''] = all.at(-1) ?? [];
+  const engine = { ...openPostgres(url, silent), clock: systemClock };
+  await migrate(engine, Object.fromEntries(all.slice(0, -1)));
+  const older = storeOf(engine);
+  const { newVm } = await furnish(older);
+  const { vm } = await older.vms.create(newVm(), { limits: NO_LIMITS, args: {} });
+  const { seq } = await older.events.add({
+    accountId: vm.accountId,
+    vmId: vm.id,
+    kind: 'vm.running',
+    message: '',
+  });
+  await older.close();
+
+  /** Keys and indexes of a schema, a line each, without its name. */
+  const keys = async (schema: string): Promise<readonly string[]> =>
+    (
+      await server.admin(
+        `select conrelid::regclass::text as of, conname as name, pg_get_constraintdef(oid) as text from pg_constraint
+       where connamespace = '${schema}'::regnamespace
+       union all select tablename, indexname, indexdef from pg_indexes where schemaname = '${schema}'`,
+        'kept',
+      )
+    )
+      .map((row) => JSON.stringify(row).replaceAll(`${schema}.`, ''))
+      .toSorted();
+  const before = await keys('public');
+  await (await open(url)).close();
+  const kept = `hatch_before_${last.replaceAll('-', '_')}`;
+  const count = async (schema: string, table: string): Promise<unknown> =>
+    (await server.admin(`select count(*)::int as n from ${schema}.${table}`, 'kept'))[0]?.['n'];
+  assert.deepEqual([await count(kept, 'vms'), await count(kept, 'hatch_migrations')], [1, all.length - 1]);
+  assert.deepEqual(await keys(kept), before);
+
+  // Back to the version before, as docs/operate.md says, and forward once more.
+  await server.admin(
+    `alter schema public rename to hatch_newer; alter schema ${kept} rename to public`,
+    'kept',
+  );
+  const again = await open(url);
+  assert.equal((await again.vms.get(vm.id))?.id, vm.id);
+  const next = await again.events.add({
+    accountId: vm.accountId,
+    vmId: vm.id,
+    kind: 'vm.running',
+    message: '',
+  });
+  assert.ok(next.seq > seq, `${next.seq} after ${seq}`);
+  await again.close();
+  assert.equal(await count(kept, 'vms'), 1);
+});
+
 test('a migration that fails takes back all that was done with it', async () => {
   const url = await server.createDatabase('half');
   const engine = openPostgres(url, silent);

@@ -1,6 +1,8 @@
+import type { Kysely } from 'kysely';
 import { Migrator, type Migration, type MigrationProvider } from 'kysely/migration';
 import { Failure } from '../../model/failure.ts';
 import type { Engine } from './engine.ts';
+import { keepBefore } from './keep-before.ts';
 import { first } from './migrations/001-first.ts';
 import { snapshots } from './migrations/002-snapshots.ts';
 import { ledger } from './migrations/003-ledger.ts';
@@ -25,16 +27,21 @@ export function migrations(engine: Engine['name']): Record<string, Migration> {
 }
 
 /**
- * Brings the schema up to date: what is missing is done in one transaction, while nobody else migrates. Throws
- * `unavailable` when the database is of a newer Hatch.
+ * Brings the schema up to date: what is missing is done in one transaction, while nobody else migrates. What is in PostgreSQL's tables
+ * before is kept beside them (keep-before.ts); SQLite's file is a copy already (upgrade-sqlite.ts). Throws `unavailable` when the database is
+ * of a newer Hatch.
  */
 export async function migrate(
-  { db }: Pick<Engine, 'db'>,
+  { db, name }: Pick<Engine, 'db' | 'name'>,
   known: Readonly<Record<string, Migration>>,
 ): Promise<readonly string[]> {
   // The usual start: who migrates locks, and asks for each table.
-  if ((await schemaOf({ db }, known)).missing === 0) return [];
-  const provider: MigrationProvider = { getMigrations: async () => ({ ...known }) };
+  const { done, missing } = await schemaOf({ db }, known);
+  if (missing === 0) return [];
+  const keeps = name === 'postgres' && done > 0;
+  const provider: MigrationProvider = {
+    getMigrations: async () => (keeps ? keeping(known, await executed(db)) : { ...known }),
+  };
   const migrator = new Migrator({
     db,
     provider,
@@ -47,6 +54,25 @@ export async function migrate(
   throw error instanceof Error
     ? error
     : new Error('the schema could not be brought up to date', { cause: error });
+}
+
+/** The same migrations, of which the first that is missing keeps what is there before it. */
+function keeping(
+  known: Readonly<Record<string, Migration>>,
+  done: readonly string[],
+): Record<string, Migration> {
+  const [next] = Object.entries(known).filter(([name]) => !done.includes(name));
+  if (!next) return { ...known };
+  const [name, migration] = next;
+  return {
+    ...known,
+    [name]: {
+      up: async (trx) => {
+        await keepBefore(trx as Kysely<never>, name, [TABLE, `${TABLE}_lock`]);
+        await migration.up(trx);
+      },
+    },
+  };
 }
 
 /** How many of the migrations were done in a database, and how many were not. Throws as `migrate` does for a newer Hatch's. */

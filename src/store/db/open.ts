@@ -15,6 +15,7 @@ import { images } from './images.ts';
 import { keys } from './keys.ts';
 import { layers } from './layers.ts';
 import { ledger } from './ledger.ts';
+import { schemaBefore } from './keep-before.ts';
 import { migrate, migrations, schemaOf } from './migrate.ts';
 import { operations } from './operations.ts';
 import { routes } from './routes.ts';
@@ -26,7 +27,7 @@ import { vms } from './vms.ts';
 
 /**
  * Opens the store at `sqlite:<path>` or `postgres://...`, and brings its schema up to date: a file on a copy, what was there kept
- * beside it; PostgreSQL in one transaction. Throws a Failure in a sentence
+ * beside it; PostgreSQL in one transaction, its tables kept in a schema beside theirs. Throws a Failure in a sentence
  * for the operator: `invalid_request` for a URL that is none, else `unavailable` or `no_space`.
  */
 export async function openStore(
@@ -42,7 +43,14 @@ export async function openStore(
   const engine: Engine = { ...(await openEngine(url, log)), clock };
   try {
     const done = await migrate(engine, migrations(engine.name));
-    if (done.length > 0) log.info({ engine: engine.name, migrations: done }, 'schema brought up to date');
+    const [first] = done;
+    if (first !== undefined) {
+      const upgraded = engine.name === 'postgres' && first !== Object.keys(migrations(engine.name))[0];
+      log.info(
+        { engine: engine.name, migrations: done, ...(upgraded ? { kept: schemaBefore(first) } : {}) },
+        'schema brought up to date',
+      );
+    }
   } catch (error) {
     await engine.db.destroy();
     throw error;
