@@ -18,7 +18,14 @@ const files = found
 const started = performance.now();
 const results = await runTestFiles(
   files.map((file) => join(root, file)),
-  { root, concurrency: 2, timeoutMs: 60_000, onFile: (result) => console.log(describeFile(result)) },
+  {
+    root,
+    concurrency: 2,
+    timeoutMs: 60_000,
+    fileMs: 240_000,
+    preload: [join(import.meta.dirname, 'lib/no-promise-hook.ts')],
+    onFile: (result) => console.log(describeFile(result)),
+  },
 );
 const { good, line } = summarise(results);
 console.log(`${line} (${((performance.now() - started) / 1000).toFixed(1)} s)`);

@@ -1,5 +1,6 @@
 import { relative } from 'node:path';
 import { run } from 'node:test';
+import { pathToFileURL } from 'node:url';
 import { inspect } from 'node:util';
 
 export interface FileResult {
@@ -36,8 +37,12 @@ export async function runTestFiles(
   options: {
     readonly root: string;
     readonly concurrency: number;
-    /** Of one file, in milliseconds. */
+    /** Of one test, in milliseconds. */
     readonly timeoutMs: number;
+    /** Of one file, in milliseconds: its process is ended then. As long as it likes unless told. */
+    readonly fileMs?: number;
+    /** Absolute paths of modules that are loaded before each file. */
+    readonly preload?: readonly string[];
     readonly onFile: (result: FileResult) => void;
   },
 ): Promise<readonly FileResult[]> {
@@ -66,11 +71,14 @@ export async function runTestFiles(
     options.onFile(resultOf(file, tally));
   };
 
+  const modules = (options.preload ?? []).map((path) => pathToFileURL(path).href);
+  if (options.fileMs !== undefined)
+    modules.push(new URL(`./end-in-time.ts?ms=${options.fileMs}`, import.meta.url).href);
   const stream = run({
     files: [...files],
     concurrency: options.concurrency,
     timeout: options.timeoutMs,
-    execArgv: ['--disable-warning=ExperimentalWarning'],
+    execArgv: ['--disable-warning=ExperimentalWarning', ...modules.flatMap((module) => ['--import', module])],
   });
   const keepOutput = (data: { readonly message: string }): void => {
     const file = entryFile(data);
