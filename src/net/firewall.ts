@@ -38,12 +38,25 @@ export class FirewallTables {
     await this.#replace(new Set(entries.flatMap(elementsOf)));
   }
 
-  /** Gives VMs exactly these entries, given how the tables are `now`; where they are not as they were made, they are made anew with `all`. */
-  async put(entries: readonly Entry[], all: readonly Entry[], now: Tables): Promise<void> {
+  /** Gives VMs exactly these entries; where the tables are not as they were made, they are made anew with `all`. */
+  async put(entries: readonly Entry[], all: readonly Entry[]): Promise<void> {
+    const { bridge } = this.#firewall;
+    const should = new Set(entries.flatMap(elementsOf));
+    // They are new, as a rule, and adding what is there already does nothing: so it need not wait for what is found.
+    const [now, added] = await Promise.all([
+      this.look(),
+      nftApply(this.#run, renderChange(bridge, new Set(), should)).then(
+        () => true,
+        () => false,
+      ),
+    ]);
     if (!now.intact) return this.replace(all);
     const owners = new Set<string>(entries.map(({ vmId }) => vmId));
     const are = new Set([...now.elements].filter((element) => owners.has(ownerOf(element))));
-    await nftApply(this.#run, renderChange(this.#firewall.bridge, are, new Set(entries.flatMap(elementsOf))));
+    await nftApply(
+      this.#run,
+      renderChange(bridge, are, added ? new Set([...should].filter((one) => are.has(one))) : should),
+    );
   }
 
   /** Removes all entries of these VMs. */

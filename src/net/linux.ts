@@ -129,24 +129,24 @@ class LinuxNetwork implements Network {
     const { run } = this.#deps;
     const { bridge } = this.#options;
     const added = all.map(({ port }) => port);
-    const [links, tables] = await Promise.all([
+    const ports = withPorts(await this.#dhcp.reserved(), added);
+    const [links] = await allDone([
       listNamed(run, [bridge, ...added.map(({ vmId }) => vmId)]),
-      this.#tables.look(),
+      this.#tables.put(added, ports),
+      this.#dhcp.reserve(ports),
     ]);
     const there = links.get(bridge);
     if (!there)
       throw new NetError(
         `the bridge ${bridge} is not there; the network was not started, or somebody removed it`,
       );
-    const ports = withPorts(await this.#dhcp.reserved(), added);
-    const commands = all.flatMap(({ port, apart, join }) =>
-      tapCommands({ bridge, mtu: there.mtu, apart, join }, port, links.get(port.vmId)),
+    // The taps last: on the bridge without its filter entries, one would be a guest nobody watches.
+    await ipBatch(
+      run,
+      all.flatMap(({ port, apart, join }) =>
+        tapCommands({ bridge, mtu: there.mtu, apart, join }, port, links.get(port.vmId)),
+      ),
     );
-    await allDone([
-      this.#dhcp.reserve(ports),
-      // The taps last: on the bridge without its filter entries, one would be a guest nobody watches.
-      this.#tables.put(added, ports, tables).then(() => ipBatch(run, commands)),
-    ]);
   }
 
   attachApart(port: Pick<Port, 'vmId' | 'tapOwner'>): Promise<{ readonly tap: string }> {
