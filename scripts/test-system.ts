@@ -21,9 +21,9 @@ process.env['NODE_COMPILE_CACHE'] ??= join(root, 'node_modules/.cache/compiled')
 const GUESTS_AT_ONCE = 2;
 /** Boots the guest of which the next have copies: they are begun when it has ended. */
 const BOOTED = 'booted';
-const WITH_COPIES = ['snapshots', 'hatchd-restart', 'idle'];
+const WITH_COPIES = ['guest-life', 'snapshots', 'hatchd-restart', 'idle'];
 /** Begun first, the longest before all, so that none of them is what everything else has to wait for at the end. */
-const WITH_GUESTS = [BOOTED, 'seed-replay', 'guest-life', 'vmm-qemu', ...WITH_COPIES];
+const WITH_GUESTS = [BOOTED, 'seed-replay', 'vmm-qemu', ...WITH_COPIES];
 const long = process.argv.includes('--long');
 const wanted = process.argv.slice(2).filter((word) => word !== '--long');
 

@@ -10,11 +10,12 @@ import { exists } from '../../src/host/files.ts';
 import { run } from '../../src/host/run.ts';
 import { takesAndGivesFiles } from '../support/guest-files.ts';
 import { mustBeConfined, openTo, openToStrangers, PUBLIC, whereSeen } from '../support/confined.ts';
+import { bootedVm } from '../support/booted-vm.ts';
 import { eventsOf, qemuOf, startHatchd, untilVm, type Hatchd } from '../support/hatchd.ts';
 
 /**
  * The life of real guests, from the API's side: two VMs side by side, each through every way a guest can end and come back.
- * Booting is what is tested here, so each of them boots more than once.
+ * Booting is what is tested here: one is booted twice, the other, a copy of one that was booted, goes down in every way there is.
  */
 let folder: string;
 let hatchd: Hatchd;
@@ -135,7 +136,7 @@ describe('two guests', { concurrency: 2 }, () => {
 
   test('the other reboots, panics, is killed and cut off, and each is told apart', async () => {
     const { client, ssh } = hatchd;
-    const made = await client.vms.create({ name: 'beta', ssh_authorized_keys: [hatchd.publicKey] }, READY);
+    const made = await bootedVm(hatchd, { name: 'beta' });
     const firstBoot = await ssh(made, 'debian', 'cat /proc/sys/kernel/random/boot_id');
 
     await ssh(made, 'debian', 'sudo systemctl reboot').catch(() => 'the connection ends with the guest');

@@ -3,7 +3,9 @@ import { mkdir, mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, test } from 'node:test';
+import { systemClock } from '../../src/base/clock.ts';
 import { newId } from '../../src/base/ids.ts';
+import { until } from '../../src/base/until.ts';
 import type { Vm } from '../../src/contract/vm.ts';
 import { exists } from '../../src/host/files.ts';
 import { identify } from '../../src/host/process.ts';
@@ -87,14 +89,14 @@ test('a reboot that hatchd was killed in is carried to its end by the next one',
   await hatchd.end('SIGKILL');
   assert.equal(await asked, 'cut off');
   await hatchd.start(NOW);
-  const again = await untilVm(
-    hatchd,
-    vm.id,
-    (now) => now.state === 'running' && now.operation === undefined && now.ready === true,
-  );
+  const again = await untilVm(hatchd, vm.id, (now) => now.state === 'running' && now.operation === undefined);
   assert.deepEqual([again.guest_ip, again.ssh_port], [vm.guest_ip, vm.ssh_port]);
   assert.equal((await eventsOf(hatchd, vm.id, 'vm.rebooted')).length, 1);
   await mustBeConfined((await qemuOf(vm.id)) ?? assert.fail());
+  // That it boots to its end is tried in guest-life.
+  await until({ clock: systemClock, signal: AbortSignal.timeout(60_000) }, async () =>
+    /Linux version .*\n[^]*systemd\[1\]/.test(await hatchd.client.vms.console(vm.id)) ? true : undefined,
+  );
 });
 
 test('a guest that ended while no hatchd was there is told of as lost, and can be started again', async () => {
