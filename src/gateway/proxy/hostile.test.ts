@@ -116,7 +116,8 @@ test('a guest that goes on with headers, or with announcements, for ever is cut 
       });
       socket.on('close', () => (more = false));
     };
-    assert.equal((await one.get('/')).status, 502);
+    // By its measure; on a very busy machine its second may be over before.
+    assert.ok([502, 504].includes((await one.get('/')).status ?? 0));
     await until(() => !more);
     assert.ok(said < 16 * MIB, `${said} bytes were said`);
   }
