@@ -27,7 +27,7 @@ async function check(name: string, argv: Argv): Promise<void> {
   const from = performance.now();
   const output: string[] = [];
   try {
-    await run(argv, { cwd: root, timeoutMs: 120_000, onLine: (line) => output.push(line) });
+    await run(argv, { cwd: root, timeoutMs: 300_000, onLine: (line) => output.push(line) });
     console.log(`✓ ${name.padEnd(11)} ${seconds(from)}`);
   } catch (error) {
     if (!(error instanceof CommandFailed)) throw error;

@@ -44,7 +44,7 @@ before(async () => {
   // A run within a test would not be one.
   const { NODE_TEST_CONTEXT: _, ...env } = process.env;
   const local = (name: string): string => join(import.meta.dirname, name);
-  const options = { root: folder, concurrency: 4, timeoutMs: 60_000, fileMs: 4000 };
+  const options = { root: folder, concurrency: 4, timeoutMs: 60_000, fileMs: 8000 };
   const code = `const { runTestFiles } = await import(${JSON.stringify(local('test-run.ts'))});
     const options = { ...${JSON.stringify({ ...options, preload: [local('no-promise-hook.ts')] })}, onFile: () => undefined };
     console.log(JSON.stringify(await runTestFiles(${JSON.stringify(paths)}, options)));`;
