@@ -87,5 +87,5 @@ test('what was not run is a problem', () => {
 
 test('a test that fails is told by its name, and a file that does not end is ended', () => {
   assert.match(problemsOf('failing.test.mjs'), /"is wrong" failed: Error: wrong\n +at .*failing\.test/);
-  assert.match(problemsOf('open.test.mjs'), /the file failed[^]*did not end within 4 s/);
+  assert.match(problemsOf('open.test.mjs'), /the file failed[^]*did not end within 8 s/);
 });
