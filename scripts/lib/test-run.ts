@@ -26,7 +26,7 @@ interface Tally {
 
 const KEEP = 64 * 1024;
 /** How long one file of system tests may take, in milliseconds. */
-export const FILE_MS = 12 * 60_000;
+export const FILE_MS = 25 * 60_000;
 
 /**
  * Runs test files, each in a process of its own, and tells what came of each as it ends. A test that is skipped or put

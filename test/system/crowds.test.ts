@@ -272,20 +272,21 @@ suite('ten thousand connections that say nothing', { concurrency: true }, () => 
     const way = { hatchd, port: 8084, most: 4000, words, mostMib: 500, ask: () => askHealth(8084) };
     await stand(t, way, { goes: false });
   });
+});
 
-  test('at the SSH ports of a VM that sleeps and of one that runs', async (t) => {
-    const { hatchd, client } = await start(2);
-    const vm = await makeVm(client);
-    const port = vm.ssh_port ?? 0;
-    const way = { hatchd, port, most: 100, ask: () => askSsh(port) };
-    const [, sshd] = servers;
-    let led = 0;
-    sshd?.on('connection', () => led++);
-    await stand(t, way, { goes: false });
-    t.diagnostic(`the guest was led to ${led} of them`);
-    assert.ok(led < 1000, `the guest was led to ${led} of them`);
-    const first = async (): Promise<void> => void (await client.vms.snapshot(vm.id));
-    await stand(t, { ...way, first });
-    await client.close();
-  });
+/** By itself: beside the four others somebody with a banner was not heard for more than a minute on a slow machine, and why was not found. */
+test('ten thousand connections that say nothing at the SSH ports of a VM that sleeps and of one that runs', async (t) => {
+  const { hatchd, client } = await start(2);
+  const vm = await makeVm(client);
+  const port = vm.ssh_port ?? 0;
+  const way = { hatchd, port, most: 100, ask: () => askSsh(port) };
+  const [, sshd] = servers;
+  let led = 0;
+  sshd?.on('connection', () => led++);
+  await stand(t, way, { goes: false });
+  t.diagnostic(`the guest was led to ${led} of them`);
+  assert.ok(led < 1000, `the guest was led to ${led} of them`);
+  const first = async (): Promise<void> => void (await client.vms.snapshot(vm.id));
+  await stand(t, { ...way, first });
+  await client.close();
 });
