@@ -66,6 +66,7 @@ class LinuxNetwork implements Network {
   readonly #tables: FirewallTables;
   readonly #dhcp: DhcpServer;
   readonly #lock = new KeyedLock();
+  #started = false;
   /** Each change looks at what is first, which takes its time: those who come at once share that. */
   readonly #attaching = new Together<Attaching>(
     (round) => this.#alone(round),
@@ -115,6 +116,7 @@ class LinuxNetwork implements Network {
       await this.#dhcp.reserve(all);
       await this.#dhcp.ensure(await this.#conf(mtu));
       this.#dhcp.supervise(() => this.#alone(() => this.#restartDhcp()));
+      this.#started = true;
     });
   }
 
@@ -130,21 +132,21 @@ class LinuxNetwork implements Network {
     const { bridge } = this.#options;
     const added = all.map(({ port }) => port);
     const ports = withPorts(await this.#dhcp.reserved(), added);
-    const [links] = await allDone([
-      listNamed(run, [bridge, ...added.map(({ vmId }) => vmId)]),
-      this.#tables.put(added, ports),
-      this.#dhcp.reserve(ports),
-    ]);
-    const there = links.get(bridge);
-    if (!there)
+    const looked = listNamed(run, [bridge, ...added.map(({ vmId }) => vmId)]).then((found) => {
+      if (found.has(bridge)) return found;
       throw new NetError(
         `the bridge ${bridge} is not there; the network was not started, or somebody removed it`,
       );
+    });
+    // Where there is no network nothing is to be left of it.
+    if (!this.#started) await looked;
+    const [links] = await allDone([looked, this.#tables.put(added, ports), this.#dhcp.reserve(ports)]);
+    const there = links.get(bridge);
     // The taps last: on the bridge without its filter entries, one would be a guest nobody watches.
     await ipBatch(
       run,
       all.flatMap(({ port, apart, join }) =>
-        tapCommands({ bridge, mtu: there.mtu, apart, join }, port, links.get(port.vmId)),
+        tapCommands({ bridge, mtu: there?.mtu, apart, join }, port, links.get(port.vmId)),
       ),
     );
   }
@@ -259,6 +261,7 @@ class LinuxNetwork implements Network {
   down(): Promise<void> {
     this.#dhcp.letGo();
     return this.#alone(async () => {
+      this.#started = false;
       const { run } = this.#deps;
       const { bridge, folder } = this.#options;
       const failures: unknown[] = [];
