@@ -110,6 +110,8 @@ after(async () => {
 test('a VM sleeps with its process counting, and wakes under another hatchd, still counting, at the right time', async () => {
   const { vms } = first.client;
   const counted = await count(first, vm.id);
+  // A copy of the guest that was booted for all has been woken before.
+  const woken = (await eventsOf(first, vm.id, 'vm.restored')).length;
   const snapshot = await vms.snapshot(vm.id, { name: 'asleep' });
   assert.deepEqual([snapshot.vm_id, snapshot.kind, snapshot.name], [vm.id, 'manual', 'asleep']);
   const sleeping = await vms.get(vm.id);
@@ -126,7 +128,7 @@ test('a VM sleeps with its process counting, and wakes under another hatchd, sti
   assert.equal(awake.state, 'running');
   await goesOnFrom(first, counted);
   assert.equal(await first.ssh(awake, 'debian', 'echo here'), 'here');
-  assert.equal((await eventsOf(first, vm.id, 'vm.restored')).length, 1);
+  assert.equal((await eventsOf(first, vm.id, 'vm.restored')).length, woken + 1);
 });
 
 test('five forks of a running guest answer on five addresses as five machines, while it goes on counting', async () => {
