@@ -24,7 +24,7 @@ const BOOTED = 'booted';
 const WITH_COPIES = ['guest-life', 'snapshots', 'hatchd-restart', 'idle'];
 const CROWDS = 'crowds';
 /** Begun first, the longest before all, so that none of them is what everything else has to wait for at the end. */
-const WITH_GUESTS = [BOOTED, 'seed-replay', 'vmm-qemu', ...WITH_COPIES];
+const WITH_GUESTS = [BOOTED, 'seed-replay', 'vmm-qemu', 'guest-agent', ...WITH_COPIES];
 const long = process.argv.includes('--long');
 const wanted = process.argv.slice(2).filter((word) => word !== '--long');
 
