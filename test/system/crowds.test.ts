@@ -24,12 +24,9 @@ const CROWD = 10_000;
 /** Files a crowd may have open; what starts it may raise that as root. */
 const CROWD_FILES = 12_000;
 /** A silent connection is let go after so long at most: a minute is given for a head, and every half of one that is looked at. */
-const LET_GO_MS = 240_000;
-/**
- * Somebody with something to say comes in so soon after all of them, and is never kept waiting for longer. It takes a second or two on a
- * machine with nothing else to do; here guests may boot beside it on the same processors.
- */
-const LET_IN_MS = 90_000;
+const LET_GO_MS = 120_000;
+/** Somebody with something to say comes in so soon after all of them, and is never kept waiting for longer. */
+const LET_IN_MS = 30_000;
 /** What those that stay may cost hatchd, with all that came and went. */
 const MOST_MIB = 200;
 const NET = '127.91.7';

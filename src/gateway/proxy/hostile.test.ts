@@ -102,7 +102,11 @@ test('what is no answer is a 502 that says why', async () => {
   }
 });
 
-test('a guest that goes on with headers, or with announcements, for ever is cut off', async () => {
+test('a guest that goes on with headers, or with announcements, for ever is cut off', async (t) => {
+  // By its measure alone: on a busy machine a second may be over before.
+  const patient = await openProxiedGuest({ answerMs: 60_000 });
+  t.after(() => patient.close());
+  patient.targetPort = portOf(rough);
   for (const piece of [`X-More: ${'y'.repeat(1000)}\r\n`, 'HTTP/1.1 103 Early Hints\r\n\r\n']) {
     let [said, more] = [0, true];
     does = (socket) => {
@@ -116,8 +120,7 @@ test('a guest that goes on with headers, or with announcements, for ever is cut 
       });
       socket.on('close', () => (more = false));
     };
-    // By its measure; on a very busy machine its second may be over before.
-    assert.ok([502, 504].includes((await one.get('/')).status ?? 0));
+    assert.equal((await patient.get('/')).status, 502);
     await until(() => !more);
     assert.ok(said < 16 * MIB, `${said} bytes were said`);
   }
