@@ -1,10 +1,8 @@
 import { chmod, mkdir, mkdtemp, readFile, realpath, rm, symlink, writeFile } from 'node:fs/promises';
 import { availableParallelism, loadavg, tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { systemClock } from '../src/base/clock.ts';
-import { until } from '../src/base/until.ts';
 import type { Vm } from '../src/contract/vm.ts';
-import { exists } from '../src/host/files.ts';
+import { tail } from '../src/host/files.ts';
 import { commandLine, spawnDetached } from '../src/host/process.ts';
 import { run, type Argv } from '../src/host/run.ts';
 import { qemuOf, startHatchd, type Hatchd } from '../test/support/hatchd.ts';
@@ -85,7 +83,9 @@ async function layOut({ id }: Vm, from: string, to: string): Promise<Argv> {
   const disk = join(from, 'disk.qcow2');
   const { stdout } = await run(['qemu-img', 'info', '-U', '--output=json', disk]);
   const info = JSON.parse(stdout) as Readonly<Record<string, string | number>>;
-  const [backing, format] = [String(info['full-backing-filename']), String(info['backing-filename-format'])];
+  // The VM's name for its image goes with the VM.
+  const backing = await realpath(String(info['full-backing-filename']));
+  const format = String(info['backing-filename-format']);
   const size = String(info['virtual-size']);
   await run([
     'qemu-img',
@@ -114,13 +114,10 @@ async function bootByHand({ folder, argv }: Made): Promise<number> {
   const from = performance.now();
   const qemu = await spawnDetached(argv, { cwd: folder, log: join(folder, 'qemu.log') });
   try {
-    const socket = join(folder, 'agent.sock');
-    const signal = AbortSignal.timeout(10_000);
-    await until({ clock: systemClock, signal }, async () => ((await exists(socket)) ? true : undefined), {
-      firstMs: 5,
-      mostMs: 5,
+    const ended = qemu.exited.then(async () => {
+      throw new Error(`the QEMU by hand ended: ${await tail(join(folder, 'qemu.log'), 1000)}`);
     });
-    await agentAnswers(socket, BOOT_MS);
+    await Promise.race([agentAnswers(join(folder, 'agent.sock'), BOOT_MS), ended]);
     return performance.now() - from;
   } finally {
     await end(qemu);

@@ -278,10 +278,14 @@ async function overlay(below: string, path: string): Promise<void> {
   await run(['qemu-img', 'create', '-q', '-f', 'qcow2', '-b', below, '-F', 'qcow2', path]);
 }
 
-/** Resolves when the agent behind that socket answers; rejects when the socket ends before, or after `withinMs`. */
+/** Resolves when the agent behind that socket, which need not be there yet, answers; rejects when it ends before, or after `withinMs`. */
 export async function agentAnswers(path: string, withinMs = WITHIN_MS): Promise<void> {
   const signal = AbortSignal.timeout(withinMs);
-  const socket = await connectUnix(path, signal);
+  const socket = await until(
+    { clock: systemClock, signal },
+    () => connectUnix(path, signal).catch(() => undefined),
+    { firstMs: 1, mostMs: 5 },
+  );
   signal.addEventListener('abort', () => socket.destroy(new Error('the agent did not answer in time')));
   const id = 4711;
   const ask = (): void => {
