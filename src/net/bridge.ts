@@ -1,6 +1,6 @@
-import { overlaps, parseCidr, type AddressPlan } from '../model/cidr.ts';
+import { overlaps, parseCidr, parseIp, type AddressPlan } from '../model/cidr.ts';
 import { parseId, type VmId } from '../base/ids.ts';
-import { NetError, type Port } from './network.ts';
+import { NetError, type NetworkOptions, type Port } from './network.ts';
 import type { Link, Route } from './tools.ts';
 
 /**
@@ -25,6 +25,19 @@ export function checkBridgeName(name: string): void {
     throw new NetError(
       `"${name}" cannot be a bridge's name: at most 15 letters, digits, dots, dashes and underscores, and not a VM's id (HATCH_BRIDGE_NAME)`,
     );
+  }
+}
+
+/** Throws NetError for what could not be written into rules and configuration as it is. */
+export function checkAddresses({ dnsServers, egress }: Pick<NetworkOptions, 'dnsServers' | 'egress'>): void {
+  for (const server of dnsServers ?? []) {
+    if (parseIp(server) === undefined) {
+      throw new NetError(`"${server}" is no IPv4 address of a resolver (HATCH_DNS_SERVERS)`);
+    }
+  }
+  for (const network of typeof egress === 'string' ? [] : egress) {
+    if (!parseCidr(network))
+      throw new NetError(`"${network}" is no IPv4 network guests could go to (HATCH_EGRESS)`);
   }
 }
 

@@ -2,20 +2,19 @@ import type { VmId } from '../base/ids.ts';
 import type { Run } from '../host/run.ts';
 import {
   elementsOf,
-  fingerprint,
   ownerOf,
   readElements,
   renderChange,
+  renderNew,
   renderTables,
   tableName,
   type Entry,
   type Firewall,
 } from './rules.ts';
-import { nftApply, nftList } from './tools.ts';
+import { nftApply, nftList, nftShow } from './tools.ts';
 
 /** How the two tables are at a moment. */
 export interface Tables {
-  readonly print: string | undefined;
   /** They are there with the rules we made. */
   readonly intact: boolean;
   readonly elements: ReadonlySet<string>;
@@ -25,7 +24,7 @@ export interface Tables {
 export class FirewallTables {
   readonly #run: Run;
   readonly #firewall: Firewall;
-  /** What the tables' rules looked like when we last made them; undefined: we have not yet. */
+  /** How nft shows the tables, without elements, when we last made them; undefined: we have not yet. */
   #made: string | undefined;
 
   constructor(run: Run, firewall: Firewall) {
@@ -40,30 +39,31 @@ export class FirewallTables {
 
   /** Gives VMs exactly these entries; where the tables are not as they were made, they are made anew with `all`. */
   async put(entries: readonly Entry[], all: readonly Entry[]): Promise<void> {
-    const { bridge } = this.#firewall;
     const should = new Set(entries.flatMap(elementsOf));
-    // They are new, as a rule, and adding what is there already does nothing: so it need not wait for what is found.
-    const [now, added] = await Promise.all([
-      this.look(),
-      nftApply(this.#run, renderChange(bridge, new Set(), should)).then(
-        () => true,
-        () => false,
-      ),
-    ]);
+    if (await this.#putNew(should)) return;
+    const now = await this.look();
     if (!now.intact) return this.replace(all);
     const owners = new Set<string>(entries.map(({ vmId }) => vmId));
     const are = new Set([...now.elements].filter((element) => owners.has(ownerOf(element))));
-    await nftApply(
-      this.#run,
-      renderChange(bridge, are, added ? new Set([...should].filter((one) => are.has(one))) : should),
-    );
+    await nftApply(this.#run, renderChange(this.#firewall.bridge, are, should));
+  }
+
+  /** Adds elements by one program, as can be done as a rule: nobody has one of them yet, and the tables are as they were made. */
+  async #putNew(elements: ReadonlySet<string>): Promise<boolean> {
+    const { bridge } = this.#firewall;
+    if (this.#made === undefined) return false;
+    try {
+      return this.#isAsMade(await nftShow(this.#run, renderNew(bridge, elements)));
+    } catch {
+      // Why, who looks will find.
+      return false;
+    }
   }
 
   /** Removes all entries of these VMs. */
   async drop(vmIds: ReadonlySet<VmId>): Promise<void> {
     const names = new Set<string>(vmIds);
-    const { elements } = await this.look();
-    const gone = new Set([...elements].filter((element) => names.has(ownerOf(element))));
+    const gone = new Set([...(await this.#elements())].filter((element) => names.has(ownerOf(element))));
     await nftApply(this.#run, renderChange(this.#firewall.bridge, gone, new Set()));
   }
 
@@ -97,12 +97,12 @@ export class FirewallTables {
 
   /** Whether both tables are there with the rules we made. */
   async intact(): Promise<boolean> {
-    return (await this.look()).intact;
+    return this.#isAsMade(await this.#print());
   }
 
   /** The names of all that have entries. */
   async owners(): Promise<ReadonlySet<string>> {
-    return new Set([...(await this.look()).elements].map(ownerOf));
+    return new Set([...(await this.#elements())].map(ownerOf));
   }
 
   /** Removes both tables. */
@@ -118,21 +118,30 @@ export class FirewallTables {
 
   async #replace(elements: ReadonlySet<string>): Promise<void> {
     await nftApply(this.#run, renderTables(this.#firewall, elements));
-    this.#made = (await this.look()).print;
+    this.#made = await this.#print();
   }
 
   /** How the tables are. */
   async look(): Promise<Tables> {
+    const [print, elements] = await Promise.all([this.#print(), this.#elements()]);
+    return { intact: this.#isAsMade(print), elements };
+  }
+
+  #isAsMade(print: string | undefined): boolean {
+    return print !== undefined && print === this.#made;
+  }
+
+  /** Both tables as nft shows them, without elements; undefined when one is not there. */
+  async #print(): Promise<string | undefined> {
     const name = tableName(this.#firewall.bridge);
-    const [filter, inet] = await Promise.all([
-      nftList(this.#run, 'table', 'bridge', name),
-      nftList(this.#run, 'table', 'inet', name),
-    ]);
-    const print = filter && inet ? fingerprint(filter) + fingerprint(inet) : undefined;
-    return {
-      print,
-      intact: print !== undefined && print === this.#made,
-      elements: filter ? readElements(filter) : new Set(),
-    };
+    const [filter, inet] = await Promise.all(
+      ['bridge', 'inet'].map((family) => nftShow(this.#run, `list table ${family} ${name}\n`)),
+    );
+    return filter === undefined || inet === undefined ? undefined : filter + inet;
+  }
+
+  async #elements(): Promise<ReadonlySet<string>> {
+    const listing = await nftList(this.#run, 'table', 'bridge', tableName(this.#firewall.bridge));
+    return readElements(listing ?? []);
   }
 }

@@ -7,10 +7,11 @@ import type { Logger } from '../base/logger.ts';
 import { Together } from '../base/together.ts';
 import { makeFolder, readIfThere } from '../host/files.ts';
 import type { Run } from '../host/run.ts';
-import { parseCidr, parseIp, planAddresses, type AddressPlan } from '../model/cidr.ts';
+import { planAddresses, type AddressPlan } from '../model/cidr.ts';
 import {
   aliasOf,
   bridgeCommands,
+  checkAddresses,
   checkBridgeName,
   checkRoom,
   guestMtu,
@@ -66,7 +67,8 @@ class LinuxNetwork implements Network {
   readonly #tables: FirewallTables;
   readonly #dhcp: DhcpServer;
   readonly #lock = new KeyedLock();
-  #started = false;
+  /** What guests' frames may measure; undefined: the network was not started. */
+  #mtu: number | undefined;
   /** Each change looks at what is first, which takes its time: those who come at once share that. */
   readonly #attaching = new Together<Attaching>(
     (round) => this.#alone(round),
@@ -116,7 +118,7 @@ class LinuxNetwork implements Network {
       await this.#dhcp.reserve(all);
       await this.#dhcp.ensure(await this.#conf(mtu));
       this.#dhcp.supervise(() => this.#alone(() => this.#restartDhcp()));
-      this.#started = true;
+      this.#mtu = mtu;
     });
   }
 
@@ -128,26 +130,40 @@ class LinuxNetwork implements Network {
 
   /** Attaches all of them by as few programs as one; where one cannot be, none may be yet. */
   async #attachAll(all: readonly Attaching[]): Promise<void> {
-    const { run } = this.#deps;
-    const { bridge } = this.#options;
+    // Where there is no network nothing is to be left of it.
+    const mtu = this.#mtu ?? (await this.#look([])).get(this.#options.bridge)?.mtu;
     const added = all.map(({ port }) => port);
     const ports = withPorts(await this.#dhcp.reserved(), added);
-    const looked = listNamed(run, [bridge, ...added.map(({ vmId }) => vmId)]).then((found) => {
-      if (found.has(bridge)) return found;
-      throw new NetError(
-        `the bridge ${bridge} is not there; the network was not started, or somebody removed it`,
-      );
-    });
-    // Where there is no network nothing is to be left of it.
-    if (!this.#started) await looked;
-    const [links] = await allDone([looked, this.#tables.put(added, ports), this.#dhcp.reserve(ports)]);
-    const there = links.get(bridge);
+    await allDone([this.#tables.put(added, ports), this.#dhcp.reserve(ports)]);
     // The taps last: on the bridge without its filter entries, one would be a guest nobody watches.
-    await ipBatch(
-      run,
-      all.flatMap(({ port, apart, join }) =>
-        tapCommands({ bridge, mtu: there?.mtu, apart, join }, port, links.get(port.vmId)),
-      ),
+    try {
+      // They are not there, as a rule, and the bridge is.
+      await this.#makeTaps(all, mtu, new Map());
+    } catch {
+      const links = await this.#look(added);
+      await this.#makeTaps(all, links.get(this.#options.bridge)?.mtu, links);
+    }
+  }
+
+  #makeTaps(
+    all: readonly Attaching[],
+    mtu: number | undefined,
+    links: ReadonlyMap<string, Link>,
+  ): Promise<void> {
+    const { bridge } = this.#options;
+    const commands = all.flatMap(({ port, apart, join }) =>
+      tapCommands({ bridge, mtu, apart, join }, port, links.get(port.vmId)),
+    );
+    return ipBatch(this.#deps.run, commands);
+  }
+
+  /** The bridge, which must be there, and the taps of these that are. */
+  async #look(ports: readonly Port[]): Promise<ReadonlyMap<string, Link>> {
+    const { bridge } = this.#options;
+    const found = await listNamed(this.#deps.run, [bridge, ...ports.map(({ vmId }) => vmId)]);
+    if (found.has(bridge)) return found;
+    throw new NetError(
+      `the bridge ${bridge} is not there; the network was not started, or somebody removed it`,
     );
   }
 
@@ -207,6 +223,7 @@ class LinuxNetwork implements Network {
       await makeFolder(this.#options.folder);
       const did: string[] = [];
       const mtu = await this.#ensureBase(did);
+      if (this.#mtu !== undefined) this.#mtu = mtu;
       const mine = ports.filter(({ vmId }) => !leave.has(vmId));
       const left = (await this.#dhcp.reserved()).filter(({ vmId }) => leave.has(vmId));
       const strays = (await this.#known()).filter((vmId) => !leave.has(vmId) && !idsOf(mine).has(vmId));
@@ -261,7 +278,7 @@ class LinuxNetwork implements Network {
   down(): Promise<void> {
     this.#dhcp.letGo();
     return this.#alone(async () => {
-      this.#started = false;
+      this.#mtu = undefined;
       const { run } = this.#deps;
       const { bridge, folder } = this.#options;
       const failures: unknown[] = [];
@@ -358,19 +375,6 @@ class LinuxNetwork implements Network {
         throw asNetError(error);
       }
     });
-  }
-}
-
-/** Throws NetError for what could not be written into rules and configuration as it is. */
-function checkAddresses({ dnsServers, egress }: NetworkOptions): void {
-  for (const server of dnsServers ?? []) {
-    if (parseIp(server) === undefined) {
-      throw new NetError(`"${server}" is no IPv4 address of a resolver (HATCH_DNS_SERVERS)`);
-    }
-  }
-  for (const network of typeof egress === 'string' ? [] : egress) {
-    if (!parseCidr(network))
-      throw new NetError(`"${network}" is no IPv4 network guests could go to (HATCH_EGRESS)`);
   }
 }
 

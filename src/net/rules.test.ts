@@ -4,10 +4,10 @@ import fc from 'fast-check';
 import { newId, parseId } from '../base/ids.ts';
 import {
   elementsOf,
-  fingerprint,
   ownerOf,
   readElements,
   renderChange,
+  renderNew,
   renderTables,
   tableName,
   type Entry,
@@ -90,15 +90,11 @@ test('elements are read from a listing as they are written, leading zeros of a M
   for (const element of readElements(listing)) assert.equal(ownerOf(element), 'vm-aaaaaaaaaaaa');
 });
 
-test('a fingerprint changes with the rules, not with handles or elements', () => {
-  const rule = (handle: number, verdict: string): Record<string, Record<string, unknown>> => ({
-    rule: { handle, expr: [{ [verdict]: null }] },
-  });
-  const set = (elem: string[]): Record<string, Record<string, unknown>> => ({
-    set: { name: 'taps', handle: 9, elem },
-  });
-  const print = fingerprint([set([]), rule(1, 'drop')]);
-  assert.equal(fingerprint([set(['vm-x']), rule(2, 'drop')]), print);
-  assert.notEqual(fingerprint([set([]), rule(1, 'accept')]), print);
-  assert.notEqual(fingerprint([set([])]), print);
+test('what is new is added by a transaction that fails where it is there, after both tables were shown', () => {
+  const [one, other, ...lines] = renderNew('hatch0', new Set(elementsOf(entry)))
+    .trimEnd()
+    .split('\n');
+  assert.deepEqual([one, other], ['list table bridge hatch', 'list table inet hatch']);
+  assert.equal(lines.length, 4);
+  for (const line of lines) assert.match(line, /^create element bridge hatch \w+ { "vm-aaaaaaaaaaaa".* }$/);
 });

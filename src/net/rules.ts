@@ -64,6 +64,18 @@ export function renderChange(bridge: string, are: ReadonlySet<string>, should: R
   return lines.map((line) => line + '\n').join('');
 }
 
+/**
+ * Shows both tables as they are and then adds elements, of which none may be there yet: where one is, nothing is added. Shown first, since
+ * nft 1.0.6 finds no table after a change in the same text.
+ */
+export function renderNew(bridge: string, elements: ReadonlySet<string>): string {
+  const name = tableName(bridge);
+  return [
+    ...['bridge', 'inet'].map((family) => `list table ${family} ${name}\n`),
+    ...[...elements].map((element) => `create element bridge ${name} ${element}\n`),
+  ].join('');
+}
+
 /** The set elements in a listing of the bridge table (`nft -j list table`), written as `elementsOf` does. */
 export function readElements(listing: readonly NftObject[]): ReadonlySet<string> {
   const found = new Set<string>();
@@ -91,13 +103,6 @@ function keysOf(element: unknown): readonly unknown[] {
 /** The name of the VM an element belongs to. */
 export function ownerOf(element: string): string {
   return /"([^"]*)"/.exec(element)?.[1] ?? '';
-}
-
-/** What a listing of a table says apart from set elements and handles: changes when somebody changed the rules. */
-export function fingerprint(listing: readonly NftObject[]): string {
-  return JSON.stringify(listing, (key, value: unknown) =>
-    key === 'handle' || key === 'elem' || key === 'metainfo' ? undefined : value,
-  );
 }
 
 /**

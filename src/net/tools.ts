@@ -51,8 +51,21 @@ export async function nftList(
     const { stdout } = await run(['nft', '-j', 'list', ...what]);
     return (JSON.parse(stdout) as { nftables: readonly NftObject[] }).nftables;
   } catch (error) {
-    if (error instanceof CommandFailed && /No such file or directory/.test(error.stderrTail))
-      return undefined;
+    if (isNotThere(error)) return undefined;
+    throw asNetError(error);
+  }
+}
+
+function isNotThere(error: unknown): boolean {
+  return error instanceof CommandFailed && /No such file or directory/.test(error.stderrTail);
+}
+
+/** What nftables text shows, set elements left out; undefined when something it names is not there. */
+export async function nftShow(run: Run, text: string): Promise<string | undefined> {
+  try {
+    return (await run(['nft', '--terse', '-f', '-'], { input: text })).stdout;
+  } catch (error) {
+    if (isNotThere(error)) return undefined;
     throw asNetError(error);
   }
 }

@@ -32,9 +32,10 @@ export function vms(engine: Engine): Vms {
   );
   const place = { vms_guest_ip: 'guest_ip', vms_guest_mac: 'guest_mac', vms_ssh_port: 'ssh_port' } as const;
   return {
+    // Nobody is told of it before it runs, and that is flushed.
     create: (vm, { limits, args }) =>
       orTaken({ vms_id: 'id', vms_name: 'name', ...place }, () =>
-        transact(engine, (trx) => create(engine, trx, vm, limits, args)),
+        engine.unflushed((own) => transact({ db: own }, (trx) => create(engine, trx, vm, limits, args))),
       ),
     claim: (id, seen, to) =>
       orTaken(place, () =>
