@@ -9,7 +9,10 @@ import { hatchd, serveHatchd } from '../support/hatchd-process.ts';
 import { startHatchd, type Hatchd } from '../support/hatchd.ts';
 import { processesOf } from '../support/leaks.ts';
 
-/** A machine on which several hatchds were started, of which some were killed. Guests are started, and not waited for. */
+/**
+ * A machine on which several hatchds were started, of which some were killed. Guests are started, and not waited for: they stay in their
+ * initrd, or they would take both processors meanwhile.
+ */
 let folder = '';
 before(async () => {
   folder = await mkdtemp(join(tmpdir(), 'all-'));
@@ -19,7 +22,7 @@ after(() => rm(folder, { recursive: true, force: true }));
 /** A hatchd with a guest, killed. */
 async function killed(name: string, env: Record<string, string>): Promise<Hatchd> {
   const daemon = await startHatchd(join(folder, name), { HATCH_VMM: 'qemu', ...env });
-  await daemon.client.vms.create({ name, mem_mib: 128 });
+  await daemon.client.vms.create({ name, mem_mib: 128, boot_args: 'console=ttyS0 break=top' });
   await daemon.client.close();
   await daemon.end('SIGKILL');
   return daemon;

@@ -7,6 +7,7 @@ import type { Vm } from '../../src/contract/vm.ts';
 import { exists } from '../../src/host/files.ts';
 import { run } from '../../src/host/run.ts';
 import { FIRECRACKER_DOUBLE, JAILER_DOUBLE } from '../../src/vmm/firecracker/testing/wrapper.ts';
+import { smallImage } from '../support/firecracker-double.ts';
 import { firecrackerOf, startHatchd, untilVm, type Hatchd } from '../support/hatchd.ts';
 
 /** Jailed VMs through the public API: hatchd, network, disks and the jails are real; Firecracker and its jailer are doubles. */
@@ -16,6 +17,7 @@ let hatchd: Hatchd;
 before(async () => {
   folder = await mkdtemp(join(tmpdir(), 'fcj-'));
   hatchd = await startHatchd(folder, {
+    ...(await smallImage(folder)),
     HATCH_VMM: 'firecracker',
     HATCH_FIRECRACKER_BIN: FIRECRACKER_DOUBLE,
     HATCH_JAILER: 'on',

@@ -5,6 +5,7 @@ import { join } from 'node:path';
 import { test } from 'node:test';
 import type { Vm } from '../../src/contract/vm.ts';
 import { JAILER_DOUBLE, wrapDouble } from '../../src/vmm/firecracker/testing/wrapper.ts';
+import { smallImage } from '../support/firecracker-double.ts';
 import { firecrackerOf, startHatchd, type Hatchd } from '../support/hatchd.ts';
 
 /** Sleep, wake and fork on Firecracker through the public API: hatchd, network and files are real, the Firecracker is its double. */
@@ -18,6 +19,7 @@ for (const [how, version, jailed] of [
     const folder = await mkdtemp(join(tmpdir(), 'fcsn-'));
     const release = { FC_DOUBLE_VERSION: version };
     const hatchd = await startHatchd(folder, {
+      ...(await smallImage(folder)),
       HATCH_VMM: 'firecracker',
       HATCH_FIRECRACKER_BIN: await wrapDouble(join(folder, 'firecracker'), release),
       ...(jailed
@@ -36,7 +38,7 @@ for (const [how, version, jailed] of [
 /** `same`: one that is saved while it runs goes on in the same process, as its agent outlasts a pause. */
 async function live(hatchd: Hatchd, same: boolean): Promise<void> {
   const { client } = hatchd;
-  const vm = await client.vms.create({ name: 'fc' }, { wait: 'ready', timeout: 60 });
+  const vm = await client.vms.create({ name: 'fc', mem_mib: 128 }, { wait: 'ready', timeout: 60 });
   const hears = async (one: Vm, word: string): Promise<void> =>
     assert.equal((await client.vms.exec(one.id, { command: ['echo', word] })).stdout, `${word}\n`);
 
