@@ -19,12 +19,14 @@ const root = join(import.meta.dirname, '..');
 process.env['NODE_COMPILE_CACHE'] ??= join(root, 'node_modules/.cache/compiled');
 /** At most two of these at a time: three guests that boot on two processors take twice as long, and more than that. */
 const GUESTS_AT_ONCE = 2;
-/** Boots the guest of which the next have copies: they are begun when it has ended. */
-const BOOTED = 'booted';
-const WITH_COPIES = ['guest-life', 'snapshots', 'hatchd-restart', 'idle'];
+/** Each boots a guest of which the others have copies: they are begun when it has ended. */
+const COPIES: Readonly<Record<string, readonly string[]>> = {
+  'booted-machine': ['vmm-qemu', 'guest-agent'],
+  booted: ['guest-life', 'snapshots', 'hatchd-restart', 'idle'],
+};
 const CROWDS = 'crowds';
 /** Begun first, the longest before all, so that none of them is what everything else has to wait for at the end. */
-const WITH_GUESTS = [BOOTED, 'seed-replay', 'vmm-qemu', 'guest-agent', ...WITH_COPIES];
+const WITH_GUESTS = [...Object.keys(COPIES), 'seed-replay', ...Object.values(COPIES).flat()];
 const long = process.argv.includes('--long');
 const wanted = process.argv.slice(2).filter((word) => word !== '--long');
 
@@ -38,12 +40,13 @@ const all = (await typescriptFiles(root, long ? 'test/long' : 'test/system')).fi
 );
 const files = all.filter((file) => wanted.length === 0 || wanted.some((part) => file.includes(part)));
 const is = (file: string, name: string): boolean => file.endsWith(`/${name}.test.ts`);
-/** Of the guest that was booted for others. */
+/** Of the guests that were booted for others. */
 const shared = await mkdtemp(join(tmpdir(), 'ht-booted-'));
-let toldOfBooted: () => void = () => undefined;
-const bootedIsThere = files.some((file) => is(file, BOOTED))
-  ? new Promise<void>((resolve) => (toldOfBooted = resolve))
-  : Promise.resolve();
+const booted = new Map(
+  Object.keys(COPIES)
+    .filter((name) => files.some((file) => is(file, name)))
+    .map((name) => [name, Promise.withResolvers<void>()]),
+);
 const started = performance.now();
 const before = await lookAtHost();
 const results: FileResult[] = [];
@@ -56,9 +59,10 @@ const others = files
 const worker = async (...queues: readonly string[][]): Promise<void> => {
   const next = (): string | undefined => queues.find((queue) => queue.length > 0)?.shift();
   for (let file = next(); file !== undefined; file = next()) {
-    if (WITH_COPIES.some((name) => is(file, name))) await bootedIsThere;
+    for (const [name, { promise }] of booted)
+      if (COPIES[name]?.some((copy) => is(file, copy)) === true) await promise;
     const result = await runAlone(file);
-    if (is(file, BOOTED)) toldOfBooted();
+    for (const [name, { resolve }] of booted) if (is(file, name)) resolve();
     results.push(result);
     console.log(describeFile(result));
   }

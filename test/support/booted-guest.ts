@@ -1,5 +1,5 @@
-import { mkdir, rm, symlink } from 'node:fs/promises';
-import { join } from 'node:path';
+import { mkdir, rename, rm, symlink, writeFile } from 'node:fs/promises';
+import { join, relative } from 'node:path';
 import { systemClock } from '../../src/base/clock.ts';
 import { newId } from '../../src/base/ids.ts';
 import { silent } from '../../src/base/logger.ts';
@@ -9,7 +9,7 @@ import { makeDisk } from '../../src/guest/disk.ts';
 import type { BuiltImage } from '../../src/guest/image/build-image.ts';
 import { waitReady } from '../../src/guest/readiness.ts';
 import { makeSeed, type SeedContent } from '../../src/guest/seed.ts';
-import { reflink, tail } from '../../src/host/files.ts';
+import { readIfThere, reflink, tail } from '../../src/host/files.ts';
 import { run } from '../../src/host/run.ts';
 import {
   CONSOLE_FILE,
@@ -66,36 +66,12 @@ export async function bootAndSave(
   folder: string,
   seed: Partial<SeedContent> = {},
 ): Promise<BootedGuest> {
-  const image = await builtImage();
-  const taps: string[] = [];
-  const started: RunningGuest[] = [];
-  const remove = async (): Promise<void> => {
-    for (const { agent, machine } of started) {
-      agent.close();
-      await machine.kill();
-      await machine.release();
-    }
-    for (const { process } of await driver.observe()) await driver.reap(process);
-    for (const tap of taps) await run(['ip', 'link', 'del', 'dev', tap]);
-    await rm(folder, { recursive: true, force: true });
-  };
-  const place = async (): Promise<Pick<MachineSpec, 'vmId' | 'folder' | 'network'>> => {
-    const vmId = newId('vm');
-    const own = join(folder, vmId);
-    await mkdir(own, { recursive: true, mode: 0o700 });
-    const owner = await driver.tapOwner({ vmId, folder: own });
-    const user = owner === null ? [] : ['user', String(owner)];
-    await run(['ip', 'tuntap', 'add', 'dev', vmId, 'mode', 'tap', ...user]);
-    taps.push(vmId);
-    return { vmId, folder: own, network: { tap: vmId, mac: '02:fc:00:00:00:01' } };
-  };
-  const fresh = (): Promise<MachineSpec> => freshSpec(driver, image, place, seed);
-  const copyOf = (spec: MachineSpec): Promise<MachineSpec> => copySpec(spec, place);
+  const guests = new Guests(driver, folder, seed);
   try {
-    const spec = await fresh();
+    const spec = await guests.fresh();
     const machine = await driver.launch(spec, AbortSignal.timeout(LOAD_MS));
     const first = { spec, machine, agent: agentOf(machine) };
-    started.push(first);
+    guests.started.push(first);
     const answered = await comeToRest(first);
     await machine.pause();
     const saved = await machine.save({
@@ -103,28 +79,108 @@ export async function bootAndSave(
       memoryPath: join(spec.folder, 'memory.bin'),
     });
     await machine.kill();
+    return await guests.of({ saved, spec, answered });
+  } catch (error) {
+    await guests.remove();
+    throw error;
+  }
+}
+
+/** As `bootAndSave`; of the guest that was booted for several suites (booted-machine.test.ts), where it was. */
+export async function bootedOrBoot(
+  driver: Driver,
+  folder: string,
+  seed: Partial<SeedContent>,
+): Promise<BootedGuest> {
+  const text = SHARED === undefined ? undefined : await readIfThere(join(SHARED, KEPT));
+  if (text === undefined) return bootAndSave(driver, folder, seed);
+  return new Guests(driver, folder, seed).of(JSON.parse(text) as Kept);
+}
+
+/** Moves a guest to where `bootedOrBoot` of other processes finds it. */
+export async function keepForOthers({ saved, spec, answered }: BootedGuest, shared: string): Promise<void> {
+  const to = join(shared, 'machine');
+  await rename(spec.folder, to);
+  const moved = (path: string): string => join(to, relative(spec.folder, path));
+  const memoryPath = saved.memoryPath === null ? null : moved(saved.memoryPath);
+  const kept: Kept = {
+    saved: { ...saved, statePath: moved(saved.statePath), memoryPath },
+    spec: { ...spec, folder: to },
+    answered,
+  };
+  await writeFile(join(shared, KEPT), JSON.stringify(kept));
+}
+
+type Kept = Pick<BootedGuest, 'saved' | 'spec' | 'answered'>;
+const SHARED = process.env['HATCH_TEST_BOOTED'];
+const KEPT = 'machine.json';
+
+/** The machines of one test, and what they need of the host. */
+class Guests {
+  readonly #driver: Driver;
+  readonly #folder: string;
+  readonly #seed: Partial<SeedContent>;
+  readonly #taps: string[] = [];
+  readonly started: RunningGuest[] = [];
+
+  constructor(driver: Driver, folder: string, seed: Partial<SeedContent>) {
+    this.#driver = driver;
+    this.#folder = folder;
+    this.#seed = seed;
+  }
+
+  /** The guest that was saved, and copies of it. */
+  async of({ saved, spec, answered }: Kept): Promise<BootedGuest> {
+    const driver = this.#driver;
     return {
       driver,
       saved,
       spec,
       answered,
-      defaultUser: image.manifest.default_user,
-      fresh,
-      copyOf,
-      remove,
+      defaultUser: (await builtImage()).manifest.default_user,
+      fresh: () => this.fresh(),
+      copyOf: (one) => this.#copyOf(one),
+      remove: () => this.remove(),
       fork: async ({ mapping = 'private', resume = true } = {}) => {
         const signal = AbortSignal.timeout(LOAD_MS);
-        const copy = await copyOf(spec);
+        const copy = await this.#copyOf(spec);
         const loaded = await driver.load(copy, saved, { mapping, resume }, signal);
         const guest = { spec: copy, machine: loaded, agent: agentOf(loaded) };
-        started.push(guest);
+        this.started.push(guest);
         if (resume) await guest.agent.ping(signal);
         return guest;
       },
     };
-  } catch (error) {
-    await remove();
-    throw error;
+  }
+
+  async fresh(): Promise<MachineSpec> {
+    return freshSpec(this.#driver, await builtImage(), () => this.#place(), this.#seed);
+  }
+
+  async remove(): Promise<void> {
+    for (const { agent, machine } of this.started) {
+      agent.close();
+      await machine.kill();
+      await machine.release();
+    }
+    for (const { process } of await this.#driver.observe()) await this.#driver.reap(process);
+    for (const tap of this.#taps) await run(['ip', 'link', 'del', 'dev', tap]);
+    await rm(this.#folder, { recursive: true, force: true });
+  }
+
+  #copyOf(spec: MachineSpec): Promise<MachineSpec> {
+    return copySpec(spec, () => this.#place());
+  }
+
+  async #place(): Promise<Pick<MachineSpec, 'vmId' | 'folder' | 'network'>> {
+    const vmId = newId('vm');
+    const own = join(this.#folder, vmId);
+    await mkdir(own, { recursive: true, mode: 0o700 });
+    const owner = await this.#driver.tapOwner({ vmId, folder: own });
+    const user = owner === null ? [] : ['user', String(owner)];
+    await run(['ip', 'tuntap', 'add', 'dev', vmId, 'mode', 'tap', ...user]);
+    this.#taps.push(vmId);
+    return { vmId, folder: own, network: { tap: vmId, mac: '02:fc:00:00:00:01' } };
   }
 }
 

@@ -27,6 +27,9 @@ let mirrors: readonly string[];
 let hatchd: Hatchd;
 /** The networked VM with cloud-init. */
 let web: Vm;
+/** The key its guest shows to whoever comes by SSH. */
+let hostKey: string;
+const HOST_KEY = 'cat /etc/ssh/ssh_host_ed25519_key.pub';
 
 const ends: (() => Promise<unknown>)[] = [];
 
@@ -285,6 +288,7 @@ test('ssh leads to the user of the user data, whose packages the guest has insta
   assert.equal(await ssh('systemctl is-enabled nginx'), 'enabled');
   assert.equal(await ssh('systemctl is-active nginx'), 'active');
   assert.match(await ssh('git --version'), /^git version 2\./);
+  hostKey = await ssh(HOST_KEY);
   assert.match(await page(web), /Welcome to nginx/);
   // They came by the network: the name server named the mirror, and the mirror gave them.
   const names = await internet.log.dns();
@@ -345,6 +349,13 @@ test('a start brings the same VM back, and a deletion leaves nothing of it', asy
   // systemctl enable was run once, at the first boot.
   const wait = { clock: systemClock, signal: AbortSignal.timeout(60_000) };
   assert.match(await until(wait, () => page(web).catch(() => undefined)), /Welcome to nginx/);
+  assert.equal(await hatchd.ssh(web, 'ubuntu', HOST_KEY), hostKey);
+  assert.match(
+    await hatchd.ssh(web, 'ubuntu', 'cloud-init status --wait --long', { timeoutMs: 180_000 }),
+    /^status: done$/m,
+  );
+  const ran = await hatchd.ssh(web, 'ubuntu', 'sudo grep -c "SUCCESS: config-runcmd ran" /var/log/cloud-init.log');
+  assert.equal(ran, '1', 'cloud-init ran what the user data says again');
   assert.deepEqual(await tracesOf(hatchd.data, web), [...NETWORKED.slice(0, 5), 'lease', 'ssh port']);
 
   await remove(web);

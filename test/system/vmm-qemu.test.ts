@@ -1,14 +1,15 @@
 import { signalProcess } from '../../src/host/process.ts';
 import { driverSuite } from '../../src/vmm/driver-suite.ts';
 import type { DriverHost } from '../../src/vmm/suite/bench.ts';
-import { agentOf, bootAndSave } from '../support/booted-guest.ts';
+import { AGENT_SEED } from '../support/agent-cases.ts';
+import { agentOf, bootedOrBoot } from '../support/booted-guest.ts';
 import { qemuCases } from '../support/qemu-cases.ts';
 import { qemuFolder } from '../support/qemu-folder.ts';
 
 async function qemuHost(): Promise<DriverHost> {
   const { folder, open, remove } = await qemuFolder();
   const driver = await open();
-  const booted = await bootAndSave(driver, folder);
+  const booted = await bootedOrBoot(driver, folder, AGENT_SEED);
   return {
     driver,
     about: 'the real one with a real guest, not jailed',
