@@ -354,7 +354,11 @@ test('a start brings the same VM back, and a deletion leaves nothing of it', asy
     await hatchd.ssh(web, 'ubuntu', 'cloud-init status --wait --long', { timeoutMs: 180_000 }),
     /^status: done$/m,
   );
-  const ran = await hatchd.ssh(web, 'ubuntu', 'sudo grep -c "SUCCESS: config-runcmd ran" /var/log/cloud-init.log');
+  const ran = await hatchd.ssh(
+    web,
+    'ubuntu',
+    'sudo grep -c "SUCCESS: config-runcmd ran" /var/log/cloud-init.log',
+  );
   assert.equal(ran, '1', 'cloud-init ran what the user data says again');
   assert.deepEqual(await tracesOf(hatchd.data, web), [...NETWORKED.slice(0, 5), 'lease', 'ssh port']);
 
