@@ -19,7 +19,7 @@ import { installTools } from './lib/tools.ts';
 const ROUNDS = 5;
 const ROUND_SECONDS = 4;
 const CONNECTIONS = 32;
-const PORTS = { ours: 19581, bare: 19582, proxy: 19583 };
+const PORTS = { ours: 19581, bare: 19582, proxy: 19583, least: 19584 };
 const ONE_BY_ONE = 3000;
 const CROWD = 1000;
 const IDLE_SECONDS = 60;
@@ -61,19 +61,34 @@ async function get({ client, key }: Hatchd): Promise<void> {
     bytes,
   ]);
   await saidBy(bare);
+  const least = start('0', [
+    ...NODE,
+    join(import.meta.dirname, 'lib/least-api.ts'),
+    ...[`${PORTS.least}`, bytes, key, join(folder, 'least.log')],
+  ]);
+  await saidBy(least);
   const path = `/vms/${vm.id}`;
-  const rounds: { ours: Load; bare: Load }[] = [];
+  type Round = Readonly<Record<'ours' | 'bare' | 'least', Load>>;
+  const rounds: Round[] = [];
   for (let i = -1; i < ROUNDS; i++) {
-    const pair = { ours: await wrk(PORTS.ours, path, key), bare: await wrk(PORTS.bare, path, key) };
-    if (i >= 0) rounds.push(pair);
+    const round = {
+      ours: await wrk(PORTS.ours, path, key),
+      bare: await wrk(PORTS.bare, path, key),
+      least: await wrk(PORTS.least, path, key),
+    };
+    if (i >= 0) rounds.push(round);
   }
-  const median = (of: (pair: { ours: Load; bare: Load }) => number): number => quantile(rounds.map(of), 0.5);
+  const median = (of: (round: Round) => number): number => quantile(rounds.map(of), 0.5);
   const what = 'a bare fastify, the same bytes';
   const perSecond = {
     ours: median((pair) => pair.ours.perSecond),
     theirs: median((pair) => pair.bare.perSecond),
   };
   print(line(`GET /vms/{id} a second, ${CONNECTIONS} connections`, perSecond, what, 'at least 0.4'));
+  const leastPerSecond = median((round) => round.least.perSecond);
+  const withLeast = { ours: perSecond.ours, theirs: leastPerSecond };
+  print(line('the same', withLeast, 'the least that has a key, a row and a line in the log', 'none'));
+  print(line('that least itself', { ours: leastPerSecond, theirs: perSecond.theirs }, what, 'none'));
   const p99 = { ours: median((pair) => pair.ours.p99), theirs: median((pair) => pair.bare.p99) };
   print(line('its p99, ms, as fast as each can', p99, what, 'none'));
   const [ours, theirs] = [await oneByOne(PORTS.ours, path, key), await oneByOne(PORTS.bare, path, key)];
@@ -82,6 +97,7 @@ async function get({ client, key }: Hatchd): Promise<void> {
     print(line(`one request at a time, p${share * 100}, ms`, both, what, 'none'));
   }
   bare.kill();
+  least.kill();
 }
 
 async function crowd({ client, key, pid }: Hatchd): Promise<void> {

@@ -19,7 +19,9 @@ export function accompanyRequests(
   app.decorateRequest('cameAt', 0);
   app.addHook('onRequest', (request, _reply, done) => onBehalfOf(request.id, done));
   // A body arrives by events of the connection, which many requests share.
-  app.addHook('preValidation', (request, _reply, done) => onBehalfOf(request.id, done));
+  app.addHook('preValidation', (request, _reply, done) =>
+    request.body === undefined ? done() : onBehalfOf(request.id, done),
+  );
   // Hooks that wait for nothing are no promises, here and elsewhere: a dozen of them take as long as a query.
   app.addHook('onRequest', (request, reply, done) => {
     request.cameAt = clock.now();
