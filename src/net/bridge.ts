@@ -179,6 +179,11 @@ function makeTap(vmId: VmId, owner: number | undefined, alias: string): readonly
   ];
 }
 
+/** A tap as it is when it was just made apart, with the kernel's own MTU. */
+export function freshTap(bridge: string, vmId: VmId): Link {
+  return { ifname: vmId, ifindex: 0, flags: [], mtu: 1500, ifalias: apartAlias(bridge), addr_info: [] };
+}
+
 /** The `ip` commands that put a tap on the bridge: down meanwhile, for until it is isolated it would reach other guests. */
 export function joinCommands(bridge: string, vmId: VmId): readonly string[] {
   return [

@@ -14,6 +14,7 @@ import {
   checkAddresses,
   checkBridgeName,
   checkRoom,
+  freshTap,
   guestMtu,
   joinCommands,
   ourTaps,
@@ -130,18 +131,20 @@ class LinuxNetwork implements Network {
 
   /** Attaches all of them by as few programs as one; where one cannot be, none may be yet. */
   async #attachAll(all: readonly Attaching[]): Promise<void> {
+    const { bridge } = this.#options;
     // Where there is no network nothing is to be left of it.
-    const mtu = this.#mtu ?? (await this.#look([])).get(this.#options.bridge)?.mtu;
+    const mtu = this.#mtu ?? (await this.#look([])).get(bridge)?.mtu;
     const added = all.map(({ port }) => port);
     const ports = withPorts(await this.#dhcp.reserved(), added);
     await allDone([this.#tables.put(added, ports), this.#dhcp.reserve(ports)]);
     // The taps last: on the bridge without its filter entries, one would be a guest nobody watches.
     try {
-      // They are not there, as a rule, and the bridge is.
-      await this.#makeTaps(all, mtu, new Map());
+      // As a rule the bridge is there and they are not; but for those that are to join it, which were made apart.
+      const apart = all.filter(({ join }) => join).map(({ port: { vmId } }) => freshTap(bridge, vmId));
+      await this.#makeTaps(all, mtu, new Map(apart.map((link) => [link.ifname, link])));
     } catch {
       const links = await this.#look(added);
-      await this.#makeTaps(all, links.get(this.#options.bridge)?.mtu, links);
+      await this.#makeTaps(all, links.get(bridge)?.mtu, links);
     }
   }
 
