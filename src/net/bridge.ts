@@ -179,9 +179,10 @@ function makeTap(vmId: VmId, owner: number | undefined, alias: string): readonly
   ];
 }
 
-/** A tap as it is when it was just made apart, with the kernel's own MTU. */
-export function freshTap(bridge: string, vmId: VmId): Link {
-  return { ifname: vmId, ifindex: 0, flags: [], mtu: 1500, ifalias: apartAlias(bridge), addr_info: [] };
+/** A tap that is believed to be there, and no more: all it should be is told to it, which fails where it is not. */
+export function someTap(bridge: string, { vmId, tapOwner }: Pick<Port, 'vmId' | 'tapOwner'>): Link {
+  const linkinfo = tapOwner === undefined ? {} : { info_data: { user: tapOwner } };
+  return { ifname: vmId, ifindex: 0, flags: [], mtu: 0, addr_info: [], ifalias: aliasOf(bridge), linkinfo };
 }
 
 /** The `ip` commands that put a tap on the bridge: down meanwhile, for until it is isolated it would reach other guests. */

@@ -14,11 +14,11 @@ import {
   checkAddresses,
   checkBridgeName,
   checkRoom,
-  freshTap,
   guestMtu,
   joinCommands,
   ourTaps,
   partCommands,
+  someTap,
   tapCommands,
 } from './bridge.ts';
 import { deleteBridge, deleteTaps } from './delete-links.ts';
@@ -139,9 +139,9 @@ class LinuxNetwork implements Network {
     await allDone([this.#tables.put(added, ports), this.#dhcp.reserve(ports)]);
     // The taps last: on the bridge without its filter entries, one would be a guest nobody watches.
     try {
-      // As a rule the bridge is there and they are not; but for those that are to join it, which were made apart.
-      const apart = all.filter(({ join }) => join).map(({ port: { vmId } }) => freshTap(bridge, vmId));
-      await this.#makeTaps(all, mtu, new Map(apart.map((link) => [link.ifname, link])));
+      // As a rule the bridge is there and they are not; but for those of machines that wake, which were made apart.
+      const waking = all.filter(({ apart, join }) => apart || join).map(({ port }) => port);
+      await this.#makeTaps(all, mtu, new Map(waking.map((port) => [port.vmId, someTap(bridge, port)])));
     } catch {
       const links = await this.#look(added);
       await this.#makeTaps(all, links.get(bridge)?.mtu, links);
