@@ -47,9 +47,9 @@ interface Deps {
 }
 
 /**
- * The guests' network made of Linux's own parts: a bridge and taps, nftables, dnsmasq. Nothing is held in memory that the kernel
- * or a file does not say: each call looks at what is and changes what differs, one at a time. Throws NetError for options that
- * cannot be.
+ * The guests' network made of Linux's own parts: a bridge and taps, nftables, dnsmasq. What is there the kernel and files say, not we: each
+ * call looks and changes what differs, one at a time; attaching, for which somebody waits, looks only where it was wrong about what it
+ * believed. Throws NetError for options that cannot be.
  */
 export function openLinuxNetwork(deps: Deps, options: NetworkOptions): Network {
   return new LinuxNetwork(deps, options);
