@@ -211,6 +211,12 @@ test('what is not HTTP is refused in the shape of every other error', async () =
   assert.match(nonsense, /"code":"invalid_request".*"request_id":"req-/);
   const tooMuch = await say(`GET / HTTP/1.1\r\nhost: x\r\nx: ${'y'.repeat(40_000)}\r\n\r\n`);
   assert.match(tooMuch, /^HTTP\/1\.1 431 .*"code":"headers_too_large"/s);
+  for (const said of [nonsense, tooMuch])
+    assert.match(
+      said,
+      /\r\nx-request-id: (req-\w+)\r\n.*"request_id":"\1"/s,
+      'the header and the body name it alike',
+    );
   await api.app.close();
 });
 

@@ -13,7 +13,7 @@ import { guardRoutes } from './auth.ts';
 import { boundBodies, MOST_BODY_BYTES, REQUEST_MS, tooSlow } from './bodies.ts';
 import { consoleRoutes } from './console.ts';
 import { describeRoutes, docsRoutes } from './docs.ts';
-import { errorBody, errorHeaders, newRequestId, statusOf } from '../model/failure-answer.ts';
+import { ANSWER_HEADERS, errorBody, errorHeaders, newRequestId, statusOf } from '../model/failure-answer.ts';
 import { errorHandler, sendFailure, toFailure } from './errors.ts';
 import { eventRoutes } from './events.ts';
 import { execRoutes } from './exec.ts';
@@ -182,8 +182,10 @@ function answerBrokenHttp(error: Error & { readonly code?: string }, socket: Soc
 /** Answers on a connection whose request nobody else answers, and ends it; whoever does not hang up then is cut off. */
 function hangUp(failure: Failure, socket: Socket, clock: Clock): void {
   if (!socket.writable) return void socket.destroy();
-  const [body, status] = [JSON.stringify(errorBody(failure, newRequestId())), statusOf(failure)];
-  const more = Object.entries(errorHeaders(failure)).map(([name, value]) => `${name}: ${value}\r\n`);
+  const id = newRequestId();
+  const [body, status] = [JSON.stringify(errorBody(failure, id)), statusOf(failure)];
+  const headers = { ...ANSWER_HEADERS, 'x-request-id': id, ...errorHeaders(failure) };
+  const more = Object.entries(headers).map(([name, value]) => `${name}: ${value}\r\n`);
   socket.end(
     `HTTP/1.1 ${status} ${STATUS_CODES[status]}\r\ncontent-type: application/json; charset=utf-8\r\n${more.join('')}` +
       `content-length: ${Buffer.byteLength(body)}\r\nconnection: close\r\n\r\n${body}`,
