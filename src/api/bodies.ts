@@ -105,7 +105,11 @@ function tooMany(): Failure {
   );
 }
 
-function comesLater({ raw: { headers }, routeOptions }: FastifyRequest): boolean {
-  const none = headers['transfer-encoding'] === undefined && Number(headers['content-length'] ?? 0) === 0;
-  return !none && routeOptions.config.upload === undefined;
+/** Whether a body comes after the headers, if only its end. */
+export function hasBody({ headers }: Pick<IncomingMessage, 'headers'>): boolean {
+  return headers['transfer-encoding'] !== undefined || Number(headers['content-length'] ?? 0) !== 0;
+}
+
+function comesLater({ raw, routeOptions }: FastifyRequest): boolean {
+  return hasBody(raw) && routeOptions.config.upload === undefined;
 }

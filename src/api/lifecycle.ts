@@ -3,6 +3,7 @@ import { onBehalfOf } from '../base/on-behalf.ts';
 import { Failure } from '../model/failure.ts';
 import type { ApiDeps, App } from './app.ts';
 import { ANSWER_HEADERS } from '../model/failure-answer.ts';
+import { hasBody } from './bodies.ts';
 import { sendFailure } from './errors.ts';
 import { KeyWatch } from './key-watch.ts';
 
@@ -20,7 +21,7 @@ export function accompanyRequests(
   app.addHook('onRequest', (request, _reply, done) => onBehalfOf(request.id, done));
   // A body arrives by events of the connection, which many requests share.
   app.addHook('preValidation', (request, _reply, done) =>
-    request.body === undefined ? done() : onBehalfOf(request.id, done),
+    hasBody(request.raw) ? onBehalfOf(request.id, done) : done(),
   );
   // Hooks that wait for nothing are no promises, here and elsewhere: a dozen of them take as long as a query.
   app.addHook('onRequest', (request, reply, done) => {

@@ -180,7 +180,7 @@ function makeTap(vmId: VmId, owner: number | undefined, alias: string): readonly
 }
 
 /** A tap that is believed to be there, and no more: all it should be is told to it, which fails where it is not. */
-export function someTap(bridge: string, { vmId, tapOwner }: Pick<Port, 'vmId' | 'tapOwner'>): Link {
+export function believedTap(bridge: string, { vmId, tapOwner }: Pick<Port, 'vmId' | 'tapOwner'>): Link {
   const linkinfo = tapOwner === undefined ? {} : { info_data: { user: tapOwner } };
   return { ifname: vmId, ifindex: 0, flags: [], mtu: 0, addr_info: [], ifalias: aliasOf(bridge), linkinfo };
 }

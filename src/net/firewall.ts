@@ -14,7 +14,7 @@ import {
 import { nftApply, nftList, nftShow } from './tools.ts';
 
 /** How the two tables are at a moment. */
-export interface Tables {
+interface Tables {
   /** They are there with the rules we made. */
   readonly intact: boolean;
   readonly elements: ReadonlySet<string>;
@@ -41,7 +41,7 @@ export class FirewallTables {
   async put(entries: readonly Entry[], all: readonly Entry[]): Promise<void> {
     const should = new Set(entries.flatMap(elementsOf));
     if (await this.#putNew(should)) return;
-    const now = await this.look();
+    const now = await this.#look();
     if (!now.intact) return this.replace(all);
     const owners = new Set<string>(entries.map(({ vmId }) => vmId));
     const are = new Set([...now.elements].filter((element) => owners.has(ownerOf(element))));
@@ -76,7 +76,7 @@ export class FirewallTables {
     left: readonly Entry[],
     leave: ReadonlySet<VmId>,
   ): Promise<readonly string[]> {
-    const now = await this.look();
+    const now = await this.#look();
     const names = new Set<string>(leave);
     const should = new Set(mine.flatMap(elementsOf));
     const kept = [...now.elements].filter((element) => names.has(ownerOf(element)));
@@ -122,7 +122,7 @@ export class FirewallTables {
   }
 
   /** How the tables are. */
-  async look(): Promise<Tables> {
+  async #look(): Promise<Tables> {
     const [print, elements] = await Promise.all([this.#print(), this.#elements()]);
     return { intact: this.#isAsMade(print), elements };
   }

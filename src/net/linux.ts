@@ -18,7 +18,7 @@ import {
   joinCommands,
   ourTaps,
   partCommands,
-  someTap,
+  believedTap,
   tapCommands,
 } from './bridge.ts';
 import { deleteBridge, deleteTaps } from './delete-links.ts';
@@ -141,7 +141,7 @@ class LinuxNetwork implements Network {
     try {
       // As a rule the bridge is there and they are not; but for those of machines that wake, which were made apart.
       const waking = all.filter(({ apart, join }) => apart || join).map(({ port }) => port);
-      await this.#makeTaps(all, mtu, new Map(waking.map((port) => [port.vmId, someTap(bridge, port)])));
+      await this.#makeTaps(all, mtu, new Map(waking.map((port) => [port.vmId, believedTap(bridge, port)])));
     } catch {
       const links = await this.#look(added);
       await this.#makeTaps(all, links.get(bridge)?.mtu, links);

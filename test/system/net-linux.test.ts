@@ -2,6 +2,7 @@ import assert from 'node:assert/strict';
 import { mkdtemp, readFile, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { test } from 'node:test';
 import { systemClock } from '../../src/base/clock.ts';
 import { silent } from '../../src/base/logger.ts';
 import { exists } from '../../src/host/files.ts';
@@ -9,7 +10,7 @@ import { run } from '../../src/host/run.ts';
 import { dhcpFiles } from '../../src/net/dhcp-server.ts';
 import { readHosts } from '../../src/net/dnsmasq.ts';
 import { openLinuxNetwork } from '../../src/net/linux.ts';
-import { networkSuite, type NetworkHost } from '../../src/net/network-suite.ts';
+import { examplePort, networkSuite, type NetworkHost } from '../../src/net/network-suite.ts';
 import type { Network } from '../../src/net/network.ts';
 import { readElements } from '../../src/net/rules.ts';
 import { listLinks, nftList } from '../../src/net/tools.ts';
@@ -91,3 +92,34 @@ async function linuxHost(): Promise<NetworkHost> {
 }
 
 networkSuite('Linux network', linuxHost);
+
+test('an attach puts rules right that somebody changed, or removed', async () => {
+  const netns = await makeNetns('hnet');
+  const folder = await mkdtemp(join(tmpdir(), 'hatch-net-'));
+  const net = openLinuxNetwork(
+    { run: netns.run, log: silent, clock: systemClock },
+    { bridge: 'hatch0', cidr: '192.168.241.1/24', dnsServers: ['203.0.113.1'], egress: 'allow', folder },
+  );
+  const elements = async (): Promise<number> =>
+    readElements((await nftList(netns.run, 'table', 'bridge', 'hatch')) ?? []).size;
+  try {
+    await net.start([]);
+    const breaks = [
+      ['flush', 'chain', 'inet', 'hatch', 'to_guest'],
+      ['add', 'rule', 'bridge', 'hatch', 'from_guest', 'accept'],
+      ['delete', 'table', 'inet', 'hatch'],
+      ['flush', 'ruleset'],
+    ];
+    for (const [i, how] of breaks.entries()) {
+      await netns.run(['nft', ...how]);
+      assert.notDeepEqual(await net.health(), [], how.join(' '));
+      await net.attach(examplePort(i + 1));
+      assert.deepEqual(await net.health(), [], how.join(' '));
+      assert.equal(await elements(), 4 * (i + 1), 'each that was attached has its own still');
+    }
+  } finally {
+    await net.down();
+    await netns.dispose();
+    await rm(folder, { recursive: true });
+  }
+});
