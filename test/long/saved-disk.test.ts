@@ -5,34 +5,26 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { buffer } from 'node:stream/consumers';
 import { after, test } from 'node:test';
-import { silent } from '../../src/base/logger.ts';
 import { openSavedDisks } from '../../src/guest/saved-disk/inside.ts';
 import type { SavedDisk } from '../../src/guest/saved-disk/open-disk.ts';
 import { run } from '../../src/host/run.ts';
 import type { FileChange } from '../../src/model/saved-files.ts';
 import type { MachineSpec } from '../../src/vmm/driver.ts';
-import { openQemu } from '../../src/vmm/qemu/driver.ts';
 import { bootAndSave } from '../support/booted-guest.ts';
+import { qemuFolder } from '../support/qemu-folder.ts';
 
 const root = await mkdtemp(join(tmpdir(), 'hatch-saved-'));
 after(() => rm(root, { recursive: true, force: true }));
-const folder = join(root, 'vms');
 const tmp = join(root, 'tmp');
-await mkdir(folder);
 await mkdir(tmp);
-const driver = await openQemu({
-  run,
-  log: silent,
-  qemuBin: 'qemu-system-x86_64',
-  cpu: null,
-  users: { min: 61000, max: 64999 },
-  cgroups: null,
-  folder,
-  kvmVerdictFile: join(root, 'kvm.json'),
-});
+const { folder, open, remove } = await qemuFolder();
+const driver = await open();
 const signal = new AbortController().signal;
 const booted = await bootAndSave(driver, folder);
-after(() => booted.remove());
+after(async () => {
+  await booted.remove();
+  await remove();
+});
 const disks = openSavedDisks({ run, tmp });
 
 function diskOf(spec: MachineSpec): SavedDisk {
