@@ -85,6 +85,8 @@ test('a body that is no JSON, of another type or too large is refused before any
 test('what another VM has is taken, running or stopped, and the refusal names the field', async () => {
   const taken = { name: 'taken', guest_ip: '192.168.241.50', guest_mac: '02:fc:00:00:00:32' };
   await hatch.makeVm(taken);
+  // Its row changes when it becomes ready.
+  await hatch.call('GET', '/vms/taken?wait=ready&timeout=20');
   for (const state of ['running', 'stopped']) {
     if (state === 'stopped') await hatch.call('POST', '/vms/taken/stop', { grace_seconds: 0 });
     for (const [field, value] of Object.entries(taken)) {

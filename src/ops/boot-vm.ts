@@ -92,10 +92,11 @@ async function fail(world: World, vm: Vm, operation: Operation, reason: StateRea
   });
 }
 
-function runningStep({ store, fleet, activity }: World, vm: Vm): Step {
+function runningStep({ store, fleet, activity, flights }: World, vm: Vm): Step {
   return {
     name: 'running',
     async run() {
+      flights.landing(vm.id);
       const event = { kind: 'vm.running', message: 'The guest runs.' } as const;
       const moved = await store.vms.move(vm.id, ownerOf(vm), ['starting'], { state: 'running' }, { event });
       if (!moved) throw new Failure('wrong_state', 'The VM was taken away while it started.');

@@ -12,11 +12,13 @@ interface Flight {
   readonly verb: Verb;
   readonly ended: Promise<void>;
   readonly abort: AbortController;
+  /** Whether what it makes of its VM may be seen already. */
+  landing: boolean;
 }
 
 /**
- * The operations under way in this process: one per VM. The same verb joins the one under way, another is told `busy`,
- * and what the daemon's end cuts off stays unfinished in the journal, exactly as a crash leaves it.
+ * The operations under way in this process: one per VM. The same verb joins the one under way, another is told `busy`, or waits for one
+ * that is landing; and what the daemon's end cuts off stays unfinished in the journal, exactly as a crash leaves it.
  */
 export class Flights {
   readonly #flights = new Map<VmId, Flight>();
@@ -57,7 +59,8 @@ export class Flights {
 
   /**
    * Carries out an operation: `claim` makes its row (or finds the one a crash left), `work` does it. Resolves when it is done; rejects
-   * with a Failure. Joins one of the same verb; throws `busy` for another. Both are given a signal that aborts when it is cut off.
+   * with a Failure. Joins one of the same verb; throws `busy` for another, unless that is landing. Both are given a signal that aborts when
+   * it is cut off.
    */
   async fly(
     vmId: VmId,
@@ -65,9 +68,11 @@ export class Flights {
     claim: (signal: AbortSignal) => Promise<Operation>,
     work: (operation: Operation, signal: AbortSignal) => Promise<void>,
   ): Promise<void> {
-    const flying = this.#flights.get(vmId);
-    if (flying?.verb === verb) return flying.ended;
-    if (flying) throw busy(flying.verb);
+    for (let flying = this.#flights.get(vmId); flying; flying = this.#flights.get(vmId)) {
+      if (flying.verb === verb) return flying.ended;
+      if (!flying.landing) throw busy(flying.verb);
+      await flying.ended.catch(() => undefined);
+    }
     if (this.#phase === 'starting')
       throw new Failure('unavailable', 'The server is still starting; ask again in a moment.');
     if (this.#phase === 'closing') throw translate(new Closing());
@@ -78,7 +83,7 @@ export class Flights {
     });
     // Whoever joined hears of a failure; nobody may be there to hear it.
     ended.catch(() => undefined);
-    this.#flights.set(vmId, { verb, ended, abort });
+    this.#flights.set(vmId, { verb, ended, abort, landing: false });
     this.onBegun(vmId);
     return ended;
   }
@@ -166,6 +171,15 @@ export class Flights {
     if (!flying || flying.verb === but) return;
     flying.abort.abort(reason);
     await flying.ended.catch(() => undefined);
+  }
+
+  /**
+   * Says that what is under way on a VM is about to show as its new state, and ends right after: whoever sees that state and asks for the
+   * next thing waits that long, and is not told that the VM is busy.
+   */
+  landing(vmId: VmId): void {
+    const flying = this.#flights.get(vmId);
+    if (flying) flying.landing = true;
   }
 
   /** Resolves when nothing is under way on the VM. */

@@ -1,5 +1,6 @@
 import { mkdir, symlink } from 'node:fs/promises';
 import { join } from 'node:path';
+import { isErrno } from '../base/errno.ts';
 import { newId } from '../base/ids.ts';
 import { exists, remove } from '../host/files.ts';
 import { Failure } from '../model/failure.ts';
@@ -18,8 +19,7 @@ type Deps = Pick<World, 'store' | 'driver' | 'net' | 'ports' | 'files' | 'fleet'
 
 const MIB = 1024 * 1024;
 /** The name of the seed volume in a VM's folder. */
-export /** The seed volume in a VM's folder. */
-const SEED_FILE = 'seed.iso';
+export const SEED_FILE = 'seed.iso';
 
 /** What the guest calls itself, and what DHCP calls it. */
 export function hostnameOf(vm: Pick<Vm, 'name' | 'id'>): string {
@@ -87,15 +87,19 @@ function nameWithin(settings: Deps['settings'], vm: Vm, path: string): string {
 /** The top disk of a VM; throws when it has none yet. */
 export async function diskOf({ store }: Pick<Deps, 'store'>, vm: Vm): Promise<Layer> {
   const layer = vm.layerId === null ? null : await store.layers.get(vm.layerId);
-  if (!layer) throw new Failure('wrong_state', `VM ${vm.id} has no disk.`, { details: { state: vm.state } });
+  if (!layer) throw noDisk(vm);
   return layer;
+}
+
+function noDisk(vm: Vm): Failure {
+  return new Failure('wrong_state', `VM ${vm.id} has no disk.`, { details: { state: vm.state } });
 }
 
 /** The top disk of a VM with all it stands on, as a hypervisor is to find it; throws as `diskOf`. */
 export async function wholeDiskOf(deps: Pick<Deps, 'store'>, vm: Vm): Promise<MachineDisk> {
-  const { id, path, format } = await diskOf(deps, vm);
-  const [, ...below] = await deps.store.layers.chain(id);
-  return { path, format, over: below.map((layer) => layer.path) };
+  const [top, ...below] = vm.layerId === null ? [] : await deps.store.layers.chain(vm.layerId);
+  if (!top) throw noDisk(vm);
+  return { path: top.path, format: top.format, over: below.map((layer) => layer.path) };
 }
 
 /**
@@ -108,7 +112,8 @@ export function bootSteps(deps: Deps, vm: Vm, image: Image): readonly Stage[] {
   const files = [diskStep(deps, vm, image, fresh), seedStep(deps, vm, image)];
   const vmm = vmmStep(deps, vm, image);
   if (vm.network === null) return [folder, files, vmm];
-  return [folder, [...files, networkStep(deps, vm, vm.network)], vmm, sshStep(deps, vm, vm.network)];
+  // The network first: it waits for programs, and the files are made meanwhile.
+  return [folder, [networkStep(deps, vm, vm.network), ...files], [vmm, sshStep(deps, vm, vm.network)]];
 }
 
 function folderStep(deps: Deps, vm: Vm, image: Image, fresh: boolean): Step {
@@ -119,7 +124,8 @@ function folderStep(deps: Deps, vm: Vm, image: Image, fresh: boolean): Step {
     async run() {
       await mkdir(folder, { recursive: true, mode: 0o700 });
       const kernel = join(folder, kernelName(driver));
-      await mustBoot(driver, image, (await exists(kernel)) ? kernel : kernelOf(driver, image));
+      const own = !fresh && (await exists(kernel));
+      await mustBoot(driver, image, own ? kernel : kernelOf(driver, image));
       await link(kernelOf(driver, image), kernel);
       if (image.initrdPath !== null) await link(image.initrdPath, join(folder, 'initrd'));
     },
@@ -146,9 +152,14 @@ function kernelName({ kernel }: Pick<Driver, 'kernel'>): string {
  * somewhere stays: the image may have become a newer one since, whose kernel has no modules on this VM's disk.
  */
 async function link(target: string, path: string): Promise<void> {
-  if (await exists(path)) return;
-  await remove(path);
-  await symlink(target, path);
+  try {
+    await symlink(target, path);
+  } catch (error) {
+    if (!isErrno(error, 'EEXIST')) throw error;
+    if (await exists(path)) return;
+    await remove(path);
+    await symlink(target, path);
+  }
 }
 
 function diskStep({ store, driver, files, settings }: Deps, vm: Vm, image: Image, fresh: boolean): Step {
@@ -259,12 +270,13 @@ function vmmStep(deps: Deps, vm: Vm, image: Image): Step {
     async run(signal) {
       const now = (await store.vms.get(vm.id)) ?? vm;
       const machine = await driver.launch(specOf(deps, now, image, await wholeDiskOf(deps, now)), signal);
-      await store.vms.update(vm.id, ownerOf(vm), {
-        process: machine.process,
-        vmm: driver.name,
-        accel: driver.accel,
-        readyAt: null,
-      });
+      // The process does not outlive a power loss either.
+      await store.vms.update(
+        vm.id,
+        ownerOf(vm),
+        { process: machine.process, vmm: driver.name, accel: driver.accel, readyAt: null },
+        { unflushed: true },
+      );
       fleet.add(now, machine, { ready: false });
     },
     undo: () => endVmm(deps, vm),

@@ -7,12 +7,13 @@ import { ownerOf } from './owner.ts';
  * left alone when it is in none of the states `from`.
  */
 export async function markError(
-  { store, fleet }: Pick<World, 'store' | 'fleet'>,
+  { store, fleet, flights }: Pick<World, 'store' | 'fleet' | 'flights'>,
   vm: Vm,
   reason: StateReason,
   from: readonly VmState[],
   { event = reason.message, data = {} }: { readonly event?: string; readonly data?: object } = {},
 ): Promise<void> {
+  flights.landing(vm.id);
   await store.vms.move(vm.id, ownerOf(vm), from, {
     state: 'error',
     stateReason: reason,

@@ -98,6 +98,7 @@ export async function carryOutReboot(world: World, operation: Operation, signal:
     {
       name: 'running',
       run: async () => {
+        world.flights.landing(vm.id);
         await store.vms.move(vm.id, ownerOf(vm), ['running'], { state: 'running', stateReason: null });
         await store.events.add({
           accountId: vm.accountId,

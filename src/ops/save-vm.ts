@@ -250,6 +250,7 @@ async function seal(world: World, vm: Vm, plan: SnapshotPlan): Promise<void> {
   if (plan.saved === null) throw new Error(`${plan.snapshotId} was not saved`);
   const disk = await diskOf(world, vm);
   const { snapshot, layers } = await rowsOf(world, vm, plan, plan.saved, disk);
+  world.flights.landing(vm.id);
   await store.snapshots.create(snapshot, {
     layers,
     freeze: { id: disk.id, path: layerFile(settings, disk) },

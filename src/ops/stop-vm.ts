@@ -184,6 +184,7 @@ export async function carryOutStop(world: World, operation: Operation, signal: A
             }
           : reason;
         const state = reason ? 'error' : 'stopped';
+        world.flights.landing(vm.id);
         await moveTo(world, vm, state, { stateReason: why, stoppedBy: reason ? null : by });
         await world.store.events.add({
           accountId: vm.accountId,

@@ -178,8 +178,16 @@ export interface Vms {
   /** Every VM this host owns. */
   ofHost(hostId: string): Promise<readonly Vm[]>;
   userData(id: VmId): Promise<string | null>;
-  /** Changes a VM if `owner` still owns it; null: it does not, or there is none. Throws Taken('name'). */
-  update(id: VmId, owner: Owner, patch: VmPatch): Promise<Vm | null>;
+  /**
+   * Changes a VM if `owner` still owns it; null: it does not, or there is none. Throws Taken('name'). `unflushed`: a power loss right after
+   * it may take it back, as it may a row of a journal.
+   */
+  update(
+    id: VmId,
+    owner: Owner,
+    patch: VmPatch,
+    options?: { readonly unflushed?: boolean },
+  ): Promise<Vm | null>;
   /**
    * As `update`, only if its state is one of `from`. null also when the state was another. With `limits`, what it grows by is
    * checked against them in the same transaction: throws Failure quota_exceeded, as `create` does. With `event`, that is written there too.

@@ -5,7 +5,30 @@ import type { Events, NewEvent } from '../store.ts';
 import { fromJson, toJson, toText } from './columns.ts';
 import { transact, type Engine } from './engine.ts';
 import { pageStart } from './page.ts';
+import { prepared } from './prepared.ts';
 import type { EventsTable, Tables } from './tables.ts';
+
+const insertEvent = prepared(
+  (
+    db,
+    event: Pick<EventsTable, 'id' | 'kind' | 'message' | 'data' | 'at'> & {
+      accountId: EventsTable['account_id'];
+      vmId: EventsTable['vm_id'];
+    },
+  ) =>
+    db
+      .insertInto('events')
+      .values({
+        id: event.id,
+        account_id: event.accountId,
+        vm_id: event.vmId,
+        kind: event.kind,
+        message: event.message,
+        data: event.data,
+        at: event.at,
+      })
+      .returningAll(),
+);
 
 /** The events' table behind its interface. */
 export function events(engine: Engine): Events {
@@ -60,19 +83,16 @@ export async function addEvent(
   { accountId, vmId, kind, message, data = {} }: NewEvent,
 ): Promise<HatchEvent> {
   await lineUpEvents(trx);
-  const row = await trx
-    .insertInto('events')
-    .values({
-      id: newId('evt'),
-      account_id: accountId,
-      vm_id: vmId,
-      kind,
-      message: toText(message),
-      data: toJson(data),
-      at: clock.now(),
-    })
-    .returningAll()
-    .executeTakeFirstOrThrow();
+  const [row] = await insertEvent(trx, {
+    id: newId('evt'),
+    accountId,
+    vmId,
+    kind,
+    message: toText(message),
+    data: toJson(data),
+    at: clock.now(),
+  });
+  if (!row) throw new Error(`the event ${kind} is not there right after it was written`);
   return toEvent(row);
 }
 

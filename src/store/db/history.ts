@@ -1,12 +1,18 @@
 import type { Transaction } from 'kysely';
+import type { VmId } from '../../base/ids.ts';
 import { restOf } from '../../model/history.ts';
 import type { Vm } from '../../model/vm.ts';
 import type { History } from '../store.ts';
 import { transact, type Engine } from './engine.ts';
+import { prepared } from './prepared.ts';
 import type { Tables } from './tables.ts';
 
 /** The migration that made its tables. */
 const MADE_BY = '005-idle';
+
+const openRest = prepared((db, { id }: { id: VmId }) =>
+  db.selectFrom('vm_rests').select(['seq', 'how']).where('vm_id', '=', id).where('until_at', 'is', null),
+);
 
 /** What VMs did over time, behind its interface. */
 export function history(engine: Engine): History {
@@ -93,12 +99,7 @@ export async function noteRest(
   vm: Vm,
 ): Promise<void> {
   const how = restOf(vm);
-  const open = await trx
-    .selectFrom('vm_rests')
-    .select(['seq', 'how'])
-    .where('vm_id', '=', vm.id)
-    .where('until_at', 'is', null)
-    .executeTakeFirst();
+  const [open] = await openRest(trx, { id: vm.id });
   if ((open?.how ?? null) === how) return;
   const now = clock.now();
   if (open) await trx.updateTable('vm_rests').set({ until_at: now }).where('seq', '=', open.seq).execute();

@@ -8,11 +8,12 @@ import { pageStart } from './page.ts';
 import { prepared } from './prepared.ts';
 import type { KeysTable } from './tables.ts';
 
+const withHash = prepared((db, { hash }: { hash: string }) =>
+  db.selectFrom('api_keys').selectAll().where('hash', '=', hash),
+);
+
 /** The API keys' table behind its interface; it holds hashes, never a secret. */
 export function keys({ db, clock }: Engine): Keys {
-  const withHash = prepared(db, ({ hash }: { hash: string }) =>
-    db.selectFrom('api_keys').selectAll().where('hash', '=', hash),
-  );
   return {
     async create({ accountId, name, scopes, prefix, expiresAt, hash }) {
       const row = await db
@@ -34,7 +35,7 @@ export function keys({ db, clock }: Engine): Keys {
       return toKey(row);
     },
     async byHash(hash) {
-      const [row] = await withHash({ hash });
+      const [row] = await withHash(db, { hash });
       return row ? toKey(row) : null;
     },
     async get(accountId, id) {

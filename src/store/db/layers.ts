@@ -5,13 +5,18 @@ import type { Layer } from '../../model/records.ts';
 import type { Layers } from '../store.ts';
 import { toFlag } from './columns.ts';
 import { orTaken, type Engine } from './engine.ts';
+import { prepared } from './prepared.ts';
 import type { LayersTable, Tables } from './tables.ts';
 import { Violation } from './violation.ts';
+
+const byId = prepared((db, { id }: { id: LayerId }) =>
+  db.selectFrom('layers').selectAll().where('id', '=', id),
+);
 
 /** The layers' table behind its interface. */
 export function layers({ db, clock }: Engine): Layers {
   const get = async (id: LayerId): Promise<Layer | null> => {
-    const row = await db.selectFrom('layers').selectAll().where('id', '=', id).executeTakeFirst();
+    const [row] = await byId(db, { id });
     return row ? toLayer(row) : null;
   };
   return {

@@ -1,20 +1,54 @@
 import { sql, type Selectable, type Transaction } from 'kysely';
-import { newId, parseId, type AccountId, type VmId } from '../../base/ids.ts';
+import { newId, parseId, type AccountId, type OperationId, type VmId } from '../../base/ids.ts';
 import { notFound } from '../../model/failure.ts';
-import type { JournalRow, Operation } from '../../model/records.ts';
+import type { JournalRow, Operation, StepPhase } from '../../model/records.ts';
 import type { Verb } from '../../model/vm.ts';
 import { Busy, type Operations, type Owner } from '../store.ts';
 import { fromJson, fromJsonOrNull, toJson, toJsonOrNull } from './columns.ts';
 import { transact, type Engine } from './engine.ts';
 import { pageStart } from './page.ts';
+import { prepared } from './prepared.ts';
 import type { OperationStepsTable, OperationsTable, Tables } from './tables.ts';
 
 /** How long a host is trusted to be at an operation after the last row of its journal. */
 const LEASE_MS = 60_000;
 
+const addStep = prepared(
+  (db, { id, step, phase, at }: { id: OperationId; step: string; phase: StepPhase; at: number }) =>
+    db
+      .insertInto('operation_steps')
+      .values((eb) => ({
+        operation_id: id,
+        seq: eb
+          .selectFrom('operation_steps')
+          .select(sql<number>`coalesce(max(seq), 0) + 1`.as('next'))
+          .where('operation_id', '=', id),
+        step,
+        phase,
+        at,
+      }))
+      .returningAll(),
+);
+const endOf = prepared(
+  (db, end: Pick<OperationsTable, 'outcome' | 'error'> & { id: OperationId; finishedAt: number }) =>
+    db
+      .updateTable('operations')
+      .set({ outcome: end.outcome, error: end.error, finished_at: end.finishedAt })
+      .where('id', '=', end.id)
+      .where('finished_at', 'is', null)
+      .returning('id'),
+);
+
 /** The operations and their journal behind their interface. */
 export function operations(engine: Engine): Operations {
   const { db, clock, now } = engine;
+  const renewLease = prepared((any, { id }: { id: OperationId }) =>
+    any
+      .updateTable('operations')
+      .set({ lease_until: sql<number>`${now} + ${sql.lit(LEASE_MS)}` })
+      .where('id', '=', id)
+      .returning('id'),
+  );
   return {
     begin: ({ id, owner }, verb, args) =>
       transact(engine, async (trx) => {
@@ -47,30 +81,13 @@ export function operations(engine: Engine): Operations {
         transact({ db }, async (trx) => {
           const at = clock.now();
           // Holds the operation's row: its journal has one writer at a time.
-          const { numUpdatedRows } = await trx
-            .updateTable('operations')
-            .set({ lease_until: sql<number>`${now} + ${sql.lit(LEASE_MS)}` })
-            .where('id', '=', id)
-            .executeTakeFirst();
+          const [held] = await renewLease(trx, { id });
+          const none = { operationId: id, seq: 0, step, phase, at };
           // The last step of a deletion removes the VM with this journal; there is nothing left to recover.
-          if (numUpdatedRows === 0n) return { operationId: id, seq: 0, step, phase, at };
-          const rows = [...ended, { step, phase }];
-          const written = await trx
-            .insertInto('operation_steps')
-            .values((eb) =>
-              rows.map((one, i) => ({
-                operation_id: id,
-                seq: eb
-                  .selectFrom('operation_steps')
-                  .select(sql<number>`coalesce(max(seq), 0) + ${sql.lit(i + 1)}`.as('next'))
-                  .where('operation_id', '=', id),
-                ...one,
-                at,
-              })),
-            )
-            .returningAll()
-            .execute();
-          return toJournalRow(written.reduce((last, row) => (row.seq > last.seq ? row : last)));
+          if (!held) return none;
+          for (const row of ended) await addStep(trx, { id, ...row, at });
+          const [written] = await addStep(trx, { id, step, phase, at });
+          return written ? toJournalRow(written) : none;
         }),
       ),
     async journal(id) {
@@ -84,13 +101,8 @@ export function operations(engine: Engine): Operations {
     },
     // One that is unfinished although all of it was done is what a crash leaves, too.
     async finish(id, outcome, error = null) {
-      await engine.unflushed((db) =>
-        db
-          .updateTable('operations')
-          .set({ outcome, error: toJsonOrNull(error), finished_at: clock.now() })
-          .where('id', '=', id)
-          .where('finished_at', 'is', null)
-          .execute(),
+      await engine.unflushed((lax) =>
+        endOf(lax, { id, outcome, error: toJsonOrNull(error), finishedAt: clock.now() }),
       );
     },
     async unfinished(hostId) {

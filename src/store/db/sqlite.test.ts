@@ -28,14 +28,15 @@ after(() => rm(folder, { recursive: true, force: true }));
 const open = (path: string): Promise<Store> =>
   openStore(`sqlite:${path}`, { clock: systemClock, log: silent });
 
-test('the file is for its owner alone, and every commit is flushed', async () => {
+test('the file is for its owner alone', async () => {
   const path = join(folder, 'modes.db');
   const engine = await openSqlite(path);
   await migrate(engine, migrations('sqlite'));
   const setting = async (name: string): Promise<unknown> =>
     Object.values((await sql<object>`pragma ${sql.raw(name)}`.execute(engine.db)).rows[0] ?? {})[0];
   assert.equal(await setting('journal_mode'), 'wal');
-  assert.equal(await setting('synchronous'), 2);
+  // Flushed before it is moved into the file; the log itself by the driver.
+  assert.equal(await setting('synchronous'), 1);
   assert.equal(await setting('foreign_keys'), 1);
   for (const file of [path, `${path}-wal`, `${path}-shm`]) {
     assert.equal((await stat(file)).mode & 0o777, 0o600, file);

@@ -1,12 +1,12 @@
 import { constants } from 'node:fs';
 import { access, open, stat } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
-import { DatabaseSync, type SQLInputValue } from 'node:sqlite';
+import { DatabaseSync } from 'node:sqlite';
 import { isErrno } from '../../base/errno.ts';
-import { Kysely, sql, SqliteAdapter, SqliteDialect } from 'kysely';
-import type { SqliteDatabase, SqliteStatement } from 'kysely';
+import { Kysely, sql, SqliteAdapter, SqliteIntrospector, SqliteQueryCompiler, type Dialect } from 'kysely';
 import { Failure } from '../../model/failure.ts';
 import type { Asked, Engine } from './engine.ts';
+import { FileDriver, LogFlush, SqliteFile } from './sqlite-driver.ts';
 import { sqliteError } from './sqlite-errors.ts';
 import type { Tables } from './tables.ts';
 
@@ -16,14 +16,21 @@ import type { Tables } from './tables.ts';
  */
 const BUSY_TIMEOUT_MS = 3000;
 
+interface SqliteOptions {
+  readonly alone?: boolean;
+  readonly asked?: Asked;
+  readonly flush?: () => Promise<void>;
+}
+
 /**
- * Opens a SQLite file (node:sqlite), making it with mode 0600 if it is not there. There is one connection; Kysely lets one
- * query or transaction at a time have it. What is committed is on disk: WAL with synchronous=FULL flushes every commit (but for `unflushed`).
- * `alone`: no other process can read or write it until it is closed. `asked` is told each query. Throws `unavailable` or `no_space` in a sentence that names the path, for whoever starts the daemon.
+ * Opens a SQLite file (node:sqlite), making it with mode 0600 if it is not there. There is one connection; one query or transaction at a
+ * time has it. Who is told that something was written is told so when it is on the disk (but for `unflushed`); others may read it just
+ * before. `alone`: no other process can read or write it until it is closed. `asked` is told each query; `flush` stands in for flushing the
+ * log. Throws `unavailable` or `no_space` in a sentence that names the path, for whoever starts the daemon.
  */
 export async function openSqlite(
   path: string,
-  { alone = false, asked }: { readonly alone?: boolean; readonly asked?: Asked } = {},
+  { alone = false, asked, flush }: SqliteOptions = {},
 ): Promise<Omit<Engine, 'clock'>> {
   await makeFile(path);
   let database: DatabaseSync;
@@ -35,28 +42,23 @@ export async function openSqlite(
   try {
     // Before the file is read for the first time, or it only counts from its next write on (sqlite.org/pragma.html#pragma_locking_mode).
     if (alone) database.exec('PRAGMA locking_mode = EXCLUSIVE; BEGIN IMMEDIATE; COMMIT');
-    for (const pragma of ['journal_mode = WAL', 'synchronous = FULL']) database.exec(`PRAGMA ${pragma}`);
+    for (const pragma of ['journal_mode = WAL', 'synchronous = NORMAL']) database.exec(`PRAGMA ${pragma}`);
   } catch (error) {
     database.close();
     throw sqliteError(error, path);
   }
-  const db = new Kysely<Tables>({
-    dialect: new NodeSqliteDialect({ database: adapt(database) }),
-    ...(asked ? { log: ({ query }) => asked(query) } : {}),
-  });
+  const log = new LogFlush(path);
+  const file = new SqliteFile(database, () => log.close());
+  const kysely = (flushed: (() => Promise<void>) | null): Kysely<Tables> =>
+    new Kysely<Tables>({
+      dialect: dialect(file, flushed),
+      ...(asked ? { log: ({ query }) => asked(query) } : {}),
+    });
+  const lax = kysely(null);
   return {
     name: 'sqlite',
-    db,
-    // The safety level is the connection's, so it is held until it is as it was.
-    unflushed: (work) =>
-      db.connection().execute(async (connection) => {
-        database.exec('PRAGMA synchronous = NORMAL');
-        try {
-          return await work(connection);
-        } finally {
-          database.exec('PRAGMA synchronous = FULL');
-        }
-      }),
+    db: kysely(flush ?? (() => log.all())),
+    unflushed: (work) => work(lax),
     now: sql<number>`cast(unixepoch('subsec') * 1000 as integer)`,
     // There is one writer at a time anyway.
     lineUpEvents: async () => undefined,
@@ -106,82 +108,23 @@ async function whyNot(error: unknown, path: string): Promise<string> {
   return `The database ${path} cannot be opened: ${error instanceof Error ? error.message : String(error)}`;
 }
 
-/** Kysely's dialect for SQLite, with migrations in a transaction: SQLite can undo a CREATE TABLE. */
-class NodeSqliteDialect extends SqliteDialect {
-  override createAdapter(): SqliteAdapter {
-    return new TransactionalAdapter();
-  }
+/** Kysely's dialect for SQLite, with our driver and migrations in a transaction: SQLite can undo a CREATE TABLE. */
+function dialect(file: SqliteFile, flush: (() => Promise<void>) | null): Dialect {
+  return {
+    createDriver: () => new FileDriver(file, flush),
+    createQueryCompiler: () => new SqliteQueryCompiler(),
+    createAdapter: () => new FileAdapter(),
+    createIntrospector: (db: Kysely<unknown>) => new SqliteIntrospector(db),
+  };
 }
 
-class TransactionalAdapter extends SqliteAdapter {
+class FileAdapter extends SqliteAdapter {
   override get supportsTransactionalDdl(): boolean {
     return true;
   }
-}
 
-/** Statements that are kept ready: more than Hatch has, unless one of them is written with each number of its values. */
-const MOST_PREPARED = 1000;
-
-/** node:sqlite as Kysely expects a database to be, its errors made ours. */
-function adapt(database: DatabaseSync): SqliteDatabase {
-  const ready = new Map<string, SqliteStatement>();
-  return {
-    close: () => database.close(),
-    prepare(text) {
-      const sent = asSent(database, text);
-      const known = ready.get(sent);
-      if (known) return known;
-      const made = statement(database, sent);
-      // What is asked often is soon there again.
-      if (ready.size >= MOST_PREPARED) ready.clear();
-      ready.set(sent, made);
-      return made;
-    },
-  };
-}
-
-function asSent(database: DatabaseSync, text: string): string {
-  // A transaction that reads first and writes later could be refused at its write; immediate ones wait at the door.
-  if (text === 'begin') return 'begin immediate';
-  // After some errors (a full disk) SQLite has rolled back by itself.
-  return text === 'rollback' && !database.isTransaction ? 'select 1' : text;
-}
-
-function statement(database: DatabaseSync, text: string): SqliteStatement {
-  const prepared = ours(() => database.prepare(text));
-  const names = prepared.columns().map(({ name }) => name);
-  // A row of forty columns takes three times as long to come out as an object than as an array.
-  prepared.setReturnArrays(true);
-  const named = (values: unknown): unknown => {
-    const row: Record<string, unknown> = {};
-    for (let i = 0; i < names.length; i++) row[names[i] ?? ''] = (values as unknown[])[i];
-    return row;
-  };
-  return {
-    reader: names.length > 0,
-    all: (parameters) => ours(() => prepared.all(...parameters.map(input)).map(named)),
-    run: (parameters) => ours(() => prepared.run(...parameters.map(input))),
-    iterate: (parameters) => ours(() => prepared.iterate(...parameters.map(input)).map(named)),
-  };
-}
-
-function ours<T>(work: () => T): T {
-  try {
-    return work();
-  } catch (error) {
-    throw sqliteError(error);
+  /** There is one, and the driver itself says whose turn it is. */
+  override get supportsMultipleConnections(): boolean {
+    return true;
   }
-}
-
-function input(value: unknown): SQLInputValue {
-  if (
-    value === null ||
-    typeof value === 'string' ||
-    typeof value === 'number' ||
-    typeof value === 'bigint' ||
-    value instanceof Uint8Array
-  ) {
-    return value;
-  }
-  throw new TypeError(`SQLite cannot keep a value of type ${typeof value}`);
 }

@@ -20,16 +20,33 @@ import type { Tables } from './tables.ts';
 import { accountOfTemplate } from './templates.ts';
 import { newRow, patchColumns, selectVms, toVm } from './vm-row.ts';
 
+const byId = prepared((db, { id }: { id: VmId }) => selectVms(db).where('vms.id', '=', id));
+const idIn = prepared((db, { accountId, id }: { accountId: AccountId; id: VmId }) =>
+  selectVms(db).where('vms.account_id', '=', accountId).where('vms.id', '=', id),
+);
+const nameIn = prepared((db, { accountId, name }: { accountId: AccountId; name: string }) =>
+  selectVms(db).where('vms.account_id', '=', accountId).where('vms.name', '=', name),
+);
+const takenOn = prepared((db, { hostId }: { hostId: string }) =>
+  db
+    .selectFrom('vms')
+    .select(['network_id', 'guest_ip', 'guest_mac', 'gateway_id', 'ssh_port'])
+    .where((eb) => eb.or([eb('network_id', '=', hostId), eb('gateway_id', '=', hostId)])),
+);
+const useOf = prepared((db, { accountId }: { accountId: AccountId }) =>
+  db
+    .selectFrom('vms')
+    .select([
+      sql<number>`count(*)`.as('vms'),
+      sql<number>`coalesce(sum(vcpu_count), 0)`.as('vcpus'),
+      sql<number>`coalesce(sum(mem_mib), 0)`.as('memMib'),
+    ])
+    .where('account_id', '=', accountId),
+);
+
 /** The VMs' table behind its interface. */
 export function vms(engine: Engine): Vms {
   const { db } = engine;
-  const byId = prepared(db, ({ id }: { id: VmId }) => selectVms(db).where('vms.id', '=', id));
-  const idIn = prepared(db, ({ accountId, id }: { accountId: AccountId; id: VmId }) =>
-    selectVms(db).where('vms.account_id', '=', accountId).where('vms.id', '=', id),
-  );
-  const nameIn = prepared(db, ({ accountId, name }: { accountId: AccountId; name: string }) =>
-    selectVms(db).where('vms.account_id', '=', accountId).where('vms.name', '=', name),
-  );
   const place = { vms_guest_ip: 'guest_ip', vms_guest_mac: 'guest_mac', vms_ssh_port: 'ssh_port' } as const;
   return {
     // Nobody is told of it before it runs, and that is flushed.
@@ -41,13 +58,10 @@ export function vms(engine: Engine): Vms {
       orTaken(place, () =>
         transact(engine, async (trx) => ((await claimVm(engine, trx, id, seen, to)) ? get(trx, id) : null)),
       ),
-    async get(id) {
-      const [row] = await byId({ id });
-      return row ? toVm(row) : null;
-    },
+    get: (id) => get(db, id),
     async find(accountId, idOrName) {
       const id = parseId('vm', idOrName);
-      const [row] = await (id ? idIn({ accountId, id }) : nameIn({ accountId, name: idOrName }));
+      const [row] = await (id ? idIn(db, { accountId, id }) : nameIn(db, { accountId, name: idOrName }));
       return row ? toVm(row) : null;
     },
     list: (filter, page) => list(db, filter, page),
@@ -59,7 +73,10 @@ export function vms(engine: Engine): Vms {
       const row = await db.selectFrom('vms').select('user_data').where('id', '=', id).executeTakeFirst();
       return fromJsonOrNull(row?.user_data ?? null);
     },
-    update: (id, owner, patch) => change(engine, id, owner, undefined, patch),
+    update: (id, owner, patch, { unflushed = false } = {}) =>
+      unflushed
+        ? engine.unflushed((lax) => change({ ...engine, db: lax }, id, owner, undefined, patch))
+        : change(engine, id, owner, undefined, patch),
     move: (id, owner, from, patch, options) => change(engine, id, owner, from, patch, options),
     async noteUse(id, owner, { lastActiveAt, leasedUntil }) {
       await db
@@ -83,11 +100,7 @@ export function vms(engine: Engine): Vms {
       return numDeletedRows > 0n;
     },
     async taken(hostId) {
-      const rows = await db
-        .selectFrom('vms')
-        .select(['network_id', 'guest_ip', 'guest_mac', 'gateway_id', 'ssh_port'])
-        .where((eb) => eb.or([eb('network_id', '=', hostId), eb('gateway_id', '=', hostId)]))
-        .execute();
+      const rows = await takenOn(db, { hostId });
       const inNetwork = rows.filter((row) => row.network_id === hostId);
       const atGateway = rows.filter((row) => row.gateway_id === hostId);
       return {
@@ -150,7 +163,7 @@ async function create(
 }
 
 async function get(db: Kysely<Tables>, id: VmId): Promise<Vm | null> {
-  const row = await selectVms(db).where('vms.id', '=', id).executeTakeFirst();
+  const [row] = await byId(db, { id });
   return row ? toVm(row) : null;
 }
 
@@ -250,14 +263,6 @@ async function addLabels(trx: Transaction<Tables>, id: VmId, labels: Vm['labels'
 }
 
 async function use(db: Kysely<Tables>, accountId: AccountId): Promise<VmUse> {
-  const row = await db
-    .selectFrom('vms')
-    .select([
-      sql<number>`count(*)`.as('vms'),
-      sql<number>`coalesce(sum(vcpu_count), 0)`.as('vcpus'),
-      sql<number>`coalesce(sum(mem_mib), 0)`.as('memMib'),
-    ])
-    .where('account_id', '=', accountId)
-    .executeTakeFirstOrThrow();
-  return { vms: row.vms, vcpus: row.vcpus, memMib: row.memMib };
+  const [row] = await useOf(db, { accountId });
+  return { vms: row?.vms ?? 0, vcpus: row?.vcpus ?? 0, memMib: row?.memMib ?? 0 };
 }
