@@ -53,6 +53,8 @@ export class DhcpServer {
   readonly files: DhcpFiles;
   #identity: ProcessIdentity | undefined;
   #watch: AbortController | undefined;
+  /** The file of reservations as we read or wrote it last: each VM that comes or goes asks for it. */
+  #reserved: { readonly text: string | undefined; readonly ports: readonly Port[] } | undefined;
 
   constructor(deps: Deps, { bridge, folder }: Options) {
     this.#deps = deps;
@@ -73,9 +75,13 @@ export class DhcpServer {
     return undefined;
   }
 
-  /** What is reserved now. */
-  async reserved(): Promise<readonly Port[]> {
-    return readHosts((await readIfThere(this.files.hosts)) ?? '');
+  /** What is reserved now; `anew`: by the file, which somebody may have changed since we wrote it. */
+  async reserved({ anew = false } = {}): Promise<readonly Port[]> {
+    if (anew || !this.#reserved) {
+      const text = await readIfThere(this.files.hosts);
+      this.#reserved = { text, ports: readHosts(text ?? '') };
+    }
+    return this.#reserved.ports;
   }
 
   async alive(): Promise<boolean> {
@@ -84,15 +90,19 @@ export class DhcpServer {
 
   /** Makes these the reservations; gives true when they were others. Leases of those that left are released. */
   async reserve(ports: readonly Port[]): Promise<boolean> {
-    const before = await readIfThere(this.files.hosts);
+    const before = await this.reserved();
     const text = renderHosts(ports);
-    if (before === text) return false;
+    if (this.#reserved?.text === text) return false;
+    this.#reserved = undefined;
     // What a power loss takes of it is written anew at the next start.
     await writeFileAtomic(this.files.hosts, text, 0o644, { flush: false });
+    this.#reserved = { text, ports };
     const server = await this.#find();
     if (!server) return true;
     await signalProcess(server, 'SIGHUP');
-    await this.#release(readHosts(before ?? ''), ports);
+    const now = new Set(ports.map(({ ip, mac }) => `${ip} ${mac}`));
+    const left = before.filter(({ ip, mac }) => !now.has(`${ip} ${mac}`));
+    if (left.length > 0) await this.#release(left, ports);
     return true;
   }
 
@@ -105,7 +115,10 @@ export class DhcpServer {
     if (server) await this.#end(server);
     await makeFolder(files.folder);
     await writeFileAtomic(files.conf, conf);
-    if ((await readIfThere(files.hosts)) === undefined) await writeFileAtomic(files.hosts, '', 0o644);
+    if ((await readIfThere(files.hosts)) === undefined) {
+      await writeFileAtomic(files.hosts, '', 0o644);
+      this.#reserved = undefined;
+    }
     const leases = await readIfThere(files.leases);
     if (leases !== undefined) {
       await writeFileAtomic(files.leases, pruneLeases(leases, await this.reserved()));
@@ -133,6 +146,7 @@ export class DhcpServer {
     const server = await this.#find();
     if (server) await this.#end(server);
     const { conf, hosts, leases, pid, log } = this.files;
+    this.#reserved = undefined;
     for (const file of [conf, hosts, leases, pid, log]) await remove(file);
   }
 

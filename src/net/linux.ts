@@ -110,7 +110,7 @@ class LinuxNetwork implements Network {
       const mtu = await this.#ensureBase();
       for (const port of ports) checkPort(this.#plan, port);
       // What belongs to nobody stays until a repair, which knows whom to leave alone.
-      const all = withPorts(await this.#dhcp.reserved(), ports);
+      const all = withPorts(await this.#dhcp.reserved({ anew: true }), ports);
       await this.#tables.replace(all);
       await this.#ensureTaps(
         ports.map(({ vmId }) => vmId),
@@ -228,7 +228,7 @@ class LinuxNetwork implements Network {
       const mtu = await this.#ensureBase(did);
       if (this.#mtu !== undefined) this.#mtu = mtu;
       const mine = ports.filter(({ vmId }) => !leave.has(vmId));
-      const left = (await this.#dhcp.reserved()).filter(({ vmId }) => leave.has(vmId));
+      const left = (await this.#dhcp.reserved({ anew: true })).filter(({ vmId }) => leave.has(vmId));
       const strays = (await this.#known()).filter((vmId) => !leave.has(vmId) && !idsOf(mine).has(vmId));
       did.push(...strays.map((vmId) => `removed what was left of ${vmId}`));
       await deleteTaps(run, this.#options.bridge, new Set(strays));
@@ -345,7 +345,7 @@ class LinuxNetwork implements Network {
       const vmId = parseId('vm', name);
       if (vmId !== undefined) found.add(vmId);
     }
-    for (const { vmId } of await this.#dhcp.reserved()) found.add(vmId);
+    for (const { vmId } of await this.#dhcp.reserved({ anew: true })) found.add(vmId);
     return [...found].sort();
   }
 

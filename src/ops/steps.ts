@@ -23,6 +23,9 @@ interface Deps {
   readonly log: Logger;
 }
 
+/** Who asks how far an operation came wants to see that a step ended which took longer than this, though others still run. */
+const LONG_MS = 200;
+
 /** The daemon is ending: what is under way stays as its journal says, for the next one to settle. */
 export class Closing extends Error {
   override readonly name = 'Closing';
@@ -168,11 +171,11 @@ class Journal {
     await this.end();
   }
 
-  /** Does a step that has begun, and notes its end: at once where others run beside it. */
+  /** Does a step that has begun, and notes its end: at once where it took long and others go on beside it. */
   async carryOut(
     { name }: { readonly name: string },
     phase: 'begun' | 'undoing',
-    atOnce: boolean,
+    beside: boolean,
     work: () => Promise<void>,
   ): Promise<void> {
     const { clock, log } = this.#deps;
@@ -182,7 +185,7 @@ class Journal {
     try {
       await work();
       this.#toWrite.push({ step: name, phase: phase === 'begun' ? 'done' : 'undone' });
-      if (atOnce) await this.end();
+      if (beside && clock.now() - from > LONG_MS) await this.end();
       log.info({ ...fields, ms: clock.now() - from }, 'step done');
     } catch (error) {
       log.warn({ ...fields, ms: clock.now() - from, ...errorFields(error) }, 'step failed');

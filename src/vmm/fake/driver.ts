@@ -71,11 +71,13 @@ export function openFake({
       disk: spec.disks[0]?.path ?? '',
       exit: null,
     };
-    await writeGuest(spec.folder, guest);
-    await appendFile(
-      join(spec.folder, CONSOLE_FILE),
-      `[    0.000000] Linux version pretended\r\n\r\n${spec.vmId} login: `,
-    );
+    await Promise.all([
+      writeGuest(spec.folder, guest),
+      appendFile(
+        join(spec.folder, CONSOLE_FILE),
+        `[    0.000000] Linux version pretended\r\n\r\n${spec.vmId} login: `,
+      ),
+    ]);
     if (signal.aborted || fail[what] === 'after') {
       await remove(join(spec.folder, FAKE_FILE));
       signal.throwIfAborted();
@@ -145,15 +147,17 @@ async function mustBe(spec: MachineSpec, qcow2: boolean): Promise<void> {
     ...(spec.initrd === null ? [] : [spec.initrd]),
     ...spec.disks.map(({ path }) => path),
   ];
-  for (const path of paths) {
-    try {
-      await lstat(join(spec.folder, path));
-    } catch (error) {
-      if (isErrno(error, 'ENOENT'))
-        throw new VmmError(`Could not open '${path}': No such file or directory`, { cause: error });
-      throw error;
-    }
-  }
+  await Promise.all(
+    paths.map(async (path) => {
+      try {
+        await lstat(join(spec.folder, path));
+      } catch (error) {
+        if (isErrno(error, 'ENOENT'))
+          throw new VmmError(`Could not open '${path}': No such file or directory`, { cause: error });
+        throw error;
+      }
+    }),
+  );
 }
 
 function mustFit(spec: MachineSpec, saved: SavedMachine): void {

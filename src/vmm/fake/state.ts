@@ -40,7 +40,8 @@ export const RAM_FILE = 'fake-mem.json';
 export async function writeGuest(folder: string, guest: FakeGuest): Promise<void> {
   if (guest.ramFile !== null && !guest.paused && guest.exit === null)
     await writeFile(guest.ramFile, JSON.stringify(guest.memory));
-  await writeFileAtomic(join(folder, FAKE_FILE), JSON.stringify(guest));
+  // A process would not outlive a power loss.
+  await writeFileAtomic(join(folder, FAKE_FILE), JSON.stringify(guest), 0o600, { flush: false });
 }
 
 /** Ends a pretended guest from anywhere, as its own poweroff, reboot or panic, or the VMM's crash would; for tests. */
