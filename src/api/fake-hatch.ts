@@ -392,6 +392,7 @@ export function fakeHatch(clock: Clock): FakeHatch {
     events: fakeEvents(events, own),
     idempotency: { of: async () => ({ newId, settle: async () => undefined }) },
     readiness: async () => hatch.problems,
+    written: () => null,
   };
   return hatch;
 }

@@ -1,4 +1,5 @@
-import { createServer, maxHeaderSize, STATUS_CODES, type Server } from 'node:http';
+import { createServer, maxHeaderSize, STATUS_CODES } from 'node:http';
+import type { IncomingMessage, Server, ServerResponse } from 'node:http';
 import { createServer as createTlsServer } from 'node:https';
 import type { Socket } from 'node:net';
 import type { TypeBoxTypeProvider } from '@fastify/type-provider-typebox';
@@ -33,6 +34,7 @@ import { snapshotRoutes } from './snapshots.ts';
 import { routeRoutes } from './routes.ts';
 import { acceptIdempotencyKeys } from './idempotency.ts';
 import { rateLimiter, type RateLimit } from './rate-limit.ts';
+import { RememberedAnswers } from './remembered.ts';
 import { serializerCompiler, validatorCompiler } from './validation.ts';
 import { vmRoutes } from './vms.ts';
 
@@ -69,6 +71,8 @@ export async function createApi(
   }: ApiOptions = {},
 ): Promise<App> {
   const { hatch, log, clock, version, meter } = deps;
+  const countRequest = rateLimiter(clock, rateLimit);
+  const remembered = new RememberedAnswers(deps, countRequest);
   const app: App = fastify({
     bodyLimit: BODY_BYTES,
     genReqId: newRequestId,
@@ -80,7 +84,10 @@ export async function createApi(
       sendFailure(toFailure(error), request, reply);
     },
     clientErrorHandler: (error, socket) => answerBrokenHttp(error, socket, clock),
-    serverFactory: (handler): Server => {
+    serverFactory: (routes): Server => {
+      const handler = (request: IncomingMessage, response: ServerResponse): void => {
+        if (!remembered.answer(request, response)) routes(request, response);
+      };
       // No Host is answered in our shape.
       const options = { requireHostHeader: false };
       const server = tls ? createTlsServer({ ...options, ...tls }, handler) : createServer(options, handler);
@@ -114,7 +121,8 @@ export async function createApi(
     hangUp: (failure, socket) => hangUp(failure, socket, clock),
   });
   wantOneHost(app);
-  guardRoutes(app, hatch, rateLimiter(clock, rateLimit));
+  guardRoutes(app, hatch, countRequest);
+  remembered.watch(app, crowd);
   acceptIdempotencyKeys(app, { hatch, log });
   answerUnknownPaths(app);
   await describeRoutes(app, version);

@@ -336,6 +336,8 @@ export interface Hatch {
     ): Promise<AsyncIterable<HatchEvent>>;
   };
   readonly idempotency: Pick<IdempotentRequests, 'of'>;
+  /** As `Store.written`: whoever reads rows again sees what they saw as long as it is the same. */
+  written(): number | null;
   /** What keeps the host from serving, in sentences; empty when it is ready. */
   readiness(): Promise<
     readonly { readonly part: 'store' | 'network' | 'vmm' | 'image' | 'start'; readonly problem: string }[]

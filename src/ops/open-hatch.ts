@@ -88,6 +88,7 @@ export function openHatch(
     events: events(world),
     idempotency: new IdempotentRequests({ store, clock, hostId: settings.hostId }),
     readiness,
+    written: () => store.written(),
   };
 }
 

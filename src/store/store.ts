@@ -49,6 +49,11 @@ export interface Store {
   readonly history: History;
   readonly events: Events;
   readonly idempotency: Idempotency;
+  /**
+   * A number that is another one once anything was written: what was read since it was this one is as it was read. What another process
+   * writes shows within some 20 ms. null: that is not known here, as where several hosts write.
+   */
+  written(): number | null;
   /** Resolves when the database answers; throws when it does not. */
   ping(): Promise<void>;
   close(): Promise<void>;

@@ -16,6 +16,8 @@ export interface Engine {
    * `seq`: who has seen one has seen all before it.
    */
   lineUpEvents(trx: Transaction<Tables>): Promise<void>;
+  /** As `Store.written`; not there where nobody knows. */
+  readonly written?: () => number | null;
   /**
    * Runs `work` on a database whose commits outlive this process as any do, but perhaps not a power loss right after them: they are
    * flushed with the next one of all others. For what recovery can do without.

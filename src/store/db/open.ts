@@ -75,6 +75,7 @@ export function storeOf(engine: Engine): Store {
     history: history(engine),
     events: events(engine),
     idempotency: idempotency(engine),
+    written: engine.written ?? (() => null),
     ping: async () => {
       await sql`select 1`.execute(engine.db);
     },

@@ -8,6 +8,9 @@ import { sqliteError } from './sqlite-errors.ts';
 /** Statements that are kept ready: more than Hatch has, unless one of them is written with each number of its values. */
 const MOST_PREPARED = 1000;
 
+/** How long it is believed that no other process has written, in milliseconds. */
+const LOOK_MS = 20;
+
 /**
  * Kysely's driver over one connection of node:sqlite, in place of its own: errors become ours, one query or transaction at a time has the
  * connection, and what was written is flushed once it was let go, so that those who come after need not wait for the disk, and share
@@ -71,7 +74,10 @@ class FileConnection implements DatabaseConnection {
 
   execute<R>(text: string, parameters: readonly unknown[] = []): QueryResult<R> {
     const prepared = this.#file.prepare(text);
-    this.wrote ||= !/^\s*(?:select|begin|commit|pragma)\b/i.test(text);
+    if (prepared.writes) {
+      this.wrote = true;
+      this.#file.writes++;
+    }
     const values = parameters.map(input);
     if (prepared.reads) return { rows: prepared.all(values) as R[] };
     const { changes, lastInsertRowid } = prepared.run(values);
@@ -93,6 +99,7 @@ class FileConnection implements DatabaseConnection {
 interface Statement {
   /** Whether it answers with rows. */
   readonly reads: boolean;
+  readonly writes: boolean;
   all(values: readonly SQLInputValue[]): unknown[];
   run(values: readonly SQLInputValue[]): { changes: number | bigint; lastInsertRowid: number | bigint };
 }
@@ -103,6 +110,10 @@ export class SqliteFile {
   readonly #statements = new Map<string, Statement>();
   readonly #waiting: (() => void)[] = [];
   #taken = false;
+  /** What was written here, and how often another process was seen to have. */
+  writes = 0;
+  #version: unknown;
+  #lookedAt = 0;
   #closed = false;
   readonly #closing: () => Promise<void>;
 
@@ -122,6 +133,22 @@ export class SqliteFile {
     const next = this.#waiting.shift();
     if (next) next();
     else this.#taken = false;
+  }
+
+  /** As `Store.written`. Other processes' writes are looked for (sqlite.org/pragma.html#pragma_data_version) every so often. */
+  written(): number | null {
+    const now = performance.now();
+    if (now - this.#lookedAt < LOOK_MS) return this.writes;
+    try {
+      const { rows } = new FileConnection(this).execute<{ data_version: number }>('pragma data_version');
+      const version = rows[0]?.data_version;
+      if (version !== this.#version) this.writes++;
+      this.#version = version;
+      this.#lookedAt = now;
+      return this.writes;
+    } catch {
+      return null;
+    }
   }
 
   get inTransaction(): boolean {
@@ -158,6 +185,7 @@ function statement(database: DatabaseSync, text: string): Statement {
   };
   return {
     reads: names.length > 0,
+    writes: !/^\s*(?:select|begin|commit|pragma)\b/i.test(text),
     all: (values) => ours(() => prepared.all(...values).map(named)),
     run: (values) => ours(() => prepared.run(...values)),
   };

@@ -59,6 +59,7 @@ export async function openSqlite(
     name: 'sqlite',
     db: kysely(flush ?? (() => log.all())),
     unflushed: (work) => work(lax),
+    written: () => file.written(),
     now: sql<number>`cast(unixepoch('subsec') * 1000 as integer)`,
     // There is one writer at a time anyway.
     lineUpEvents: async () => undefined,
