@@ -1,15 +1,15 @@
 import { chmod, mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { basename, join } from 'node:path';
 import { systemClock } from '../src/base/clock.ts';
 import { CommandFailed, run } from '../src/host/run.ts';
 import { leaks, lookAtHost, processesOf } from '../test/support/leaks.ts';
 import { makeNetns } from '../test/support/netns.ts';
 
 /**
- * `npm run test:soak -- [rounds]`: a real guest that counts sleeps and wakes, 100 times unless told; then twenty callers make and delete VMs
- * for five minutes while guests, DHCP server and rules are killed (`-- churn [seconds]`: that alone). Each in a network namespace of its own;
- * what of it stays on the machine is a failure too. Bounded: a quarter of an hour to boot and settle, and half a minute for each round.
+ * `npm run test:soak -- [rounds]`: a real guest that counts sleeps and wakes, 100 times unless told; beside it twenty callers make and delete
+ * VMs for five minutes while guests, DHCP server and rules are killed (`-- churn [seconds]`: that alone). Each in a network namespace of its
+ * own; what of it stays on the machine is a failure too. Bounded: a quarter of an hour to boot and settle, and half a minute for each round.
  */
 const ROUNDS = 100;
 const CHURN_SECONDS = 300;
@@ -25,22 +25,46 @@ if (!Number.isInteger(churnSeconds) || churnSeconds < 10 || churnSeconds > 86_40
   refuse('npm run test:soak -- churn takes seconds: 10 to 86400.');
 if (process.getuid?.() !== 0) refuse('The soak test must run as root: it makes a bridge and guests.');
 
-if (!churnOnly)
-  await soak('soak.ts', rounds, 900_000 + rounds * 30_000, `${rounds} rounds of sleeping and waking`);
-await soak(
-  'churn.ts',
-  churnSeconds,
-  900_000 + churnSeconds * 1000,
-  `${churnSeconds} s of VMs made and deleted while things are killed`,
-);
+const churn = {
+  program: 'churn.ts',
+  amount: churnSeconds,
+  timeoutMs: 900_000 + churnSeconds * 1000,
+  what: `${churnSeconds} s of VMs made and deleted while things are killed`,
+};
+const counting = {
+  program: 'soak.ts',
+  amount: rounds,
+  timeoutMs: 900_000 + rounds * 30_000,
+  what: `${rounds} rounds of sleeping and waking`,
+};
+// Side by side: whoever sleeps and wakes does so beside others, too.
+await soak(churnOnly ? [churn] : [counting, churn]);
 
-/** Runs a program of test/soak with a number and a folder, and looks at what it leaves. */
-async function soak(program: string, amount: number, timeoutMs: number, what: string): Promise<void> {
+interface Soaked {
+  /** In test/soak. */
+  readonly program: string;
+  /** What it is given. */
+  readonly amount: number;
+  readonly timeoutMs: number;
+  readonly what: string;
+}
+
+/** Runs programs of test/soak, each with its number and a folder, and looks at what they leave. */
+async function soak(all: readonly Soaked[]): Promise<void> {
   const before = await lookAtHost();
+  const good = await Promise.all(all.map(runOne));
+  const left = leaks(before, await lookAtHost());
+  for (const thing of left) console.error(`left behind: ${thing}`);
+  if (left.length > 0 || good.includes(false)) process.exitCode = 1;
+}
+
+/** Runs one of them; false when it failed or left something. */
+async function runOne({ program, amount, timeoutMs, what }: Soaked): Promise<boolean> {
   const folder = await mkdtemp(join(tmpdir(), 'hs-'));
   await chmod(folder, 0o755);
   const namespace = await makeNetns('hatch-soak');
   const started = performance.now();
+  const name = basename(program, '.ts');
   let good = true;
   try {
     await run(
@@ -55,12 +79,12 @@ async function soak(program: string, amount: number, timeoutMs: number, what: st
         cwd: root,
         env: { ...ownEnvironment(), TMPDIR: folder },
         timeoutMs,
-        onLine: (line) => console.log(line),
+        onLine: (line) => console.log(`${name}: ${line}`),
       },
     );
   } catch (error) {
     if (!(error instanceof CommandFailed)) throw error;
-    console.error(error.message);
+    console.error(`${name}: ${error.message}`);
     good = false;
   }
   // A killed process takes a moment to go.
@@ -71,12 +95,11 @@ async function soak(program: string, amount: number, timeoutMs: number, what: st
   ];
   await namespace.dispose();
   await rm(folder, { recursive: true, force: true });
-  left.push(...leaks(before, await lookAtHost()));
-  for (const thing of left) console.error(`left behind: ${thing}`);
+  for (const thing of left) console.error(`${name} left behind: ${thing}`);
   good &&= left.length === 0;
   const seconds = ((performance.now() - started) / 1000).toFixed(0);
   console.log(`${good ? '✓' : '✗'} ${what} (${seconds} s)`);
-  if (!good) process.exitCode = 1;
+  return good;
 }
 
 function ownEnvironment(): Record<string, string> {
