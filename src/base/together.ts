@@ -1,3 +1,8 @@
+import { setImmediate } from 'node:timers/promises';
+
+/** Turns of the event loop in which those who were asked for something at once come equally far. */
+const GATHERING_TURNS = 10;
+
 /**
  * Does in one go what several asked for while the one before was at work: who comes first begins, who comes meanwhile waits and shares
  * the next round.
@@ -41,4 +46,12 @@ export class Together<T> {
       else for (const { item, done } of all) await this.#work([item]).then(done.resolve, done.reject);
     }
   }
+}
+
+/**
+ * Resolves when those who came at the same time have come as far: less than a millisecond for one alone. Of twenty the first would be a round
+ * by itself, and the others wait for it.
+ */
+export async function gathered(): Promise<void> {
+  for (let turns = 0; turns < GATHERING_TURNS; turns++) await setImmediate();
 }

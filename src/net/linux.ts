@@ -4,7 +4,7 @@ import { parseId } from '../base/ids.ts';
 import { allDone } from '../base/all-done.ts';
 import { KeyedLock } from '../base/keyed-lock.ts';
 import type { Logger } from '../base/logger.ts';
-import { Together } from '../base/together.ts';
+import { gathered, Together } from '../base/together.ts';
 import { makeFolder, readIfThere } from '../host/files.ts';
 import type { Run } from '../host/run.ts';
 import { planAddresses, type AddressPlan } from '../model/cidr.ts';
@@ -72,7 +72,7 @@ class LinuxNetwork implements Network {
   #mtu: number | undefined;
   /** Each change looks at what is first, which takes its time: those who come at once share that. */
   readonly #attaching = new Together<Attaching>(
-    (round) => this.#alone(round),
+    (round) => this.#alone(() => gathered().then(round)),
     (all) => this.#attachAll(all).catch(rethrowAsNetError),
   );
   readonly #detaching = new Together<VmId>(

@@ -1,5 +1,6 @@
 import { mkdir, symlink } from 'node:fs/promises';
 import { join } from 'node:path';
+import { allDone } from '../base/all-done.ts';
 import { isErrno } from '../base/errno.ts';
 import { newId } from '../base/ids.ts';
 import { exists, remove } from '../host/files.ts';
@@ -126,8 +127,10 @@ function folderStep(deps: Deps, vm: Vm, image: Image, fresh: boolean): Step {
       const kernel = join(folder, kernelName(driver));
       const own = !fresh && (await exists(kernel));
       await mustBoot(driver, image, own ? kernel : kernelOf(driver, image));
-      await link(kernelOf(driver, image), kernel);
-      if (image.initrdPath !== null) await link(image.initrdPath, join(folder, 'initrd'));
+      await allDone([
+        link(kernelOf(driver, image), kernel),
+        ...(image.initrdPath === null ? [] : [link(image.initrdPath, join(folder, 'initrd'))]),
+      ]);
     },
     undo: async () => (fresh ? dropFolder(deps, vm) : undefined),
   };
