@@ -1,5 +1,6 @@
 import { randomInt } from 'node:crypto';
-import { appendFile, lstat, readFile } from 'node:fs/promises';
+import { appendFileSync, lstatSync } from 'node:fs';
+import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { isErrno } from '../../base/errno.ts';
 import { systemClock } from '../../base/clock.ts';
@@ -54,7 +55,7 @@ export function openFake({
   ): Promise<Machine> => {
     signal.throwIfAborted();
     if (fail[what] === 'before') throw new VmmError(`${what} was told to fail before its effect`);
-    await mustBe(spec, qcow2);
+    mustBe(spec, qcow2);
     const guest: FakeGuest = {
       vmId: spec.vmId,
       process: {
@@ -71,13 +72,11 @@ export function openFake({
       disk: spec.disks[0]?.path ?? '',
       exit: null,
     };
-    await Promise.all([
-      writeGuest(spec.folder, guest),
-      appendFile(
-        join(spec.folder, CONSOLE_FILE),
-        `[    0.000000] Linux version pretended\r\n\r\n${spec.vmId} login: `,
-      ),
-    ]);
+    await writeGuest(spec.folder, guest);
+    appendFileSync(
+      join(spec.folder, CONSOLE_FILE),
+      `[    0.000000] Linux version pretended\r\n\r\n${spec.vmId} login: `,
+    );
     if (signal.aborted || fail[what] === 'after') {
       await remove(join(spec.folder, FAKE_FILE));
       signal.throwIfAborted();
@@ -139,7 +138,7 @@ export function openFake({
 }
 
 /** What a VMM opens must be there; a link to a file that is not counts, as nothing is ever read of it. */
-async function mustBe(spec: MachineSpec, qcow2: boolean): Promise<void> {
+function mustBe(spec: MachineSpec, qcow2: boolean): void {
   if (!qcow2 && spec.disks.some(({ format }) => format !== 'raw'))
     throw new VmmError('only raw disks are known here');
   const paths = [
@@ -147,17 +146,15 @@ async function mustBe(spec: MachineSpec, qcow2: boolean): Promise<void> {
     ...(spec.initrd === null ? [] : [spec.initrd]),
     ...spec.disks.map(({ path }) => path),
   ];
-  await Promise.all(
-    paths.map(async (path) => {
-      try {
-        await lstat(join(spec.folder, path));
-      } catch (error) {
-        if (isErrno(error, 'ENOENT'))
-          throw new VmmError(`Could not open '${path}': No such file or directory`, { cause: error });
-        throw error;
-      }
-    }),
-  );
+  for (const path of paths) {
+    try {
+      lstatSync(join(spec.folder, path));
+    } catch (error) {
+      if (isErrno(error, 'ENOENT'))
+        throw new VmmError(`Could not open '${path}': No such file or directory`, { cause: error });
+      throw error;
+    }
+  }
 }
 
 function mustFit(spec: MachineSpec, saved: SavedMachine): void {

@@ -1,8 +1,10 @@
-import { readdir, writeFile } from 'node:fs/promises';
+import { randomBytes } from 'node:crypto';
+import { renameSync, rmSync, writeFileSync } from 'node:fs';
+import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { isErrno } from '../../base/errno.ts';
 import { parseId, type VmId } from '../../base/ids.ts';
-import { readIfThere, writeFileAtomic } from '../../host/files.ts';
+import { readIfThere } from '../../host/files.ts';
 import type { VmmProcess } from '../../model/vm.ts';
 import type { MachineExit } from '../driver.ts';
 
@@ -39,9 +41,17 @@ export const RAM_FILE = 'fake-mem.json';
 /** Writes the pretended VMM down, and its memory into the file that holds it, unless it stands still. */
 export async function writeGuest(folder: string, guest: FakeGuest): Promise<void> {
   if (guest.ramFile !== null && !guest.paused && guest.exit === null)
-    await writeFile(guest.ramFile, JSON.stringify(guest.memory));
-  // A process would not outlive a power loss.
-  await writeFileAtomic(join(folder, FAKE_FILE), JSON.stringify(guest), 0o600, { flush: false });
+    writeFileSync(guest.ramFile, JSON.stringify(guest.memory));
+  // As a process it outlives no power loss, and is there or not. What is pretended is to take no time: a thread for each call takes ten times
+  // as long as the call.
+  const beside = join(folder, `.${FAKE_FILE}.${randomBytes(4).toString('hex')}`);
+  try {
+    writeFileSync(beside, JSON.stringify(guest), { mode: 0o600 });
+    renameSync(beside, join(folder, FAKE_FILE));
+  } catch (error) {
+    rmSync(beside, { force: true });
+    throw error;
+  }
 }
 
 /** Ends a pretended guest from anywhere, as its own poweroff, reboot or panic, or the VMM's crash would; for tests. */
