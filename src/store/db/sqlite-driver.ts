@@ -222,6 +222,7 @@ export class LogFlush {
   readonly #rounds: Together<void>;
   #before: Promise<void> = Promise.resolve();
   #log: FileHandle | undefined;
+  #closed = false;
   /** How often it was flushed. */
   rounds = 0;
 
@@ -239,14 +240,16 @@ export class LogFlush {
     await this.#rounds.do();
   }
 
-  /** Lets go of the log; the last flush has ended then. */
+  /** Lets go of the log before the database is closed, which flushes what is left: the last flush has ended then. */
   async close(): Promise<void> {
     await this.#before;
+    this.#closed = true;
     await this.#log?.close();
     this.#log = undefined;
   }
 
   async #flush(): Promise<void> {
+    if (this.#closed) return;
     this.rounds++;
     try {
       this.#log ??= await open(this.#path, 'r');
