@@ -1,7 +1,7 @@
 import { setImmediate } from 'node:timers/promises';
 
-/** Turns of the event loop in which those who were asked for something at once come equally far. */
-const GATHERING_TURNS = 10;
+/** Turns of the event loop in which those who were let go at once come equally far. */
+const GATHERING_TURNS = 2;
 
 /**
  * Does in one go what several asked for while the one before was at work: who comes first begins, who comes meanwhile waits and shares

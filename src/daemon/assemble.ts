@@ -25,6 +25,7 @@ import { autostart } from '../ops/autostart.ts';
 import { openArchive } from '../ops/archive/open-archive.ts';
 import { Fleet } from '../ops/fleet.ts';
 import { Flights } from '../ops/flights.ts';
+import { Muster } from '../ops/muster.ts';
 import type { Hatch } from '../ops/hatch.ts';
 import { openHatch } from '../ops/open-hatch.ts';
 import { reconcile } from '../ops/reconcile.ts';
@@ -345,6 +346,7 @@ export async function openWorld(
     room: new Room({ budgetMib: values.HATCH_MEMORY_BUDGET_MIB ?? null, clock }),
     disks: openSavedDisks({ run, tmp: tmpdir() }),
     flights: new Flights({ operations: store.operations, log: log.child({ room: 'ops' }) }),
+    muster: new Muster(),
     clock,
     log: log.child({ room: 'ops' }),
     settings,

@@ -16,8 +16,10 @@ import { ownerOf } from './owner.ts';
  * the last step, so that recovery tells a finished boot from one cut off.
  */
 export async function carryOutBoot(world: World, operation: Operation, signal: AbortSignal): Promise<void> {
-  const { store, clock } = world;
+  const { store, clock, muster } = world;
   const vm = await mustGet(world, operation);
+  // Copies have another way.
+  if (vm.network !== null && vm.parentSnapshotId === null) muster.come(vm.id);
   try {
     const starting = isFresh(vm)
       ? vm
@@ -44,6 +46,8 @@ export async function carryOutBoot(world: World, operation: Operation, signal: A
       details: { ...failure.details, id: vm.id },
       cause: error,
     });
+  } finally {
+    muster.leave(vm.id);
   }
 }
 

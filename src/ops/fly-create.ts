@@ -10,7 +10,7 @@ import type { World } from './world.ts';
  * nothing. Throws as `claim` does, `no_capacity`, and what the boot failed with.
  */
 export async function flyCreate(world: World, caller: Caller, wanted: Wanted, id: VmId): Promise<void> {
-  await withRoom(world, (ask) =>
+  const flying = withRoom(world, (ask) =>
     world.flights.fly(
       id,
       'create',
@@ -19,9 +19,11 @@ export async function flyCreate(world: World, caller: Caller, wanted: Wanted, id
         if (world.room.budgetMib !== null) await mustBeAllowed(world, wanted, [wanted.name]);
         const vms = [{ vmId: id, memMib: wanted.memMib }];
         await ask({ verb: 'create', accountId: wanted.accountId, vms, about: null }, signal);
+        if (wanted.network !== null) world.muster.come(id);
         return claim(world, caller, wanted, id);
       },
       (operation, signal) => carryOutBoot(world, operation, signal),
     ),
   );
+  await flying.finally(() => world.muster.leave(id));
 }

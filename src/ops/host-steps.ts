@@ -16,7 +16,10 @@ import type { World } from './world.ts';
 import { visibleAccounts, vmFolder } from './settings.ts';
 import { ownerOf } from './owner.ts';
 
-type Deps = Pick<World, 'store' | 'driver' | 'net' | 'ports' | 'files' | 'fleet' | 'settings' | 'log'>;
+type Deps = Pick<
+  World,
+  'store' | 'driver' | 'net' | 'ports' | 'files' | 'fleet' | 'muster' | 'settings' | 'log'
+>;
 
 const MIB = 1024 * 1024;
 /** The name of the seed volume in a VM's folder. */
@@ -113,8 +116,13 @@ export function bootSteps(deps: Deps, vm: Vm, image: Image): readonly Stage[] {
   const files = [diskStep(deps, vm, image, fresh), seedStep(deps, vm, image)];
   const vmm = vmmStep(deps, vm, image);
   if (vm.network === null) return [folder, files, vmm];
+  const alone = networkStep(deps, vm, vm.network);
+  const network: Step = {
+    ...alone,
+    run: (signal) => deps.muster.arrive(vm.id).then(() => alone.run(signal)),
+  };
   // The network first: it waits for programs, and the files are made meanwhile.
-  return [folder, [networkStep(deps, vm, vm.network), ...files], [vmm, sshStep(deps, vm, vm.network)]];
+  return [folder, [network, ...files], [vmm, sshStep(deps, vm, vm.network)]];
 }
 
 function folderStep(deps: Deps, vm: Vm, image: Image, fresh: boolean): Step {

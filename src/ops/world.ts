@@ -11,6 +11,7 @@ import type { Fleet } from './fleet.ts';
 import type { Flights } from './flights.ts';
 import type { Room } from './room.ts';
 import type { SshPorts } from './hatch.ts';
+import type { Muster } from './muster.ts';
 import type { RouteBook } from './route-book.ts';
 import type { Settings } from './settings.ts';
 
@@ -23,6 +24,8 @@ export interface World {
   readonly files: GuestFiles;
   readonly fleet: Fleet;
   readonly flights: Flights;
+  /** Where those that start at once meet. */
+  readonly muster: Muster;
   readonly archive: Archive;
   /** Who uses which VM now. */
   readonly activity: ActivityTracker;

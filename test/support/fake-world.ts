@@ -21,6 +21,7 @@ import { ActivityTracker } from '../../src/ops/activity.ts';
 import { autostart } from '../../src/ops/autostart.ts';
 import { Fleet } from '../../src/ops/fleet.ts';
 import { Flights } from '../../src/ops/flights.ts';
+import { Muster } from '../../src/ops/muster.ts';
 import type { Caller, Hatch, SshPorts } from '../../src/ops/hatch.ts';
 import { openHatch } from '../../src/ops/open-hatch.ts';
 import { reconcile } from '../../src/ops/reconcile.ts';
@@ -172,6 +173,7 @@ export async function openFakeWorld(host: FakeHostFolder, options: WorldOptions 
     files,
     fleet,
     flights: new Flights({ operations: store.operations, log: silent }),
+    muster: new Muster(),
     clock: systemClock,
     log: silent,
     archive,
