@@ -34,7 +34,7 @@ import { snapshotRoutes } from './snapshots.ts';
 import { routeRoutes } from './routes.ts';
 import { acceptIdempotencyKeys } from './idempotency.ts';
 import { rateLimiter, type RateLimit } from './rate-limit.ts';
-import { RememberedAnswers } from './remembered.ts';
+import { AnswerCache } from './answer-cache.ts';
 import { serializerCompiler, validatorCompiler } from './validation.ts';
 import { vmRoutes } from './vms.ts';
 
@@ -72,7 +72,7 @@ export async function createApi(
 ): Promise<App> {
   const { hatch, log, clock, version, meter } = deps;
   const countRequest = rateLimiter(clock, rateLimit);
-  const remembered = new RememberedAnswers(deps, countRequest);
+  const answerCache = new AnswerCache(deps, countRequest);
   const app: App = fastify({
     bodyLimit: BODY_BYTES,
     genReqId: newRequestId,
@@ -86,7 +86,7 @@ export async function createApi(
     clientErrorHandler: (error, socket) => answerBrokenHttp(error, socket, clock),
     serverFactory: (routes): Server => {
       const handler = (request: IncomingMessage, response: ServerResponse): void => {
-        if (!remembered.answer(request, response)) routes(request, response);
+        if (!answerCache.answer(request, response)) routes(request, response);
       };
       // No Host is answered in our shape.
       const options = { requireHostHeader: false };
@@ -122,7 +122,7 @@ export async function createApi(
   });
   wantOneHost(app);
   guardRoutes(app, hatch, countRequest);
-  remembered.watch(app, crowd);
+  answerCache.watch(app, crowd);
   acceptIdempotencyKeys(app, { hatch, log });
   answerUnknownPaths(app);
   await describeRoutes(app, version);

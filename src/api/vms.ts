@@ -54,7 +54,7 @@ export function vmRoutes(app: App, { hatch }: Pick<ApiDeps, 'hatch'>): void {
   app.get(
     '/vms',
     {
-      config: { access: READ, remembered: true },
+      config: { access: READ, cached: true },
       schema: {
         operationId: 'listVms',
         tags,
@@ -76,7 +76,7 @@ export function vmRoutes(app: App, { hatch }: Pick<ApiDeps, 'hatch'>): void {
   app.get(
     '/vms/:id',
     {
-      config: { access: READ, errors: ['wrong_state', 'timeout'], remembered: true },
+      config: { access: READ, errors: ['wrong_state', 'timeout'], cached: true },
       schema: {
         operationId: 'getVm',
         tags,

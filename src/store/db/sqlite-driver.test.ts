@@ -7,7 +7,7 @@ import { setImmediate as turn } from 'node:timers/promises';
 import { sql, type Kysely } from 'kysely';
 import { Failure } from '../../model/failure.ts';
 import { transact } from './engine.ts';
-import { LogFlush } from './sqlite-driver.ts';
+import { WalFlush } from './sqlite-driver.ts';
 import { openSqlite } from './sqlite.ts';
 import type { Tables } from './tables.ts';
 
@@ -115,11 +115,11 @@ test('the log of a database is flushed, by those who ask at once together; a log
   const path = join(folder, 'log.db');
   const engine = await openSqlite(path);
   await HOSTS.execute(engine.db);
-  const log = new LogFlush(path);
+  const log = new WalFlush(path);
   await Promise.all(Array.from({ length: 20 }, () => log.all()));
   assert.ok(log.rounds <= 2, `${log.rounds} rounds`);
   await log.close();
-  const none = new LogFlush(join(folder, 'nothing.db'));
+  const none = new WalFlush(join(folder, 'nothing.db'));
   await assert.rejects(none.all(), (error) => error instanceof Failure && error.code === 'unavailable');
   await none.close();
   await engine.db.destroy();

@@ -217,7 +217,7 @@ function input(value: unknown): SQLInputValue {
  * moves it into the database file (sqlite.org/pragma.html#pragma_synchronous), so all commits are on the disk once it was flushed after them.
  * Those who ask while it is flushed share the next time.
  */
-export class LogFlush {
+export class WalFlush {
   readonly #path: string;
   readonly #rounds: Together<void>;
   #before: Promise<void> = Promise.resolve();

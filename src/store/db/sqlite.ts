@@ -6,7 +6,7 @@ import { isErrno } from '../../base/errno.ts';
 import { Kysely, sql, SqliteAdapter, SqliteIntrospector, SqliteQueryCompiler, type Dialect } from 'kysely';
 import { Failure } from '../../model/failure.ts';
 import type { Asked, Engine } from './engine.ts';
-import { FileDriver, LogFlush, SqliteFile } from './sqlite-driver.ts';
+import { FileDriver, WalFlush, SqliteFile } from './sqlite-driver.ts';
 import { sqliteError } from './sqlite-errors.ts';
 import type { Tables } from './tables.ts';
 
@@ -47,7 +47,7 @@ export async function openSqlite(
     database.close();
     throw sqliteError(error, path);
   }
-  const log = new LogFlush(path);
+  const log = new WalFlush(path);
   const file = new SqliteFile(database, () => log.close());
   const kysely = (flushed: (() => Promise<void>) | null): Kysely<Tables> =>
     new Kysely<Tables>({

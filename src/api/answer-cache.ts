@@ -6,10 +6,10 @@ import type { ApiDeps, App } from './app.ts';
 declare module 'fastify' {
   interface FastifyContextConfig {
     /** What it answers stands on rows of the database alone: asked for again it is the same, unless any row was written. */
-    remembered?: true;
+    cached?: true;
   }
   interface FastifyRequest {
-    /** What was known when it came; null where its answer is not remembered. */
+    /** What was known when it came; null where its answer is not cached. */
     asOf: AsOf | null;
   }
 }
@@ -48,7 +48,7 @@ const HARMLESS = new Set(
  * (`Hatch.written`): those who look every second whether something has changed ask for what has not, mostly. All else of a request happens
  * as ever: it counts against its key's rate, and is counted and logged.
  */
-export class RememberedAnswers {
+export class AnswerCache {
   readonly #deps: Pick<ApiDeps, 'hatch' | 'log' | 'clock' | 'meter'>;
   readonly #countRequest: (key: string) => void;
   readonly #answers = new Map<string, Answer>();
@@ -66,7 +66,7 @@ export class RememberedAnswers {
     this.#crowd = crowd;
     app.decorateRequest('asOf', null);
     app.addHook('onRequest', (request, _reply, done) => {
-      if (request.routeOptions.config.remembered) {
+      if (request.routeOptions.config.cached) {
         const written = hatch.written();
         if (written !== null) request.asOf = { written, at: clock.steady() };
       }
