@@ -111,7 +111,8 @@ export function agentSuite(
     const hold = `exec -a ${marker} tail -f /dev/null`;
     const result = await exec(
       ['bash', '-c', `echo begun; echo so >&2; (${hold}) & setsid --fork bash -c '${hold}'; ${hold}`],
-      { timeoutMs: 1500 },
+      // Long enough for an emulated guest to have said both, on a bad day too.
+      { timeoutMs: 6000 },
     );
     assert.deepEqual(result, {
       exitCode: null,
