@@ -8,12 +8,13 @@ import { agentOf, type BootedGuest, type RunningGuest } from './booted-guest.ts'
 
 /** What the guest of `agentCases` is told at its boot. A list of users without `default`: the kind of user-data that leaves the image's own user out. */
 export const AGENT_SEED = {
-  hostname: 'raw',
+  hostname: 'booted',
   userData:
-    '#cloud-config\nusers:\n  - name: alice\nwrite_files:\n  - {path: /marker, content: "é"}\n# no end of line',
+    '#cloud-config\nusers:\n  - name: alice\nwrite_files:\n  - {path: /marker, content: "é"}\n' +
+    'runcmd:\n  - echo once >> /var/lib/ran\n# canary-in-user-data, and no end of line',
   sshAuthorizedKeys: [
     'ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIEXAMPLEEXAMPLE me@here',
-    `ssh-rsa AAAAB3NzaOdd it's "quoted" $(touch /pwned)`,
+    `ssh-rsa AAAAB3NzaC1yc2EAOdd it's "quoted" $(touch /pwned)`,
   ],
 } as const;
 
@@ -47,13 +48,13 @@ export function agentCases(booted: BootedGuest): void {
         agent,
         `cat ~${user}/.ssh/authorized_keys; ls /pwned; stat -c '%a %U' ~${user}/.ssh/authorized_keys`,
       );
-      assert.equal(seen.stdout, `${AGENT_SEED.sshAuthorizedKeys.join('\n')}\n600 ${user}\n`);
+      assert.equal(seen.stdout, `${booted.authorizedKeys.join('\n')}\n600 ${user}\n`);
       assert.equal((await exec(agent, `su ${user} -c 'sudo -n id -u'`)).stdout, '0\n');
       assert.equal(
         (await exec(agent, 'cat /var/lib/cloud/instance/user-data.txt')).stdout,
         AGENT_SEED.userData,
       );
-      assert.equal((await exec(agent, 'cat /marker; hostname; id -un alice')).stdout, 'éraw\nalice\n');
+      assert.equal((await exec(agent, 'cat /marker; hostname; id -un alice')).stdout, 'ébooted\nalice\n');
       agent.close();
     });
 

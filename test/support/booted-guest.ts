@@ -1,5 +1,5 @@
-import { mkdir, rename, rm, symlink, writeFile } from 'node:fs/promises';
-import { join, relative } from 'node:path';
+import { link, mkdir, realpath, rm, symlink, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
 import { systemClock } from '../../src/base/clock.ts';
 import { newId } from '../../src/base/ids.ts';
 import { silent } from '../../src/base/logger.ts';
@@ -39,6 +39,8 @@ export interface BootedGuest {
   readonly spec: MachineSpec;
   /** What of it answered first when it was booted, and so many seconds after its start. */
   readonly answered: { readonly by: 'agent' | 'ssh'; readonly seconds: number };
+  /** The keys its seed was given, for the user of its image. */
+  readonly authorizedKeys: readonly string[];
   /** The user of its image. */
   readonly defaultUser: string;
   /** A copy that runs and whose agent answers, in about a second. */
@@ -79,14 +81,14 @@ export async function bootAndSave(
       memoryPath: join(spec.folder, 'memory.bin'),
     });
     await machine.kill();
-    return await guests.of({ saved, spec, answered });
+    return await guests.of({ saved, spec, answered, authorizedKeys: seed.sshAuthorizedKeys ?? [] });
   } catch (error) {
     await guests.remove();
     throw error;
   }
 }
 
-/** As `bootAndSave`; of the guest that was booted for several suites (booted-machine.test.ts), where it was. */
+/** As `bootAndSave`; of the guest that was booted for several suites (booted.test.ts), where it was. */
 export async function bootedOrBoot(
   driver: Driver,
   folder: string,
@@ -97,21 +99,38 @@ export async function bootedOrBoot(
   return new Guests(driver, folder, seed).of(JSON.parse(text) as Kept);
 }
 
-/** Moves a guest to where `bootedOrBoot` of other processes finds it. */
-export async function keepForOthers({ saved, spec, answered }: BootedGuest, shared: string): Promise<void> {
+/**
+ * Puts a guest that hatchd booted and saved where `bootedOrBoot` of other processes finds it: `folder` is its VM's, `disk` its frozen
+ * disk. The files are linked, so hatchd's own may go.
+ */
+export async function keepForOthers(
+  { saved, spec, ...rest }: Kept,
+  { disk, shared }: { readonly disk: string; readonly shared: string },
+): Promise<void> {
   const to = join(shared, 'machine');
-  await rename(spec.folder, to);
-  const moved = (path: string): string => join(to, relative(spec.folder, path));
-  const memoryPath = saved.memoryPath === null ? null : moved(saved.memoryPath);
+  await mkdir(to);
+  for (const name of ['kernel', 'initrd', 'base'])
+    await symlink(await realpath(join(spec.folder, name)), join(to, name));
+  const place = async (from: string, name: string): Promise<string> => {
+    await link(from, join(to, name));
+    return join(to, name);
+  };
+  await place(join(spec.folder, 'seed.iso'), 'seed.iso');
+  await place(disk, spec.disks[0]?.path ?? '');
   const kept: Kept = {
-    saved: { ...saved, statePath: moved(saved.statePath), memoryPath },
+    saved: {
+      ...saved,
+      statePath: await place(saved.statePath, 'state.bin'),
+      memoryPath: saved.memoryPath === null ? null : await place(saved.memoryPath, 'memory.bin'),
+    },
     spec: { ...spec, folder: to },
-    answered,
+    ...rest,
   };
   await writeFile(join(shared, KEPT), JSON.stringify(kept));
 }
 
-type Kept = Pick<BootedGuest, 'saved' | 'spec' | 'answered'>;
+/** What is known of a guest that was booted and saved. */
+export type Kept = Pick<BootedGuest, 'saved' | 'spec' | 'answered' | 'authorizedKeys'>;
 const SHARED = process.env['HATCH_TEST_BOOTED'];
 const KEPT = 'machine.json';
 
@@ -130,13 +149,12 @@ class Guests {
   }
 
   /** The guest that was saved, and copies of it. */
-  async of({ saved, spec, answered }: Kept): Promise<BootedGuest> {
+  async of(kept: Kept): Promise<BootedGuest> {
     const driver = this.#driver;
+    const { saved, spec } = kept;
     return {
       driver,
-      saved,
-      spec,
-      answered,
+      ...kept,
       defaultUser: (await builtImage()).manifest.default_user,
       fresh: () => this.fresh(),
       copyOf: (one) => this.#copyOf(one),

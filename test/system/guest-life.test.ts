@@ -11,26 +11,19 @@ import type { Vm } from '../../src/contract/vm.ts';
 import { exists } from '../../src/host/files.ts';
 import { run } from '../../src/host/run.ts';
 import { takesAndGivesFiles } from '../support/guest-files.ts';
-import { mustBeConfined, openTo, openToStrangers, PUBLIC, whereSeen } from '../support/confined.ts';
 import { bootedVm } from '../support/booted-vm.ts';
 import { eventsOf, qemuOf, startHatchd, untilVm, type Hatchd } from '../support/hatchd.ts';
 
 /**
- * The life of real guests, from the API's side: two VMs side by side, each through every way a guest can end and come back.
- * Booting is what is tested here: one is booted; the other, and what comes after it, copies of one that was, go down in every way there is.
+ * The life of real guests, from the API's side: two VMs side by side, copies of one that was booted, each through every way a guest can
+ * end and come back.
  */
 let folder: string;
 let hatchd: Hatchd;
-/** Secrets that nobody is to see: of the operator, and in what a VM was made with. */
-const S3_SECRET = 'canary-of-the-operator';
-const PASSWORD = 'canary-in-user-data';
 
 before(async () => {
   folder = await mkdtemp(join(tmpdir(), 'life-'));
-  hatchd = await startHatchd(folder, {
-    HATCH_S3_ACCESS_KEY: 'canary-access',
-    HATCH_S3_SECRET_KEY: S3_SECRET,
-  });
+  hatchd = await startHatchd(folder);
 });
 after(async () => {
   await hatchd.down();
@@ -59,8 +52,6 @@ print(s.recv(100).decode().strip())
 END
 sudo systemctl stop try-vsock`;
 
-const READY = { wait: 'ready', timeout: 300 } as const;
-
 async function refuses(port: number | undefined): Promise<boolean> {
   const socket = connect(port ?? 0, '127.0.0.1');
   try {
@@ -74,21 +65,9 @@ async function refuses(port: number | undefined): Promise<boolean> {
 }
 
 describe('two guests', { concurrency: 2 }, () => {
-  test('one is configured, looked into, and powers itself off', async () => {
+  test('one is looked into, and powers itself off', async () => {
     const { client, ssh } = hatchd;
-    const made = await client.vms.create(
-      {
-        name: 'alpha',
-        ssh_authorized_keys: [hatchd.publicKey],
-        user_data: `#cloud-config\n# ${PASSWORD}\nruncmd:\n  - echo once >> /var/lib/ran\n`,
-        labels: { role: 'test' },
-        disk_mib: 4096,
-      },
-      READY,
-    );
-    assert.equal(made.ready, true);
-    await waitsForCloudInit(made);
-    await isConfined(made);
+    const made = await bootedVm(hatchd, { name: 'alpha' });
 
     const { stdout } = await client.vms.exec('alpha', {
       command: ['sh', '-c', 'echo "$PWD $GREETING"; cat; exit 7'],
@@ -102,15 +81,8 @@ describe('two guests', { concurrency: 2 }, () => {
     const much = await client.vms.exec('alpha', { command: 'head -c 2000000 /dev/zero | tr "\\0" x' });
     assert.deepEqual([much.truncated, much.stdout.length, much.exit_code], [true, 1024 * 1024, 0]);
 
-    await tellsWhatItUses(made);
     await takesAndGivesFiles(hatchd, 'alpha');
-
-    // The image's file system has grown to the disk that was asked for.
-    const size = Number(await ssh(made, 'debian', 'df --output=size -BM / | tail -n 1 | tr -d "M "'));
-    assert.ok(size > 3500, `the root file system has ${size} MiB`);
-    assert.equal(await ssh(made, 'debian', 'hostname; cat /var/lib/ran'), 'alpha\nonce');
     assert.equal(await ssh(made, 'debian', VSOCK_AGENT), '{"return": {}}');
-    assert.match(await client.vms.console('alpha'), /login:|Reached target/);
 
     await ssh(made, 'debian', 'sudo systemctl poweroff').catch(() => 'the connection ends with the guest');
     const off = await untilVm(hatchd, made.id, (vm) => vm.state === 'stopped');
@@ -173,63 +145,3 @@ describe('two guests', { concurrency: 2 }, () => {
     assert.deepEqual(await client.vms.delete('gamma'), { status: 'deleted' });
   });
 });
-
-/** What a guest writes and sends is counted, by the API and by the command. */
-async function tellsWhatItUses({ id, mem_mib }: Vm): Promise<void> {
-  const { client } = hatchd;
-  const before = await client.vms.metrics(id);
-  const [mib, datagrams] = [8, 20];
-  const { exit_code, stderr } = await client.vms.exec(id, {
-    command: [
-      'bash',
-      '-ec',
-      `dd if=/dev/urandom of=/var/tmp/written bs=1M count=${mib} conv=fsync status=none
-      for i in {1..${datagrams}}; do head -c 1000 /dev/zero > /dev/udp/192.168.241.1/9; done`,
-    ],
-  });
-  assert.equal(exit_code, 0, stderr);
-  const after = await client.vms.metrics(id);
-  assert.ok(before.net && after.net);
-  const grew = {
-    written: after.block.written_bytes - before.block.written_bytes,
-    packets: after.net.sent_packets - before.net.sent_packets,
-    sent: after.net.sent_bytes - before.net.sent_bytes,
-  };
-  const words = JSON.stringify({ before, after });
-  assert.ok(grew.written >= mib * 1024 * 1024, words);
-  assert.ok(grew.packets >= datagrams && grew.sent >= datagrams * 1000, words);
-  assert.ok(before.block.read_bytes > 1024 * 1024 && before.net.received_packets > 0, words);
-  assert.ok(after.cpu_seconds > before.cpu_seconds && after.uptime_seconds > before.uptime_seconds, words);
-  const life = (Date.parse(after.at) - Date.parse(before.at)) / 1000;
-  assert.ok(Math.abs(after.uptime_seconds - before.uptime_seconds - life) < 1, words);
-  const { mem_mib: given, resident_bytes: held } = after.memory;
-  assert.equal(given, mem_mib);
-  // The guest has touched some of it; QEMU has its own memory besides.
-  assert.ok(held > 64 * 1024 ** 2 && held < (mem_mib + 1024) * 1024 ** 2, words);
-  assert.match((await hatchd.hatch('vm', 'metrics', 'alpha')).stdout, /^Disk written +[\d.]+M$/m);
-}
-
-/** A guest's QEMU has its own rights alone, its files are nobody else's, and no secret shows. */
-async function isConfined({ id }: Vm): Promise<void> {
-  const pid = await qemuOf(id);
-  assert.ok(pid !== undefined);
-  const uid = await mustBeConfined(pid);
-  // It works in its folder, and comes to nothing else there by name.
-  const [own, ...more] = await openTo(uid, join(hatchd.data, 'vms', id));
-  assert.match(own ?? '', /^disk\.(qcow2|raw)$/);
-  assert.deepEqual(more, []);
-  assert.deepEqual(await openTo(uid, hatchd.data), [...PUBLIC]);
-  assert.deepEqual(await openToStrangers(hatchd.data), [...PUBLIC]);
-  const user_data = `#cloud-config\n# ${PASSWORD}\n`;
-  await assert.rejects(
-    hatchd.client.vms.create({ image_id: 'img-none', user_data }),
-    (error) => error instanceof Error && !/canary/.test(`${error.message} ${JSON.stringify(error)}`),
-  );
-  assert.deepEqual(await whereSeen([S3_SECRET, PASSWORD, hatchd.key], hatchd), []);
-}
-
-/** Waits for the end of cloud-init in a guest, which must have nothing to complain of. */
-async function waitsForCloudInit(vm: Vm): Promise<void> {
-  const status = await hatchd.ssh(vm, 'debian', 'cloud-init status --wait --long', { timeoutMs: 180_000 });
-  assert.match(status, /^status: done$/m);
-}
