@@ -223,8 +223,11 @@ test('a pack, a manifest or a size that is larger than may be is refused before 
 test('a file that ends anywhere, or of which one bit is another, is refused', async () => {
   const parts = await partsOf(sealed);
   const holes = new Set<number>();
+  const sums = new Set<number>();
   let at = 0;
   for (const { bytes } of parts) {
+    // The sum over a header can be written in several ways, with blanks before it or after it.
+    for (let byte = 148; byte < 156; byte++) sums.add(at + byte);
     // Nobody looks at what fills an entry up to whole blocks.
     at += 512 + bytes.length;
     for (; at % 512 !== 0; at++) holes.add(at);
@@ -236,9 +239,17 @@ test('a file that ends anywhere, or of which one bit is another, is refused', as
       if (holes.has(offset)) return;
       const broken = Buffer.from(sealed);
       broken.writeUInt8(broken.readUInt8(offset) ^ (1 << bit), offset);
-      await refused(broken, /./, MASTER);
+      const good = sums.has(offset) ? await read(broken, MASTER).catch(() => undefined) : undefined;
+      if (good) await isExample(good);
+      else await refused(broken, /./, MASTER);
     }),
-    { numRuns: 60 },
+    {
+      numRuns: 60,
+      examples: [
+        [154, 0],
+        [155, 5],
+      ],
+    },
   );
 });
 

@@ -114,7 +114,7 @@ export interface ReadOrder {
 /**
  * Reads a file as it comes and keeps its packs, bounded in memory whatever it holds. Throws BlobError: `damaged` with a
  * sentence for anything that is not exactly as it must be, `wrong_key` for one sealed under another key than `master`, and
- * what `source` and `room` throw. It is whole, and every byte of it as its writer wrote it, when this resolves.
+ * what `source` and `room` throw. It is whole, and every byte in its entries as its writer wrote it, when this resolves.
  */
 export async function readSnapshotFile(order: ReadOrder): Promise<ReadFile> {
   const tar = extract();
