@@ -11,7 +11,7 @@ import { describeFile, FILE_MS, summarise, type FileResult } from './lib/test-ru
 /**
  * `npm run test:system -- [part of a file's name...]`: real guests, bridges, rules and databases; `--long` takes the files of
  * test/long/ (`npm run test:long`). Three files at a time, of which two boot guests (an emulated one keeps a
- * processor busy), each in a network namespace and with a temporary folder of its own. Whatever a file leaves in them is a failure of it; what all of
+ * processor busy), and a fourth that mostly waits, each in a network namespace and with a temporary folder of its own. Whatever a file leaves in them is a failure of it; what all of
  * them leave elsewhere on the machine is a failure of the run.
  */
 const root = join(import.meta.dirname, '..');
@@ -21,12 +21,20 @@ process.env['NODE_COMPILE_CACHE'] ??= join(root, 'node_modules/.cache/compiled')
 const GUESTS_AT_ONCE = 2;
 /** Each boots a guest of which the others have copies: they are begun when it has ended. */
 const COPIES: Readonly<Record<string, readonly string[]>> = {
-  'booted-machine': ['vmm-qemu', 'guest-agent'],
-  booted: ['guest-life', 'snapshots', 'hatchd-restart', 'idle'],
+  booted: ['vmm-qemu', 'guest-agent', 'guest-life', 'snapshots', 'hatchd-restart', 'idle'],
 };
-const CROWDS = 'crowds';
-/** Begun first, the longest before all, so that none of them is what everything else has to wait for at the end. */
-const WITH_GUESTS = [...Object.keys(COPIES), 'seed-replay', ...Object.values(COPIES).flat()];
+/** The longest before all, so that none of them is what everything else has to wait for at the end. */
+const WITH_GUESTS = [
+  ...Object.keys(COPIES),
+  'seed-replay',
+  ...Object.values(COPIES)
+    .flat()
+    .filter((name) => name !== 'idle'),
+];
+/** These wait most of their time, for guests to fall asleep and for connections to time out: they go beside the others. */
+const WAITING = ['idle'];
+/** As those, but a crowd that comes asks for both processors: it comes when no other guests are there any more. */
+const CROWDS = ['crowds'];
 const long = process.argv.includes('--long');
 const wanted = process.argv.slice(2).filter((word) => word !== '--long');
 
@@ -50,15 +58,13 @@ const booted = new Map(
 const started = performance.now();
 const before = await lookAtHost();
 const results: FileResult[] = [];
-const guests = WITH_GUESTS.flatMap((name) => files.filter((file) => is(file, name)));
-/** The crowds ask for both processors, so they come when most guests have booted. */
-const others = files
-  .filter((file) => !guests.includes(file))
-  .toSorted((a, b) => Number(is(a, CROWDS)) - Number(is(b, CROWDS)));
-/** Takes from the first of its queues that holds a file; long tests boot guests nearly all, and are two at a time. */
-const worker = async (...queues: readonly string[][]): Promise<void> => {
-  const next = (): string | undefined => queues.find((queue) => queue.length > 0)?.shift();
-  for (let file = next(); file !== undefined; file = next()) {
+const named = (names: readonly string[]): string[] =>
+  names.flatMap((name) => files.filter((file) => is(file, name)));
+const [guests, waiting, crowds] = [named(WITH_GUESTS), named(WAITING), named(CROWDS)];
+const others = files.filter((file) => ![...guests, ...waiting, ...crowds].includes(file));
+/** Runs the files of a queue, one after the other; long tests boot guests nearly all, and are two at a time. */
+const worker = async (queue: string[]): Promise<void> => {
+  for (let file = queue.shift(); file !== undefined; file = queue.shift()) {
     for (const [name, { promise }] of booted)
       if (COPIES[name]?.some((copy) => is(file, copy)) === true) await promise;
     const result = await runAlone(file);
@@ -67,9 +73,10 @@ const worker = async (...queues: readonly string[][]): Promise<void> => {
     console.log(describeFile(result));
   }
 };
+const withGuests = Array.from({ length: GUESTS_AT_ONCE }, () => worker(guests));
 await Promise.all([
-  ...Array.from({ length: GUESTS_AT_ONCE }, () => worker(guests, others)),
-  ...(long ? [] : [worker(others)]),
+  ...withGuests.map((ended) => ended.then(() => worker(others))),
+  ...(long ? [] : [worker(others), worker(waiting), Promise.all(withGuests).then(() => worker(crowds))]),
 ]);
 await rm(shared, { recursive: true, force: true });
 const left = await whatStays(async () => leaks(before, await lookAtHost()));

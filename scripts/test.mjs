@@ -1,5 +1,5 @@
 /**
- * `npm test`: installs what the tests need, then runs every check and every test, and stops at the first that fails.
+ * `npm test`: installs what the tests need, then runs every check and every test; what boots guests only where the rest passed.
  * `npm run test:long` does so with the tests of `test/long/`, which take longer than one wants to wait for before each landing.
  * `npm run test:soak` puts one guest to sleep and wakes it, a hundred times unless told.
  * Plain JavaScript, for any Node from 18, because nothing is installed yet when it starts.
@@ -12,12 +12,21 @@ import { duration, main, Stop } from './lib/say.mjs';
 
 const { findNode, FLAGS } = createRequire(import.meta.url)('../bin/launch.cjs');
 
-/** Runs one phase with our terminal; throws a Stop when it fails. */
-function phase(name, program, args) {
+/** Runs one phase; throws a Stop when it fails. It has our terminal, or with `beside`, what it says is shown when it has ended. */
+function phase(name, program, args, { beside = false } = {}) {
   const started = Date.now();
-  console.log(`\n== ${name}`);
+  const title = `\n== ${name}`;
+  if (!beside) console.log(title);
   return new Promise((resolve, reject) => {
-    const child = spawn(program, args, { cwd: ROOT, stdio: 'inherit' });
+    const child = spawn(program, args, {
+      cwd: ROOT,
+      stdio: beside ? ['ignore', 'pipe', 'pipe'] : 'inherit',
+    });
+    const said = [];
+    if (beside) {
+      for (const stream of [child.stdout, child.stderr]) stream.on('data', (bytes) => said.push(bytes));
+      child.on('close', () => console.log(`${title}\n${Buffer.concat(said).toString().trimEnd()}`));
+    }
     child.on('error', (error) =>
       reject(new Stop(`${name}: ${program} could not be started: ${error.message}`)),
     );
@@ -27,6 +36,15 @@ function phase(name, program, args) {
       else reject(new Stop(`${name} failed (${signal ?? `exit code ${code}`}) after ${took}.`));
     });
   });
+}
+
+/** Runs phases side by side: none of them keeps all processors busy. Where some fail, the Stop says so of each. */
+async function sideBySide(...phases) {
+  console.log(`\n== ${phases.map(([name]) => name).join(', ')}: side by side, each shown at its end`);
+  const ended = await Promise.allSettled(phases.map((one) => phase(...one, { beside: true })));
+  const failed = ended.filter(({ status }) => status === 'rejected');
+  if (failed.length > 0) throw new Stop(failed.map(({ reason }) => reason.message).join('\n'));
+  return ended.map(({ value }) => value);
 }
 
 await main(async () => {
@@ -39,15 +57,17 @@ await main(async () => {
   await npmPackages();
   const node = findNode();
   const script = (name) => [...FLAGS, path.join(ROOT, 'scripts', name)];
-  const image = () => phase('default image', path.join(ROOT, 'bin/hatchd'), ['image', 'build']);
+  const image = ['default image', path.join(ROOT, 'bin/hatchd'), ['image', 'build']];
   const done = long
-    ? [await image(), await phase('long tests', node, [...script('test-system.ts'), ...words])]
+    ? [await phase(...image), await phase('long tests', node, [...script('test-system.ts'), ...words])]
     : soak
-      ? [await image(), await phase('soak', node, [...script('soak.ts'), ...words])]
+      ? [await phase(...image), await phase('soak', node, [...script('soak.ts'), ...words])]
       : [
-          await phase('check', node, script('check.ts')),
-          await phase('unit tests', node, script('test-unit.ts')),
-          await image(),
+          ...(await sideBySide(
+            ['check', node, script('check.ts')],
+            ['unit tests', node, script('test-unit.ts')],
+            image,
+          )),
           await phase('system tests', node, script('test-system.ts')),
         ];
   console.log('');
