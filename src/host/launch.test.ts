@@ -51,6 +51,21 @@ for (const [name, open] of [
       assert.deepEqual(lines.toSorted(), ['stderr: x /root', `stdout: ${folder}`, 'stdout: é']);
     });
 
+    test('the rest of its input comes when it is known; where it never will, nothing more does', async () => {
+      const { promise: rest, resolve } = Promise.withResolvers<string>();
+      const argv = ['sh', '-c', 'while read -r line; do echo "$line"; done; echo over'] as const;
+      // It is at work on what it has: only that it was heard of has the rest given.
+      const { stdout } = await run(argv, { input: 'first\n', rest, onLine: () => resolve('rest\n') });
+      assert.equal(stdout, 'first\nrest\nover\n');
+      const file = join(folder, 'said');
+      const left = run(['sh', '-c', `cat > ${file}; exit 7`], {
+        input: 'first\n',
+        rest: Promise.reject(new Error('it is not to go on')),
+      });
+      await assert.rejects(left, /it is not to go on/);
+      assert.equal(await readFile(file, 'utf8'), 'first\n');
+    });
+
     test('a large output comes whole and in order', async () => {
       const { stdout } = await run(['seq', '1', '200000']);
       assert.equal(stdout, Array.from({ length: 200_000 }, (_, i) => `${i + 1}\n`).join(''));

@@ -9,6 +9,8 @@ export interface Launch {
   /** `piped`: what it says is heard, and `input` is what it is given. Else files its output is appended to. */
   readonly output: 'piped' | { readonly stdout: string; readonly stderr: string };
   readonly input: string | Uint8Array;
+  /** Its input does not end with `input`: it waits for `giveRest`. */
+  readonly restComes?: boolean | undefined;
   /** As umask(2); that of whoever starts it unless told. */
   readonly umask?: number | undefined;
 }
@@ -25,11 +27,28 @@ export type Heard =
   /** Whoever would have told more has gone; nothing more is heard. */
   | { readonly kind: 'lost' };
 
-/** Starts a program, and tells what becomes of it; gives how it is killed, with all that it started. */
-export type Launcher = (launch: Launch, hear: (heard: Heard) => void) => { readonly kill: () => void };
+/** A program that was started. */
+export interface Launched {
+  /** Kills it, with all that it started. */
+  readonly kill: () => void;
+  /** Gives it the rest of its input, which ends with that. */
+  readonly giveRest: (rest: string | Uint8Array) => void;
+}
+
+/** Starts a program, and tells what becomes of it. */
+export type Launcher = (launch: Launch, hear: (heard: Heard) => void) => Launched;
 
 /** Starts programs as children of this very process, which stands still for as long as the kernel takes to copy its page tables. */
-export const launchHere: Launcher = ({ argv: [program, ...args], cwd, env, output, input, umask }, hear) => {
+export const launchHere: Launcher = (what, hear) => {
+  const {
+    argv: [program, ...args],
+    cwd,
+    env,
+    output,
+    input,
+    restComes = false,
+    umask,
+  } = what;
   const opened: number[] = [];
   let child: ChildProcess;
   let stdio: StdioOptions | undefined;
@@ -40,7 +59,7 @@ export const launchHere: Launcher = ({ argv: [program, ...args], cwd, env, outpu
     const { code, message } = error as NodeJS.ErrnoException;
     // Of a file for its output that cannot be opened: that code would say something else of the program.
     hear({ kind: 'failed', code: stdio === undefined ? undefined : code, message });
-    return { kill: () => undefined };
+    return { kill: () => undefined, giveRest: () => undefined };
   } finally {
     for (const fd of new Set(opened)) closeSync(fd);
   }
@@ -58,9 +77,10 @@ export const launchHere: Launcher = ({ argv: [program, ...args], cwd, env, outpu
   });
   // A program that does not read its input to the end is no failure by itself.
   child.stdin?.on('error', () => undefined);
-  child.stdin?.end(input);
+  if (restComes) child.stdin?.write(input);
+  else child.stdin?.end(input);
   if (output !== 'piped') child.unref();
-  return { kill: () => killGroup(pid) };
+  return { kill: () => killGroup(pid), giveRest: (rest) => void child.stdin?.end(rest) };
 };
 
 /** A program has the umask of the moment it is started in. */

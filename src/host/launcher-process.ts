@@ -4,7 +4,9 @@ import { launchHere, type Heard, type Launch, type Launcher } from './launch.ts'
 
 /** What is said to the process that launches. */
 export type ToLauncher =
-  { readonly id: number; readonly launch: Launch } | { readonly id: number; readonly kill: true };
+  | { readonly id: number; readonly launch: Launch }
+  | { readonly id: number; readonly kill: true }
+  | { readonly id: number; readonly rest: string | Uint8Array };
 /** What it says. */
 export interface FromLauncher {
   readonly id: number;
@@ -71,7 +73,10 @@ export class LauncherProcess {
     this.#hearing.set(id, hear);
     this.#hold();
     this.#send({ id, launch: what });
-    return { kill: () => this.#send({ id, kill: true }) };
+    return {
+      kill: () => this.#send({ id, kill: true }),
+      giveRest: (rest) => this.#send({ id, rest }),
+    };
   };
 
   /** Ends the process; resolves when it has. What it started goes on. */

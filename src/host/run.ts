@@ -8,6 +8,8 @@ export interface RunOptions {
   readonly timeoutMs?: number;
   /** Given on standard input, which is closed after it; empty unless told. */
   readonly input?: string | Uint8Array;
+  /** More for standard input, once it is known. Where it rejects nothing more comes, and when the command has ended that is thrown. */
+  readonly rest?: Promise<string | Uint8Array>;
   readonly cwd?: string;
   /** Added to a small fixed environment (PATH, LC_ALL=C); the daemon's own is not handed on, it holds secrets. */
   readonly env?: Readonly<Record<string, string>>;
@@ -65,10 +67,14 @@ export const BASE_ENV: Readonly<Record<string, string>> = {
 /** Runs a command of this machine in its own process group, so that its children end with it. */
 export const run: Run = (argv, options = {}) =>
   new Promise((resolve, reject) => {
-    const { timeoutMs = 30_000, signal, okExitCodes = [0] } = options;
-    if (signal?.aborted) return reject(abortReason(signal));
+    const { timeoutMs = 30_000, signal, okExitCodes = [0], rest } = options;
+    if (signal?.aborted) {
+      rest?.catch(() => undefined);
+      return reject(abortReason(signal));
+    }
     let ended = false;
     let pid: number | undefined;
+    let withoutRest: Error | undefined;
     const kept = {
       stdout: new Output('stdout', options.onLine),
       stderr: new Output('stderr', options.onLine),
@@ -105,6 +111,10 @@ export const run: Run = (argv, options = {}) =>
           const { code } = heard;
           kept.stdout.end();
           kept.stderr.end();
+          if (withoutRest) {
+            const why = withoutRest;
+            return finish(() => reject(why));
+          }
           if (code === null) return fail(`was killed by ${heard.signal ?? 'a signal'}`, {});
           if (!okExitCodes.includes(code)) return fail(`ended with exit code ${code}`, { exitCode: code });
           finish(() => resolve({ stdout: kept.stdout.text, stderr: kept.stderr.text, exitCode: code }));
@@ -118,8 +128,16 @@ export const run: Run = (argv, options = {}) =>
         env: { ...BASE_ENV, ...options.env },
         output: 'piped',
         input: options.input ?? '',
+        restComes: rest !== undefined,
       },
       hear,
+    );
+    rest?.then(
+      (more) => child.giveRest(more),
+      (why: unknown) => {
+        withoutRest = why instanceof Error ? why : new Error(String(why));
+        child.giveRest('');
+      },
     );
     const onAbort = (): void => {
       child.kill();

@@ -135,7 +135,12 @@ export function ourTaps(bridge: string, links: readonly Link[]): ReadonlyMap<VmI
  * The `ip` commands that make or mend a VM's tap, on the bridge or `apart`; none when it is as it should be. One that is apart stays so
  * unless it is to `join`. `mtu`: unless told, the kernel's.
  */
-export function tapCommands(
+export function tapCommands(...given: Parameters<typeof tapStages>): readonly string[] {
+  return tapStages(...given).flat();
+}
+
+/** As `tapCommands`: those that may come before its filter entries are there, and those that put it on the bridge. */
+export function tapStages(
   {
     bridge,
     mtu,
@@ -149,17 +154,23 @@ export function tapCommands(
   },
   { vmId, tapOwner }: Pick<Port, 'vmId' | 'tapOwner'>,
   there: Link | undefined,
-): readonly string[] {
+): readonly [make: readonly string[], join: readonly string[]] {
   const sized = mtu === undefined || there?.mtu === mtu ? [] : [`link set dev ${vmId} mtu ${mtu}`];
-  if (there?.ifalias === apartAlias(bridge)) return join ? [...sized, ...joinCommands(bridge, vmId)] : sized;
+  if (there?.ifalias === apartAlias(bridge)) return [sized, join ? joinCommands(bridge, vmId) : []];
   // The owner is given when it is made (TUNSETOWNER); none of `ip`'s commands changes it later.
   if (there && tapOwner !== undefined && there.linkinfo?.info_data?.user !== tapOwner)
-    return [`link del dev ${vmId}`, ...tapCommands({ bridge, mtu, apart }, { vmId, tapOwner }, undefined)];
+    return [
+      [],
+      [`link del dev ${vmId}`, ...tapCommands({ bridge, mtu, apart }, { vmId, tapOwner }, undefined)],
+    ];
   if (apart)
     return [
-      ...(there ? [] : makeTap(vmId, tapOwner, apartAlias(bridge))),
-      ...sized,
-      ...(there ? partCommands(bridge, vmId) : []),
+      [
+        ...(there ? [] : makeTap(vmId, tapOwner, apartAlias(bridge))),
+        ...sized,
+        ...(there ? partCommands(bridge, vmId) : []),
+      ],
+      [],
     ];
   const isolated = there?.linkinfo?.info_slave_data?.isolated === true;
   const made = there
@@ -168,7 +179,7 @@ export function tapCommands(
       : [`link set dev ${vmId} alias "${aliasOf(bridge)}"`]
     : makeTap(vmId, tapOwner, aliasOf(bridge));
   const joined = there?.master === bridge && isolated && there.flags.includes('UP');
-  return [...made, ...sized, ...(joined ? [] : joinCommands(bridge, vmId))];
+  return [[...made, ...sized], joined ? [] : joinCommands(bridge, vmId)];
 }
 
 function makeTap(vmId: VmId, owner: number | undefined, alias: string): readonly string[] {

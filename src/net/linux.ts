@@ -20,6 +20,7 @@ import {
   partCommands,
   believedTap,
   tapCommands,
+  tapStages,
 } from './bridge.ts';
 import { deleteBridge, deleteTaps } from './delete-links.ts';
 import { DhcpServer } from './dhcp-server.ts';
@@ -36,6 +37,7 @@ import {
   listLinks,
   listNamed,
   listRoutes,
+  throwAsNetError,
   type Link,
 } from './tools.ts';
 
@@ -73,11 +75,11 @@ class LinuxNetwork implements Network {
   /** Each change looks at what is first, which takes its time: those who come at once share that. */
   readonly #attaching = new Together<Attaching>(
     (round) => this.#alone(() => gathered().then(round)),
-    (all) => this.#attachAll(all).catch(rethrowAsNetError),
+    (all) => this.#attachAll(all).catch(throwAsNetError),
   );
   readonly #detaching = new Together<VmId>(
     (round) => this.#alone(round),
-    (all) => this.#remove(new Set(all)).catch(rethrowAsNetError),
+    (all) => this.#remove(new Set(all)).catch(throwAsNetError),
   );
 
   constructor(deps: Deps, options: NetworkOptions) {
@@ -136,13 +138,15 @@ class LinuxNetwork implements Network {
     const mtu = this.#mtu ?? (await this.#look([])).get(bridge)?.mtu;
     const added = all.map(({ port }) => port);
     const ports = withPorts(await this.#dhcp.reserved(), added);
-    await allDone([this.#tables.put(added, ports), this.#dhcp.reserve(ports)]);
-    // The taps last: on the bridge without its filter entries, one would be a guest nobody watches.
+    // The taps are made meanwhile, and join the bridge last: on it without its filter entries, one would be a guest nobody watches.
+    const watched = allDone([this.#tables.put(added, ports), this.#dhcp.reserve(ports)]);
     try {
       // As a rule the bridge is there and they are not; but for those of machines that wake, which were made apart.
       const waking = all.filter(({ apart, join }) => apart || join).map(({ port }) => port);
-      await this.#makeTaps(all, mtu, new Map(waking.map((port) => [port.vmId, believedTap(bridge, port)])));
+      const links = new Map(waking.map((port) => [port.vmId, believedTap(bridge, port)]));
+      await this.#makeTaps(all, mtu, links, watched);
     } catch {
+      await watched;
       const links = await this.#look(added);
       await this.#makeTaps(all, links.get(bridge)?.mtu, links);
     }
@@ -152,12 +156,15 @@ class LinuxNetwork implements Network {
     all: readonly Attaching[],
     mtu: number | undefined,
     links: ReadonlyMap<string, Link>,
+    watched: Promise<unknown> = Promise.resolve(),
   ): Promise<void> {
     const { bridge } = this.#options;
-    const commands = all.flatMap(({ port, apart, join }) =>
-      tapCommands({ bridge, mtu, apart, join }, port, links.get(port.vmId)),
+    const stages = all.map(({ port, ...how }) =>
+      tapStages({ bridge, mtu, ...how }, port, links.get(port.vmId)),
     );
-    return ipBatch(this.#deps.run, commands);
+    const [make, join] = [stages.flatMap(([made]) => made), stages.flatMap(([, joined]) => joined)];
+    const joining = watched.then(() => join);
+    return ipBatch(this.#deps.run, make, joining);
   }
 
   /** The bridge, which must be there, and the taps of these that are. */
@@ -379,10 +386,6 @@ class LinuxNetwork implements Network {
       }
     });
   }
-}
-
-function rethrowAsNetError(error: unknown): never {
-  throw asNetError(error);
 }
 
 const MADE_BRIDGE = 'made the bridge';

@@ -1,4 +1,4 @@
-import { CommandFailed, type Argv, type Run } from '../host/run.ts';
+import { CommandFailed, type Argv, type Run, type RunOptions } from '../host/run.ts';
 import { NetError } from './network.ts';
 
 /** The programs the network is made with (iproute2, nftables, dnsmasq), their JSON read, their failures as sentences. */
@@ -20,7 +20,7 @@ export async function checkTools(run: Run): Promise<void> {
 export async function command(
   run: Run,
   argv: Argv,
-  options: { readonly input?: string; readonly okExitCodes?: readonly number[] } = {},
+  options: Pick<RunOptions, 'input' | 'rest' | 'okExitCodes'> = {},
 ): Promise<string> {
   try {
     return (await run(argv, { timeoutMs: 15_000, ...options })).stdout;
@@ -29,9 +29,18 @@ export async function command(
   }
 }
 
-/** Several `ip` commands in one process, in order; the first that fails ends it. */
-export async function ipBatch(run: Run, lines: readonly string[]): Promise<void> {
-  if (lines.length > 0) await command(run, ['ip', '-batch', '-'], { input: lines.join('\n') + '\n' });
+/**
+ * Several `ip` commands in one process, in order; the first that fails ends it. Those of `rest` are carried out once it resolves; where it
+ * rejects that is thrown, when the others have been.
+ */
+export async function ipBatch(
+  run: Run,
+  lines: readonly string[],
+  rest?: Promise<readonly string[]>,
+): Promise<void> {
+  const text = (some: readonly string[]): string => some.map((line) => `${line}\n`).join('');
+  if (rest) await command(run, ['ip', '-batch', '-'], { input: text(lines), rest: rest.then(text) });
+  else if (lines.length > 0) await command(run, ['ip', '-batch', '-'], { input: text(lines) });
 }
 
 /** Applies nftables text in one transaction: all of it or nothing. */
@@ -199,4 +208,9 @@ export function asNetError(error: unknown): unknown {
     }
   }
   return error;
+}
+
+/** Throws a failure of the machine as a NetError. */
+export function throwAsNetError(error: unknown): never {
+  throw asNetError(error);
 }
