@@ -10,15 +10,14 @@ import { describeFile, FILE_MS, summarise, type FileResult } from './lib/test-ru
 
 /**
  * `npm run test:system -- [part of a file's name...]`: real guests, bridges, rules and databases; `--long` takes the files of
- * test/long/ (`npm run test:long`). Three files at a time, of which two boot guests (an emulated one keeps a
- * processor busy), and a fourth that mostly waits, each in a network namespace and with a temporary folder of its own. Whatever a file leaves in them is a failure of it; what all of
+ * test/long/ (`npm run test:long`). Two files at a time, as a rule one with guests and one without, and a third that mostly waits, each in a
+ * network namespace and with a temporary folder of its own. More at a time take longer: the processors of an emulated guest wait for each
+ * other, and a guest that has half of a processor needs more of it. Whatever a file leaves in them is a failure of it; what all of
  * them leave elsewhere on the machine is a failure of the run.
  */
 const root = join(import.meta.dirname, '..');
 // Test files start in half the time; what they start does too.
 process.env['NODE_COMPILE_CACHE'] ??= join(root, 'node_modules/.cache/compiled');
-/** At most two of these at a time: three guests that boot on two processors take twice as long, and more than that. */
-const GUESTS_AT_ONCE = 2;
 /** Each boots a guest of which the others have copies: they are begun when it has ended. */
 const COPIES: Readonly<Record<string, readonly string[]>> = {
   booted: ['vmm-qemu', 'guest-agent', 'guest-life', 'snapshots', 'hatchd-restart', 'idle'],
@@ -32,9 +31,7 @@ const WITH_GUESTS = [
     .filter((name) => name !== 'idle'),
 ];
 /** These wait most of their time, for guests to fall asleep and for connections to time out: they go beside the others. */
-const WAITING = ['idle'];
-/** As those, but a crowd that comes asks for both processors: it comes when no other guests are there any more. */
-const CROWDS = ['crowds'];
+const WAITING = ['idle', 'crowds'];
 const long = process.argv.includes('--long');
 const wanted = process.argv.slice(2).filter((word) => word !== '--long');
 
@@ -60,11 +57,12 @@ const before = await lookAtHost();
 const results: FileResult[] = [];
 const named = (names: readonly string[]): string[] =>
   names.flatMap((name) => files.filter((file) => is(file, name)));
-const [guests, waiting, crowds] = [named(WITH_GUESTS), named(WAITING), named(CROWDS)];
-const others = files.filter((file) => ![...guests, ...waiting, ...crowds].includes(file));
-/** Runs the files of a queue, one after the other; long tests boot guests nearly all, and are two at a time. */
-const worker = async (queue: string[]): Promise<void> => {
-  for (let file = queue.shift(); file !== undefined; file = queue.shift()) {
+const [guests, waiting] = [named(WITH_GUESTS), named(WAITING)];
+const others = files.filter((file) => ![...guests, ...waiting].includes(file));
+/** Runs files one after the other, from the first of its queues that holds one. */
+const worker = async (...queues: readonly string[][]): Promise<void> => {
+  const next = (): string | undefined => queues.find((queue) => queue.length > 0)?.shift();
+  for (let file = next(); file !== undefined; file = next()) {
     for (const [name, { promise }] of booted)
       if (COPIES[name]?.some((copy) => is(file, copy)) === true) await promise;
     const result = await runAlone(file);
@@ -73,11 +71,7 @@ const worker = async (queue: string[]): Promise<void> => {
     console.log(describeFile(result));
   }
 };
-const withGuests = Array.from({ length: GUESTS_AT_ONCE }, () => worker(guests));
-await Promise.all([
-  ...withGuests.map((ended) => ended.then(() => worker(others))),
-  ...(long ? [] : [worker(others), worker(waiting), Promise.all(withGuests).then(() => worker(crowds))]),
-]);
+await Promise.all([worker(guests, others), worker(others, guests), worker(waiting)]);
 await rm(shared, { recursive: true, force: true });
 const left = await whatStays(async () => leaks(before, await lookAtHost()));
 for (const thing of left) console.error(`left behind: ${thing}`);

@@ -38,7 +38,7 @@ function phase(name, program, args, { beside = false } = {}) {
   });
 }
 
-/** Runs phases side by side: none of them keeps all processors busy. Where some fail, the Stop says so of each. */
+/** Runs phases side by side, which keep one processor busy each. Where some fail, the Stop says so of each. */
 async function sideBySide(...phases) {
   console.log(`\n== ${phases.map(([name]) => name).join(', ')}: side by side, each shown at its end`);
   const ended = await Promise.allSettled(phases.map((one) => phase(...one, { beside: true })));
@@ -63,11 +63,8 @@ await main(async () => {
     : soak
       ? [await phase(...image), await phase('soak', node, [...script('soak.ts'), ...words])]
       : [
-          ...(await sideBySide(
-            ['check', node, script('check.ts')],
-            ['unit tests', node, script('test-unit.ts')],
-            image,
-          )),
+          ...(await sideBySide(['check', node, script('check.ts')], image)),
+          await phase('unit tests', node, script('test-unit.ts')),
           await phase('system tests', node, script('test-system.ts')),
         ];
   console.log('');
