@@ -5,6 +5,7 @@ import type { HatchClient } from '../src/clients/http.ts';
 import { run } from '../src/host/run.ts';
 import { serveHatchd } from '../test/support/hatchd-process.ts';
 import { quantile } from './lib/figures.ts';
+import { onFreshDisk } from './lib/fresh-disk.ts';
 import { inOwnNetns } from './lib/own-netns.ts';
 import { line, print, round } from './lib/table.ts';
 
@@ -12,6 +13,7 @@ import { line, print, round } from './lib/table.ts';
  * `node bench/create.ts`, as root: what making a VM costs where its guest is pretended and its network is real (HATCH_NET=real), beside the
  * bare commands for the same place in a network, one after the other: a tap on a bridge, elements in sets of nftables, a line in dnsmasq's
  * file and its signal. One at a time and twenty at a time, in turn; and whether the hundredth takes longer than the first.
+ * What is measured lies on a disk of its own (lib/fresh-disk.ts), and what was made stays until a part is over.
  */
 const ONE_BY_ONE = 30;
 const AT_ONCE = 20;
@@ -21,9 +23,17 @@ const BRIDGE = 'bare0';
 
 await inOwnNetns(import.meta.filename, async () => {
   const folder = await mkdtemp(join(tmpdir(), 'bench-create-'));
+  try {
+    await onFreshDisk(folder, (disk) => measure(folder, disk));
+  } finally {
+    await rm(folder, { recursive: true });
+  }
+});
+
+async function measure(folder: string, disk: string): Promise<void> {
   const hatchd = serveHatchd({
     HATCH_NET: 'real',
-    HATCH_DATA_DIR: join(folder, 'data'),
+    HATCH_DATA_DIR: join(disk, 'data'),
     HATCH_HTTP_ADDR: '127.0.0.1:0',
     HATCH_PROXY_ADDR: '127.0.0.1:0',
     HATCH_RATE_LIMIT: '0',
@@ -42,44 +52,46 @@ await inOwnNetns(import.meta.filename, async () => {
   } finally {
     hatchd.kill('SIGTERM');
     await hatchd.ended;
-    await rm(folder, { recursive: true });
   }
-});
+}
 
 /** A place in a network made by hand. */
 interface Bare {
   make(name: string): Promise<void>;
-  remove(name: string): Promise<void>;
+  removeAll(): Promise<void>;
   close(): Promise<void>;
 }
 
 async function oneByOne(client: HatchClient, bare: Bare): Promise<void> {
   const [ours, theirs]: [number[], number[]] = [[], []];
   for (let i = -3; i < ONE_BY_ONE; i++) {
-    const [mine, vm] = await timed(() => client.vms.create());
-    const [byHand] = await timed(() => bare.make('one'));
-    await client.vms.delete(vm.id);
-    await bare.remove('one');
+    const [mine] = await timed(() => client.vms.create());
+    const [byHand] = await timed(() => bare.make(`one${i}`));
     if (i < 0) continue;
     ours.push(mine);
     theirs.push(byHand);
   }
   tell('create, one at a time', ours, theirs);
+  await removeAll(client, bare);
 }
 
 async function atOnce(client: HatchClient, bare: Bare): Promise<void> {
   const [ours, theirs]: [number[], number[]] = [[], []];
-  const names = Array.from({ length: AT_ONCE }, (_, n) => `many${n}`);
   for (let i = -1; i < ROUNDS; i++) {
+    const names = Array.from({ length: AT_ONCE }, (_, n) => `many${i}-${n}`);
     const made = await Promise.all(names.map(() => timed(() => client.vms.create())));
     const byHand = await Promise.all(names.map((name) => timed(() => bare.make(name))));
-    await Promise.all(made.map(([, { id }]) => client.vms.delete(id)));
-    await Promise.all(names.map((name) => bare.remove(name)));
     if (i < 0) continue;
     ours.push(...made.map(([ms]) => ms));
     theirs.push(...byHand.map(([ms]) => ms));
   }
   tell(`create, ${AT_ONCE} at a time`, ours, theirs);
+  await removeAll(client, bare);
+}
+
+async function removeAll(client: HatchClient, bare: Bare): Promise<void> {
+  await Promise.all((await client.vms.list()).map(({ id }) => client.vms.delete(id)));
+  await bare.removeAll();
 }
 
 async function aHundred(client: HatchClient): Promise<void> {
@@ -135,11 +147,12 @@ async function openBare(folder: string): Promise<Bare> {
       ];
       await run(['ip', '-batch', '-'], { input: `${commands.join('\n')}\n` });
     },
-    async remove(name) {
-      const n = known.get(name) ?? 0;
-      known.delete(name);
-      await run(['ip', 'link', 'del', name]);
-      await nft(elements('delete', name, n));
+    async removeAll() {
+      for (const [name, n] of known) {
+        await run(['ip', 'link', 'del', name]);
+        await nft(elements('delete', name, n));
+      }
+      known.clear();
       await reserve();
     },
     async close() {
