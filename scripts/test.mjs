@@ -1,7 +1,7 @@
 /**
  * `npm test`: installs what the tests need, then runs every check and every test; what boots guests only where the rest passed.
  * `npm run test:long` does so with the tests of `test/long/`, which take longer than one wants to wait for before each landing.
- * `npm run test:soak` puts one guest to sleep and wakes it, a hundred times unless told.
+ * `npm run test:soak` puts one guest to sleep and wakes it, a hundred times unless told; then the service is installed, upgraded and removed.
  * Plain JavaScript, for any Node from 18, because nothing is installed yet when it starts.
  */
 import { spawn } from 'node:child_process';
@@ -61,7 +61,14 @@ await main(async () => {
   const done = long
     ? [await phase(...image), await phase('long tests', node, [...script('test-system.ts'), ...words])]
     : soak
-      ? [await phase(...image), await phase('soak', node, [...script('soak.ts'), ...words])]
+      ? [
+          await phase(...image),
+          await phase('soak', node, [...script('soak.ts'), ...words]),
+          // What an operator asked for by a number is that alone.
+          ...(words.length > 1
+            ? []
+            : [await phase('service', node, [...script('test-system.ts'), '--long', 'service'])]),
+        ]
       : [
           ...(await sideBySide(['check', node, script('check.ts')], image)),
           await phase('unit tests', node, script('test-unit.ts')),
