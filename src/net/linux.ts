@@ -156,13 +156,14 @@ class LinuxNetwork implements Network {
     all: readonly Attaching[],
     mtu: number | undefined,
     links: ReadonlyMap<string, Link>,
-    watched: Promise<unknown> = Promise.resolve(),
+    watched?: Promise<unknown>,
   ): Promise<void> {
     const { bridge } = this.#options;
     const stages = all.map(({ port, ...how }) =>
       tapStages({ bridge, mtu, ...how }, port, links.get(port.vmId)),
     );
     const [make, join] = [stages.flatMap(([made]) => made), stages.flatMap(([, joined]) => joined)];
+    if (!watched) return ipBatch(this.#deps.run, [...make, ...join]);
     const joining = watched.then(() => join);
     return ipBatch(this.#deps.run, make, joining);
   }
