@@ -26,7 +26,7 @@ export async function sshKey(data: string): Promise<{ readonly file: string; rea
 }
 
 /**
- * Finds the VM, starts it if it is stopped, or makes it: with the caller's key in cloud-init, and a marker file with a word
+ * Finds the VM, starts it if it is stopped or asleep, or makes it: with the caller's key in cloud-init, and a marker file with a word
  * that nobody can know. Throws a Stop when it is in a state only a person can judge.
  */
 export async function findOrMakeVm(
@@ -52,7 +52,8 @@ export async function findOrMakeVm(
     );
     return { vm, made: true };
   }
-  if (found.state === 'stopped') return { vm: await client.vms.start(NAME, {}), made: false };
+  if (found.state === 'stopped' || found.state === 'snapshotted')
+    return { vm: await client.vms.start(NAME, {}), made: false };
   if (found.state === 'running' || found.state === 'starting') return { vm: found, made: false };
   throw new Stop(
     `The VM "${NAME}" is in state "${found.state}"${found.state_reason ? `: ${found.state_reason.message}` : ''}.\nRemove it and run this again: bin/hatch vm rm ${NAME}`,
