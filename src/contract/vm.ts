@@ -170,7 +170,8 @@ export const StateReason = Type.Object(
   {
     $id: 'StateReason',
     additionalProperties: false,
-    description: 'Why the VM is in `error`, or how it stopped when it had to be forced.',
+    description:
+      'Why the VM is in `error`, why the guest of one that runs stands still (`no_space`), or how it stopped when it had to be forced.',
   },
 );
 

@@ -45,6 +45,8 @@ export class Fleet {
   onReady: (vmId: VmId, by: 'agent' | 'ssh') => Promise<void> = async () => undefined;
   /** Called once when a guest has ended, whoever wanted it. */
   onExit: (vmId: VmId, exit: MachineExit) => void = () => undefined;
+  /** Called when a guest begins to stand still for want of room on the host's disk, and when it has gone on. */
+  onNoSpace: (vmId: VmId, lacking: boolean) => void = () => undefined;
 
   constructor(deps: Deps) {
     this.#deps = deps;
@@ -75,6 +77,9 @@ export class Fleet {
       ended: watch.signal,
     };
     this.#live.set(vm.id, held);
+    machine.onNoSpace((lacking) => {
+      if (this.#live.get(vm.id) === held) this.onNoSpace(vm.id, lacking);
+    });
     void machine.exited.then((exit) => {
       if (this.#live.get(vm.id) !== held) return;
       held.exit = exit;

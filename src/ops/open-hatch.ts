@@ -10,6 +10,7 @@ import { guestFiles } from './guest-files.ts';
 import type { Hatch } from './hatch.ts';
 import { images, type ImageRegistry } from './images.ts';
 import { importSnapshot } from './import-snapshot.ts';
+import { tellOfSpace } from './no-space.ts';
 import { patchVm } from './patch-vm.ts';
 import { followReboot, rebootVm } from './reboot-vm.ts';
 import { restoreVm } from './restore-vm.ts';
@@ -129,6 +130,7 @@ function watchFleet(world: World): void {
   };
   const look = (vmId: VmId): void => void follow(vmId);
   fleet.onExit = look;
+  fleet.onNoSpace = tellOfSpace(world);
   flights.onBegun = (vmId) => world.activity.closeShared(vmId);
   flights.onLanded = (vmId) => {
     // Who waits for the VM looked while its operation was still there, and would not look again.

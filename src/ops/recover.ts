@@ -8,6 +8,7 @@ import { diskOf, endVmm, imageOf, portOf, specOf } from './host-steps.ts';
 import { settleFork } from './fork-vm.ts';
 import { isImport } from './import-snapshot.ts';
 import { markError } from './mark-error.ts';
+import { NO_SPACE } from './no-space.ts';
 import { carryOutReboot } from './reboot-vm.ts';
 import { recoverRestore } from './restore-vm.ts';
 import { carryOutSnapshot, isSaved, recoverSnapshot } from './snapshot-vm.ts';
@@ -149,6 +150,8 @@ async function adopt(world: World, vm: Vm, signal: AbortSignal): Promise<boolean
   if (!machine) return false;
   // One that was to be saved, or of whose pause nobody knows any more.
   if ((await machine.status()) === 'paused') await machine.resume();
+  // It is told of again where there still is none.
+  if (vm.stateReason?.code === NO_SPACE) fleet.onNoSpace(vm.id, false);
   fleet.add(vm, machine, { ready: vm.readyAt !== null });
   activity.adopt(vm.id, {
     usedBeforeMs: vm.lastActiveAt === null ? null : clock.now() - vm.lastActiveAt,

@@ -132,6 +132,13 @@ export interface Machine {
   status(): Promise<'running' | 'paused'>;
 
   /**
+   * Calls `hear` with true when the guest begins to stand still because what it wrote found no room on the host's disk, also where it does
+   * already, and with false when it has gone on: it does so by itself within seconds of there being room, and nothing is lost. Never where
+   * the VMM tells the guest of an error instead. One listener.
+   */
+  onNoSpace(hear: (lacking: boolean) => void): void;
+
+  /**
    * Writes a paused machine's state to the absolute path `statePath`, and its memory to `memoryPath` where it does not
    * lie in `ramFile` already. The guest stays paused and can go on; it must, before it is saved again. Nothing is flushed to
    * the disk itself. When it rejects (`no_space` among others), no state is left behind and the guest can go on.

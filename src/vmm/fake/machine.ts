@@ -44,6 +44,8 @@ export class FakeMachine implements Machine {
   readonly #waiting = new Set<() => void>();
   readonly #lock = new KeyedLock();
   #watcher: FSWatcher | undefined;
+  #lacking = false;
+  #hearNoSpace: (lacking: boolean) => void = () => undefined;
 
   constructor(
     { vmId, folder }: MachineSpec,
@@ -73,6 +75,10 @@ export class FakeMachine implements Machine {
     if (!guest || !same(guest.process, this.process))
       this.#end({ kind: 'crashed', exitCode: null, signal: null, message: 'the process is gone' });
     else if (guest.exit) this.#end(guest.exit);
+    else if ((guest.noSpace ?? false) !== this.#lacking) {
+      this.#lacking = !this.#lacking;
+      this.#hearNoSpace(this.#lacking);
+    }
     for (const wake of this.#waiting) wake();
     this.#waiting.clear();
   }
@@ -105,6 +111,11 @@ export class FakeMachine implements Machine {
 
   async status(): Promise<'running' | 'paused'> {
     return (await this.#guest()).paused ? 'paused' : 'running';
+  }
+
+  onNoSpace(hear: (lacking: boolean) => void): void {
+    this.#hearNoSpace = hear;
+    if (this.#lacking) hear(true);
   }
 
   async save({

@@ -17,6 +17,8 @@ export interface FakeGuest {
   readonly vcpuCount: number;
   readonly memMib: number;
   readonly paused: boolean;
+  /** Whether it stands still for want of room on the host's disk, until this is gone again; for tests. */
+  readonly noSpace?: boolean;
   /** What the guest's memory holds: its files, by their paths. Its clock is one, and stands still until it is set. */
   readonly memory: Readonly<Record<string, string>>;
   /** Absolute path of the file the memory lies in too, as the guest changes it; null: on a private map, it is here alone. */

