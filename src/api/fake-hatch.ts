@@ -377,13 +377,13 @@ export function fakeHatch(clock: Clock): FakeHatch {
         if (!account) throw invalid('account_id', `There is no account "${accountId ?? ''}".`);
         return newKey(account.id, name, scopes, expiresAt ?? null);
       },
-      list: async (caller, page) =>
+      list: async (caller, page, accountId = caller.accountId) =>
         pageOf(
-          keys.filter((key) => key.accountId === caller.accountId),
+          keys.filter((key) => key.accountId === accountId),
           page,
         ),
-      revoke: async (caller, id) => {
-        const at = keys.findIndex((key) => key.id === id && key.accountId === caller.accountId);
+      revoke: async (caller, id, accountId = caller.accountId) => {
+        const at = keys.findIndex((key) => key.id === id && key.accountId === accountId);
         const key = keys[at];
         if (!key) throw notFound('key', id);
         keys.splice(at, 1, { ...key, revokedAt: clock.now() });

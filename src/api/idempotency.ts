@@ -88,10 +88,16 @@ function lasts(status: number, body: string): boolean {
   return !ERRORS[code].retryable && code !== 'internal';
 }
 
-function fingerprintOf({ method, url, body, routeOptions }: FastifyRequest): string {
-  // What is uploaded has not been read yet.
-  const content = routeOptions.config.upload === undefined ? body : null;
+/** What makes a request the same as another: all of it but how long its answer is waited for. */
+function fingerprintOf({ method, url, body, headers, routeOptions }: FastifyRequest): string {
+  const [path, query = ''] = url.split('?', 2);
+  const asked = [...new URLSearchParams(query)]
+    .filter(([name]) => name !== 'wait' && name !== 'timeout')
+    .map(([name, value]) => `${name}=${value}`)
+    .sort();
+  // What is uploaded has not been read yet; of another length it is another.
+  const content = routeOptions.config.upload === undefined ? body : headers['content-length'];
   return createHash('sha256')
-    .update(JSON.stringify([method, url.split('?', 1)[0], content ?? null]))
+    .update(JSON.stringify([method, path, asked, content ?? null]))
     .digest('hex');
 }

@@ -1,7 +1,8 @@
 import { Type } from 'typebox';
-import { Deleted, ListQuery } from '../contract/common.ts';
-import { CreateKey, Key, KeyParams, NewKey } from '../contract/key.ts';
+import { Deleted } from '../contract/common.ts';
+import { CreateKey, Key, KeyListQuery, KeyParams, KeyQuery, NewKey } from '../contract/key.ts';
 import { invalid } from '../model/failure.ts';
+import type { Caller } from '../ops/hatch.ts';
 import type { ApiDeps, App } from './app.ts';
 import { callerOf, demand, KEYS } from './auth.ts';
 import { answerPage } from './page.ts';
@@ -11,7 +12,7 @@ const tags = ['Accounts'];
 /** The first time that has no four digits for its year in UTC; an offset can lead there. */
 const YEAR_10000 = Date.UTC(10_000, 0);
 
-/** API keys of the own account; an operator makes them for others too. */
+/** API keys of the own account; for an operator those of others too. */
 export function keyRoutes(app: App, { hatch, clock }: Pick<ApiDeps, 'hatch' | 'clock'>): void {
   app.post(
     '/keys',
@@ -32,8 +33,7 @@ export function keyRoutes(app: App, { hatch, clock }: Pick<ApiDeps, 'hatch' | 'c
       const { name, scopes, expires_at: expires, account_id: accountId } = request.body;
       // A key must not make a mightier one.
       if (scopes.includes('operator')) demand(caller, 'operator', 'Giving the scope "operator"');
-      if (accountId !== undefined && accountId !== caller.accountId)
-        demand(caller, 'operator', 'A key for another account');
+      demandOver(caller, accountId);
       const expiresAt = expires === undefined ? undefined : readExpiry(expires, clock.now());
       const { key, secret } = await hatch.keys.create(caller, { name, scopes, expiresAt, accountId });
       reply.code(201);
@@ -49,13 +49,15 @@ export function keyRoutes(app: App, { hatch, clock }: Pick<ApiDeps, 'hatch' | 'c
         operationId: 'listKeys',
         tags,
         summary: 'List the account’s API keys',
-        querystring: ListQuery,
+        querystring: KeyListQuery,
         response: { 200: Type.Array(Key) },
       },
     },
     async (request, reply) => {
       const caller = callerOf(request);
-      const keys = await answerPage(request, reply, (page) => hatch.keys.list(caller, page));
+      const { account_id: accountId } = request.query;
+      demandOver(caller, accountId);
+      const keys = await answerPage(request, reply, (page) => hatch.keys.list(caller, page, accountId));
       return keys.map(presentKey);
     },
   );
@@ -70,14 +72,23 @@ export function keyRoutes(app: App, { hatch, clock }: Pick<ApiDeps, 'hatch' | 'c
         summary: 'Revoke an API key',
         description: 'It is dead at once, also when it is the one this is asked with.',
         params: KeyParams,
+        querystring: KeyQuery,
         response: { 200: Deleted },
       },
     },
     async (request) => {
-      await hatch.keys.revoke(callerOf(request), request.params.id);
+      const caller = callerOf(request);
+      const { account_id: accountId } = request.query;
+      demandOver(caller, accountId);
+      await hatch.keys.revoke(caller, request.params.id, accountId);
       return { status: 'deleted' as const };
     },
   );
+}
+
+function demandOver(caller: Caller, accountId: string | undefined): void {
+  if (accountId !== undefined && accountId !== caller.accountId)
+    demand(caller, 'operator', 'A key of another account');
 }
 
 /** The end of a key's life in milliseconds; throws for a day or an hour no calendar has, and for the past. */

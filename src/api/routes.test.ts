@@ -83,6 +83,7 @@ test('every wrong field of a route is refused with its name and what it must be'
     [{ ...port, wake: { method: ['GET'] } }, 'wake.method', /Did you mean "wake\.methods"/],
     [{ ...port, wake: { methods: [] } }, 'wake.methods', /at least 1/],
     [{ ...port, wake: { methods: ['get'] } }, 'wake.methods.0', /an HTTP method in capital letters/],
+    [{ ...port, wake: { methods: ['PSOT'] } }, 'wake.methods.0', /an HTTP method .*: GET, HEAD, POST/],
     [{ ...port, wake: { methods: ['GET', 'GET'] } }, 'wake.methods', /twice/],
     [{ ...port, wake: { paths: ['api'] } }, 'wake.paths.0', /begins with a slash/],
     [{ ...port, wake: { paths: ['/a?b'] } }, 'wake.paths.0', /without "\?"/],

@@ -33,8 +33,8 @@ export async function snapshotFileRoutes(
         tags,
         summary: 'Take a snapshot along as one file',
         description:
-          'For `POST /snapshots/import` of another installation. It holds the guest’s memory and disk: needs the scopes `read` and ' +
-          '`write`. It is made while it is sent, so its size is not known before; one that breaks off is refused where it is imported.',
+          'For `POST /snapshots/import` of another installation. It holds the guest’s memory and disk: needs the scope ' +
+          '`read` as well. It is made while it is sent, so its size is not known before; one that breaks off is refused where it is imported.',
         params: SnapshotParams,
         querystring: ExportQuery,
         headers: SnapshotKeyHeaders,

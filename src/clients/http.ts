@@ -79,6 +79,10 @@ export class HatchClient {
   }
 }
 
+interface OfAccount {
+  readonly account_id?: string | undefined;
+}
+
 interface SnapshotKey {
   /** 32 random bytes in hexadecimal or base64. */
   readonly key?: string | undefined;
@@ -357,10 +361,11 @@ function keyCalls(transport: Transport) {
     /** The secret is in this answer and nowhere else. */
     create: (request: CreateKey, { signal }: CallOptions = {}): Promise<NewKey> =>
       transport.json({ method: 'POST', path: '/keys', body: request, signal }),
-    list: ({ limit, after, signal }: ListOptions = {}): Promise<readonly Key[]> =>
-      transport.list({ method: 'GET', path: '/keys', query: { limit, after }, signal }),
-    revoke: (id: string, { signal }: CallOptions = {}): Promise<Deleted> =>
-      transport.json({ method: 'DELETE', path: `/keys/${seg(id)}`, signal }),
+    /** `account_id`: of another account (operators). */
+    list: ({ limit, after, account_id, signal }: ListOptions & OfAccount = {}): Promise<readonly Key[]> =>
+      transport.list({ method: 'GET', path: '/keys', query: { limit, after, account_id }, signal }),
+    revoke: (id: string, { account_id, signal }: CallOptions & OfAccount = {}): Promise<Deleted> =>
+      transport.json({ method: 'DELETE', path: `/keys/${seg(id)}`, query: { account_id }, signal }),
   };
 }
 

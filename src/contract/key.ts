@@ -1,5 +1,5 @@
 import { Type, type Static } from 'typebox';
-import { AccountId, KeyId, Time } from './common.ts';
+import { AccountId, KeyId, PAGE_FIELDS, Time } from './common.ts';
 
 export const Scope = Type.Enum(['read', 'write', 'admin', 'operator'], {
   description:
@@ -88,5 +88,14 @@ export const NewKey = Type.Object(
   },
 );
 export type NewKey = Static<typeof NewKey>;
+
+const OfAccount = Type.Optional(
+  Type.String({ ...AccountId, description: 'Of another account than the own; needs the scope `operator`.' }),
+);
+export const KeyListQuery = Type.Object(
+  { ...PAGE_FIELDS, account_id: OfAccount },
+  { additionalProperties: false },
+);
+export const KeyQuery = Type.Object({ account_id: OfAccount }, { additionalProperties: false });
 
 export const KeyParams = Type.Object({ id: KeyId }, { additionalProperties: false });

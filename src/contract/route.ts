@@ -16,6 +16,12 @@ export function isSubdomain(text: string): boolean {
   return new RegExp(LABEL).test(text) && !RESERVED_SUBDOMAINS.has(text);
 }
 
+/** Those of RFC 9110, RFC 5789 and WebDAV (RFC 4918, RFC 3253, RFC 5323, RFC 8144): a route that is to wake for one of another name never does. */
+const METHODS =
+  'GET HEAD POST PUT PATCH DELETE OPTIONS PROPFIND PROPPATCH MKCOL COPY MOVE LOCK UNLOCK SEARCH REPORT'.split(
+    ' ',
+  );
+
 export const RouteId = madeId('rt', 'The id of a route.');
 
 const Subdomain = Type.String({
@@ -49,8 +55,8 @@ export const WakeRules = Type.Object(
     methods: Type.Optional(
       Type.Array(
         Type.String({
-          pattern: '^[A-Z][A-Z-]{0,31}$',
-          'x-rule': 'an HTTP method in capital letters such as GET',
+          pattern: `^(?:${METHODS.join('|')})$`,
+          'x-rule': `an HTTP method in capital letters: ${METHODS.join(', ')}`,
         }),
         { minItems: 1, maxItems: 32, uniqueItems: true, description: 'Only these HTTP methods.' },
       ),

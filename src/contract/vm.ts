@@ -1,5 +1,6 @@
 import { Type, type Static } from 'typebox';
 import {
+  AccountId,
   BootArgs,
   DiskMib,
   Everyone,
@@ -221,6 +222,9 @@ export const Vm = Type.Object(
       Type.String({ description: 'How its CPUs run: `kvm` or `tcg` (emulated).', examples: ['kvm'] }),
     ),
     host: Type.Optional(Type.String({ description: 'The host that owns it.' })),
+    account_id: Type.Optional(
+      Type.String({ ...AccountId, description: 'Whose it is; in lists of all accounts.' }),
+    ),
   },
   {
     $id: 'Vm',

@@ -90,6 +90,37 @@ test('a key is for one request of one account, and has a form', async () => {
     );
 });
 
+test('a key is for one query too, and for one file, but not for how long is waited', async () => {
+  const send = (name: string, file: string): Promise<Response> =>
+    fetch(`${hatch.daemon.url}/snapshots/import?name=${name}`, {
+      method: 'POST',
+      headers: {
+        authorization: `Bearer ${hatch.key}`,
+        'content-type': 'application/octet-stream',
+        'idempotency-key': 'k-import',
+      },
+      body: file,
+    });
+  const first = await send('one', 'no snapshot');
+  const said = field(await first.json(), 'code');
+  assert.notEqual(said, 'already_exists');
+  for (const [name, file] of [
+    ['two', 'no snapshot'],
+    ['one', 'another one that is none'],
+  ] as const) {
+    const other = await send(name, file);
+    assert.deepEqual([other.status, field(await other.json(), 'code')], [409, 'already_exists'], name + file);
+  }
+  const again = await send('one', 'no snapshot');
+  assert.deepEqual(
+    [again.headers.get('idempotency-replayed'), field(await again.json(), 'code')],
+    ['true', said],
+  );
+  const made = await hatch.call('POST', '/vms?wait=running&timeout=20', { name: 'waits' }, keyed('k-wait'));
+  const same = await hatch.call('POST', '/vms', { name: 'waits' }, keyed('k-wait'));
+  assert.deepEqual([same.status, idOf(same)], [201, idOf(made)]);
+});
+
 test('what may pass is tried again, what will not is answered again, and what was wrong was no request', async () => {
   const large = { mem_mib: 8192, name: 'large' };
   await hatch.refused('no_capacity', 'POST', '/vms', large, keyed('k-6'));

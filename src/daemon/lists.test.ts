@@ -80,6 +80,39 @@ test('every list comes whole in pages of any size, newest first, each naming the
   assert.deepEqual(Array.isArray(body) && body.map((vm) => fields(vm)['name']), ['three', 'two', 'one']);
 });
 
+test('a list of all accounts says whose each VM is, and an operator sees and revokes keys of others', async () => {
+  const account = fields((await hatch.call('POST', '/accounts', { name: 'theirs' })).body)['id'];
+  const { body: made } = await hatch.call('POST', '/keys', {
+    name: 'k',
+    scopes: ['read', 'write', 'admin'],
+    account_id: account,
+  });
+  const { id, secret } = fields(made);
+  const key = String(secret);
+  assert.equal((await hatch.call('POST', '/vms', { name: 'one' }, { key })).status, 201);
+  const { body } = await hatch.call('GET', '/vms?all=true');
+  assert.ok(Array.isArray(body));
+  const owners = body.map((vm) => fields(vm)).filter(({ name }) => name === 'one');
+  assert.deepEqual(owners.length, 2);
+  assert.equal(owners[0]?.['account_id'], account);
+  assert.notEqual(owners[1]?.['account_id'], account);
+  const { body: own } = await hatch.call('GET', '/vms');
+  assert.ok(Array.isArray(own) && own.every((vm) => !('account_id' in fields(vm))));
+
+  const theirs = `account_id=${String(account)}`;
+  const { body: keys } = await hatch.call('GET', `/keys?${theirs}`);
+  assert.deepEqual(Array.isArray(keys) && keys.map((one) => fields(one)['id']), [id]);
+  await hatch.refused('not_found', 'DELETE', `/keys/${String(id)}`);
+  for (const where of ['/keys', `/keys/${String(id)}`]) {
+    const method = where === '/keys' ? 'GET' : 'DELETE';
+    await hatch.refused('invalid_request', method, `${where}?account_id=acct-zzzzzzzzzzzz`);
+    const foreign = fields(owners[1])['account_id'];
+    await hatch.refused('forbidden', method, `${where}?account_id=${String(foreign)}`, undefined, { key });
+  }
+  assert.equal((await hatch.call('DELETE', `/keys/${String(id)}?${theirs}`)).status, 200);
+  await hatch.refused('unauthorized', 'GET', '/vms', undefined, { key });
+});
+
 test('VMs are found by labels and state, on every page', async () => {
   const names = async (query: string): Promise<unknown[]> => {
     const { body } = await hatch.call('GET', `/vms?${query}`);

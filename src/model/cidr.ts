@@ -84,10 +84,10 @@ export function overlaps(a: Cidr, b: Cidr): boolean {
 export function planAddresses(text: string): AddressPlan {
   const net = parseCidr(text);
   if (!net || !text.includes('/')) {
-    throw new RangeError(`"${text}" is not an address and a prefix such as 192.168.241.1/24`);
+    throw new RangeError(`"${text}" is not an address and a prefix such as 192.168.241.1/24.`);
   }
   if (net.prefix < 16 || net.prefix > 29) {
-    throw new RangeError(`"${text}" has the prefix /${net.prefix}; it must lie between /16 and /29`);
+    throw new RangeError(`"${text}" has the prefix /${net.prefix}; it must lie between /16 and /29.`);
   }
   const gateway = text.slice(0, text.indexOf('/'));
   const plan: AddressPlan = {
@@ -101,7 +101,7 @@ export function planAddresses(text: string): AddressPlan {
   if (gateway === plan.network || gateway === plan.broadcast) {
     const what = gateway === plan.network ? "the network's own" : 'the broadcast';
     throw new RangeError(
-      `"${text}" is ${what} address; give the bridge a host's, such as ${formatIp(net.first + 1)}/${net.prefix}`,
+      `"${text}" is ${what} address; give the bridge a host's, such as ${formatIp(net.first + 1)}/${net.prefix}.`,
     );
   }
   return plan;

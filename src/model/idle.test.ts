@@ -70,6 +70,10 @@ test('a VM nobody has used for its timeout does what its policy says', () => {
   assert.equal(short(decide({ pinned: true })), 'pinned');
   assert.equal(short(decide({}, { lastUsedAt: NOW - TIMEOUT_MS + 1 })), 'used 1');
   assert.equal(short(decide({ timeoutSeconds: 1 }, { lastUsedAt: NOW - 999 })), 'used 1');
+  // Its first minute awake holds it longer.
+  const woken = { lastUsedAt: NOW - 1000, awakeSince: NOW - 1000 };
+  assert.equal(short(decide({ timeoutSeconds: 5 }, woken)), `just_woken ${STAYS_AWAKE_MS - 1000}`);
+  assert.equal(short(decide({ timeoutSeconds: 90 }, woken)), 'used 89000');
 });
 
 test('open connections count as the policy says; requests and commands always', () => {

@@ -87,8 +87,9 @@ export function decideIdle(policy: IdlePolicy, signals: IdleSignals): Verdict {
   if (!signals.answered && bootsUntil > now) return stays({ reason: 'booting' }, bootsUntil, false);
   const { leasedUntil } = activity;
   if (leasedUntil !== null && leasedUntil > now) return stays({ reason: 'leased' }, leasedUntil);
-  if (!due) return stays({ reason: 'used' }, now - idleMs + policy.timeoutSeconds * 1000);
   const mayFrom = activity.awakeSince + staysAwakeMs(activity.wakesInLastHour);
+  const dueFrom = now - idleMs + policy.timeoutSeconds * 1000;
+  if (!due && dueFrom >= mayFrom) return stays({ reason: 'used' }, dueFrom);
   if (mayFrom > now) return stays({ reason: 'just_woken' }, mayFrom);
   const windowEnds = keptAwakeUntil(policy.keepAwake, signals.wallNow);
   if (windowEnds !== null) return stays({ reason: 'keep_awake' }, now + windowEnds - signals.wallNow);

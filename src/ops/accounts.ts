@@ -6,7 +6,7 @@ import { Failure, invalid, notFound } from '../model/failure.ts';
 import { effectiveLimits } from '../model/quota.ts';
 import { SCOPES, type Account, type ApiKey, type Quotas, type Scope } from '../model/records.ts';
 import { Taken, type Store } from '../store/store.ts';
-import type { Hatch } from './hatch.ts';
+import type { Caller, Hatch } from './hatch.ts';
 import type { Settings } from './settings.ts';
 
 interface Deps {
@@ -142,27 +142,32 @@ export function keys({ store, clock }: Pick<Deps, 'store' | 'clock'>): Hatch['ke
       }
       if (expiresAt !== undefined && expiresAt <= clock.now())
         throw invalid('expires_at', '"expires_at" must lie in the future.');
-      let owner = caller.accountId;
-      if (accountId !== undefined && accountId !== caller.accountId) {
-        if (!caller.scopes.has('operator'))
-          throw new Failure('forbidden', 'Only an operator makes keys for another account.', {
-            details: { scope: 'operator' },
-          });
-        const named = parseId('acct', accountId);
-        const other = named && (await store.accounts.get(named));
-        if (!other)
-          throw invalid('account_id', `There is no account "${accountId}"; \`GET /accounts\` lists them.`);
-        owner = other.id;
-      }
+      const owner = await accountFor(store, caller, accountId);
       return addKey({ store }, owner, name, scopes, expiresAt ?? null);
     },
-    list: (caller, page) => store.keys.list(caller.accountId, page),
-    async revoke(caller, id) {
+    list: async (caller, page, accountId) =>
+      store.keys.list(await accountFor(store, caller, accountId), page),
+    async revoke(caller, id, accountId) {
       const parsed = parseId('key', id);
-      const revoked = parsed && (await store.keys.revoke(caller.accountId, parsed));
+      const owner = await accountFor(store, caller, accountId);
+      const revoked = parsed && (await store.keys.revoke(owner, parsed));
       if (!revoked) throw notFound('key', id);
     },
   };
+}
+
+/** The account whose keys are meant: the caller's own, or for an operator any. */
+async function accountFor(store: Store, caller: Caller, accountId: string | undefined): Promise<AccountId> {
+  if (accountId === undefined || accountId === caller.accountId) return caller.accountId;
+  if (!caller.scopes.has('operator'))
+    throw new Failure('forbidden', 'Only an operator has to do with keys of another account.', {
+      details: { scope: 'operator' },
+    });
+  const named = parseId('acct', accountId);
+  const other = named && (await store.accounts.get(named));
+  if (!other)
+    throw invalid('account_id', `There is no account "${accountId}"; \`GET /accounts\` lists them.`);
+  return other.id;
 }
 
 async function accountNamed(store: Store, idOrName: string): Promise<Account> {

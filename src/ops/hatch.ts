@@ -322,8 +322,9 @@ export interface Hatch {
         readonly accountId?: string | undefined;
       },
     ): Promise<{ readonly key: ApiKey; readonly secret: string }>;
-    list(caller: Caller, page: Page): Promise<readonly ApiKey[]>;
-    revoke(caller: Caller, id: string): Promise<void>;
+    /** `accountId`: of another account (operators). */
+    list(caller: Caller, page: Page, accountId?: string): Promise<readonly ApiKey[]>;
+    revoke(caller: Caller, id: string, accountId?: string): Promise<void>;
   };
   readonly events: {
     list(caller: Caller, filter: EventsAsked, page: Page): Promise<readonly HatchEvent[]>;

@@ -1,4 +1,6 @@
 import assert from 'node:assert/strict';
+import { readFile } from 'node:fs/promises';
+import { join } from 'node:path';
 import { after, before, test } from 'node:test';
 import { newId } from '../base/ids.ts';
 import { Failure } from '../model/failure.ts';
@@ -193,6 +195,8 @@ test('size changes wait for a stopped VM; name and labels do not', async () => {
     idle: { pinned: true },
   });
   assert.deepEqual([renamed.name, renamed.labels, renamed.idle?.pinned], ['after', { x: 'y' }, true]);
+  // DHCP calls it so at once, not when the network is next looked over.
+  assert.match(await readFile(join(host.net, 'fake-network.json'), 'utf8'), /"hostname": ?"after"/);
   await fake.hatch.vms.stop(fake.caller, 'after', { graceSeconds: 1 });
   await refused(fake.hatch.vms.patch(fake.caller, vm.id, { diskMib: 100 }), 'invalid_request', 'disk_mib');
   const grown = await fake.hatch.vms.patch(fake.caller, vm.id, { vcpuCount: 4, memMib: 1024, diskMib: 4096 });

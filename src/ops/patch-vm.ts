@@ -1,3 +1,4 @@
+import { errorFields } from '../base/logger.ts';
 import { Failure, invalid } from '../model/failure.ts';
 import { mergeIdle } from '../model/create-request.ts';
 import { effectiveLimits } from '../model/quota.ts';
@@ -6,7 +7,7 @@ import type { Vm, VmPatch } from '../model/vm.ts';
 import { Taken } from '../store/store.ts';
 import { mustBeHere } from './elsewhere.ts';
 import type { Caller, PatchVm } from './hatch.ts';
-import { imageOf } from './host-steps.ts';
+import { imageOf, portOf } from './host-steps.ts';
 import { findVm } from './vms.ts';
 import type { World } from './world.ts';
 import { ownerOf } from './owner.ts';
@@ -15,7 +16,7 @@ const MIB = 1024 * 1024;
 
 /** Changes a VM's name, labels, idle policy or whether it starts with the host at any time; its size only while it is stopped: the next start has it. */
 export async function patchVm(
-  world: Pick<World, 'store' | 'settings' | 'fleet'>,
+  world: Pick<World, 'store' | 'settings' | 'fleet' | 'net' | 'log'>,
   caller: Caller,
   idOrName: string,
   request: PatchVm,
@@ -62,12 +63,23 @@ export async function patchVm(
         details: { operation: vm.operation?.verb ?? null },
       });
     world.fleet.touch(vm.id);
+    if (patched.name !== vm.name) await renameInNetwork(world, patched);
     return patched;
   } catch (error) {
     if (!(error instanceof Taken)) throw error;
     throw new Failure('already_exists', `"name" cannot be "${request.name ?? ''}": another VM has it.`, {
       details: { field: 'name', value: request.name },
     });
+  }
+}
+
+/** Has DHCP call it by its new name. Where that fails it is mended with the rest of the network. */
+async function renameInNetwork({ net, log }: Pick<World, 'net' | 'log'>, vm: Vm): Promise<void> {
+  if (vm.state !== 'running' || vm.network === null || vm.operation !== null) return;
+  try {
+    await net.attach(portOf(vm, vm.network));
+  } catch (error) {
+    log.warn({ vm: vm.id, ...errorFields(error) }, 'DHCP does not know the new name of a VM yet');
   }
 }
 

@@ -71,7 +71,7 @@ export function templates(deps: Deps): Hatch['templates'] {
       if (!removed) {
         throw new Failure(
           'in_use',
-          `Template ${parsed} is used by ${vms.length} VM${vms.length === 1 ? '' : 's'}: ${vms.slice(0, 5).join(', ')}.`,
+          `Template ${parsed} is used by ${vms.length} VM${vms.length === 1 ? '' : 's'}: ${vms.slice(0, 5).join(', ')}. It can go when they have gone.`,
           { details: { vms } },
         );
       }

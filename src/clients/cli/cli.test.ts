@@ -9,7 +9,6 @@ import { hatch, type Ran } from '../../../test/support/cli.ts';
 import { Deleted } from '../../contract/common.ts';
 import { ExecResult } from '../../contract/exec.ts';
 import { Image } from '../../contract/image.ts';
-import { NewKey } from '../../contract/key.ts';
 import { VmMetrics } from '../../contract/metrics.ts';
 import { CreateVm, PatchVm, Vm } from '../../contract/vm.ts';
 import { readServer } from './settings.ts';
@@ -72,6 +71,13 @@ test('vm ls shows a table, what to do when it is empty, and the API’s own JSON
   );
   const none = await against(() => ({ json: [], schema }), ['vm', 'ls']);
   assert.equal(none.out, 'No VMs yet. Make one: hatch vm create\n');
+  const found = await against(() => ({ json: [], schema }), ['vm', 'ls', '--state', 'error']);
+  assert.equal(found.out, 'No such VMs.\n');
+  const all = await against(
+    () => ({ json: [{ ...vm, account_id: 'acct-abc123def456' }], schema }),
+    ['vm', 'ls', '--all'],
+  );
+  assert.match(all.out, /^ACCOUNT {13}NAME .*\nacct-abc123def456 +web /);
   const json = await against(
     () => ({ json: [vm], schema }),
     ['vm', 'ls', '--json', '--label', 'a=b', '--state', 'running'],
@@ -149,6 +155,7 @@ test('wrong use ends with 2 before anything is asked of a server', async () => {
     [['vm', 'frobnicate'], /unknown command/],
     [['vm', 'get'], /missing required argument/],
     [['key', 'create', 'x', '--scope', 'god'], /--scope must be one of/],
+    [['vm', 'create', '--user-data', '-'], /--user-data - was given nothing on standard input/],
   ] as const) {
     const ran = await against(() => ({ json: null }), words, { cwd: home });
     assert.equal(ran.code, 2, words.join(' '));
@@ -166,6 +173,7 @@ test('each kind of failure has its exit code, a sentence, and JSON when asked', 
     [403, 'quota_exceeded', 1],
     [404, 'not_found', 3],
     [409, 'wrong_state', 4],
+    [413, 'too_large', 2],
     [500, 'internal', 1],
   ] as const) {
     const ran = await against(() => refusal(status, code, 'It cannot be.'), ['vm', 'get', 'web']);
@@ -351,19 +359,18 @@ test('vm update sends only what changes; an empty name takes it away', async () 
   assert.ok(Check(PatchVm, ran.asked[0].body));
 });
 
-test('key create shows the secret once and says so', async () => {
-  const made: NewKey = {
-    id: 'key-abc123def456',
-    account_id: 'acct-abc123def456',
-    name: 'ci',
-    scopes: ['read', 'write'],
-    prefix: 'hatch_3kd9',
-    created_at: '2026-03-06T10:30:00Z',
-    secret: 'hatch_3kd9xyz',
-  };
-  const ran = await against(() => ({ status: 201, json: made, schema: NewKey }), ['key', 'create', 'ci']);
-  assert.deepEqual(ran.asked[0]?.body, { name: 'ci', scopes: ['read', 'write'] });
-  assert.match(ran.out, /^hatch_3kd9xyz\n\nKey key-abc123def456 .*not shown again/);
+test('hatch says its version, and whether a VM starts with the host', async () => {
+  assert.match((await hatch(['--version'])).out, /^\d+\.\d+\.\d+\n$/);
+  const answer = (): Canned => ({ json: { ...vm, autostart: true }, schema: Vm });
+  assert.match((await against(answer, ['vm', 'get', 'web'])).out, /^Autostart +yes$/m);
+});
+
+test('what the API calls otherwise is told in the words of the command', async () => {
+  const restore = await against(
+    () => refusal(409, 'wrong_state', 'say "discard": true if it may.', { field: 'discard' }),
+    ['vm', 'restore', 'web', 'golden'],
+  );
+  assert.match(restore.err, /\nHere: --discard\.$/m);
 });
 
 test('what must work without a server is handed to hatchd', async () => {

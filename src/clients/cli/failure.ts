@@ -16,7 +16,7 @@ export function exitCodeOf(error: unknown): number {
   if (error instanceof UsageError || error instanceof NoName) return EXIT.usage;
   if (error instanceof Unreachable) return EXIT.unreachable;
   if (!(error instanceof ApiError)) return EXIT.failure;
-  if (error.status === 400) return EXIT.usage;
+  if (error.status === 400 || error.status === 413) return EXIT.usage;
   if (error.status === 401 || error.code === 'forbidden') return EXIT.unauthorized;
   if (error.status === 404) return EXIT.notFound;
   if (error.status === 409) return EXIT.conflict;
@@ -48,6 +48,9 @@ function hintFor(error: Error): string | undefined {
   if (code === 'unauthorized')
     return "Give a key with --api-key or HATCH_API_KEY, or keep one with `hatch login`. The server's first start left one in its data folder, in admin-key.";
   if (code === 'internal' && requestId !== undefined) return `The server's log has more under ${requestId}.`;
+  // The sentences are of the API; here the words for it are others.
+  if (error.details['field'] === 'discard') return 'Here: --discard.';
+  if (error.message.includes('"parents=true"')) return 'Here: -p.';
   if (retryAfter !== undefined) return `Try again in ${retryAfter} s.`;
   return undefined;
 }

@@ -1,3 +1,4 @@
+import { createRequire } from 'node:module';
 import { Command, CommanderError } from 'commander';
 import { completionCommands } from './completion.ts';
 import { acting } from './context.ts';
@@ -12,6 +13,10 @@ import { DEFAULT_URL } from './settings.ts';
 import { savingCommands, snapshotCommands } from './snapshot.ts';
 import { insideCommands } from './vm-inside.ts';
 import { vmCommands } from './vm.ts';
+
+const { version: VERSION } = createRequire(import.meta.url)('../../../package.json') as {
+  readonly version: string;
+};
 
 const EPILOGUE = `
 Exit codes: 0 done, 1 failed, 2 wrong use or a field refused, 3 not found, 4 conflict or wrong state,
@@ -41,6 +46,7 @@ export async function runCli(words: readonly string[], io: Io): Promise<number> 
 function build(io: Io, end: (code: number) => void): Command {
   const program = new Command('hatch')
     .description('Make and use microVMs on a Hatch server.')
+    .version(VERSION, '--version', 'the version of this command')
     .option('--url <url>', 'the server')
     .option('--api-key <key>', 'the key to use')
     .option('--json', "print the API's own JSON")

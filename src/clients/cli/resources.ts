@@ -128,7 +128,7 @@ export function templateCommands(template: Command, act: Act): void {
     );
   template
     .command('rm')
-    .description('remove a template; VMs made from it stay')
+    .description('remove a template; not while a VM made from it is there')
     .argument('<template>', 'its name or id')
     .action(
       act(async (context, id: string) =>
@@ -168,9 +168,12 @@ export function keyCommands(key: Command, act: Act): void {
     .command('ls')
     .alias('list')
     .description("list the account's API keys, without their secrets")
+    .option('--account <id>', 'of another account (operators)')
     .action(
-      act(async (context) =>
-        print(context, await context.client.keys.list(), (list) => showKeys(list, context.io.now())),
+      act(async (context, { account }: { account?: string }) =>
+        print(context, await context.client.keys.list({ account_id: account }), (list) =>
+          showKeys(list, context.io.now()),
+        ),
       ),
     );
   key
@@ -211,9 +214,10 @@ export function keyCommands(key: Command, act: Act): void {
     .alias('revoke')
     .description('revoke an API key; it is dead at once')
     .argument('<key>', 'its id')
+    .option('--account <id>', 'of another account (operators)')
     .action(
-      act(async (context, id: string) =>
-        print(context, await context.client.keys.revoke(id), () => `Revoked ${id}.`),
+      act(async (context, id: string, { account }: { account?: string }) =>
+        print(context, await context.client.keys.revoke(id, { account_id: account }), () => `Revoked ${id}.`),
       ),
     );
 }

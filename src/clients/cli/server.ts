@@ -58,7 +58,8 @@ export function statusCommands(program: Command, act: Act): void {
           vm === undefined
             ? await client.events.list({ kind, limit, all })
             : await client.vms.events(vm, { kind, limit });
-        return print(context, events, showEvents);
+        const filtered = vm !== undefined || kind !== undefined;
+        return print(context, events, (list) => showEvents(list, filtered));
       }),
     );
 }
@@ -168,7 +169,7 @@ function usage({ name, quotas, use }: OwnAccount): Record<string, string> {
 }
 
 function showAccounts(accounts: readonly Account[], now: number): string {
-  const limit = (value: number | null): string => (value === null ? 'none' : String(value));
+  const limit = (value: number | null): string => (value === null ? 'as the server' : String(value));
   return formatTable(
     ['ID', 'NAME', 'MOST VMS', 'MOST CPUS', 'MOST MEMORY', 'AGE'],
     accounts.map(({ id, name, quotas, created_at }) => [
@@ -176,14 +177,15 @@ function showAccounts(accounts: readonly Account[], now: number): string {
       name,
       limit(quotas.vms),
       limit(quotas.vcpus),
-      quotas.mem_mib === null ? 'none' : formatMib(quotas.mem_mib),
+      quotas.mem_mib === null ? limit(null) : formatMib(quotas.mem_mib),
       age(created_at, now),
     ]),
   );
 }
 
-function showEvents(events: readonly Event[]): string {
-  if (events.length === 0) return 'Nothing has happened yet.';
+function showEvents(events: readonly Event[], filtered: boolean): string {
+  if (events.length === 0)
+    return filtered ? 'Nothing of that has happened yet.' : 'Nothing has happened yet.';
   return formatTable(
     ['TIME', 'KIND', 'VM', 'WHAT'],
     [...events].reverse().map(({ at, kind, vm_id, message }) => [at, kind, vm_id, message]),

@@ -4,12 +4,25 @@ import { showIdle } from './show-idle.ts';
 import { formatFields, formatTable } from './table.ts';
 import { age, duration, formatBytes, formatMib, formatPairs } from './words.ts';
 
-/** The VMs as a table, or what to do when there are none. `now` in milliseconds. */
-export function showVms(vms: readonly Vm[], now: number): string {
-  if (vms.length === 0) return 'No VMs yet. Make one: hatch vm create';
+/** The VMs as a table, or what to do when there are none; `filtered`: of those that were asked for. `now` in milliseconds. */
+export function showVms(vms: readonly Vm[], now: number, { filtered = false } = {}): string {
+  if (vms.length === 0) return filtered ? 'No such VMs.' : 'No VMs yet. Make one: hatch vm create';
+  const ofAll = vms.some(({ account_id: account }) => account !== undefined);
   return formatTable(
-    ['NAME', 'ID', 'STATE', 'CPUS', 'MEMORY', 'IP', 'SSH PORT', 'IMAGE', 'AGE'],
+    [
+      ...(ofAll ? ['ACCOUNT'] : []),
+      'NAME',
+      'ID',
+      'STATE',
+      'CPUS',
+      'MEMORY',
+      'IP',
+      'SSH PORT',
+      'IMAGE',
+      'AGE',
+    ],
     vms.map((vm) => [
+      ...(ofAll ? [vm.account_id] : []),
       vm.name,
       vm.id,
       stateOf(vm),
@@ -44,6 +57,7 @@ export function showVm(vm: Vm, now: number): string {
     'SSH port': vm.ssh_port,
     Labels: formatPairs(vm.labels),
     Idle: idle && showIdle(idle),
+    Autostart: vm.autostart === true ? 'yes' : undefined,
     'Boot args': vm.boot_args,
     Hypervisor: vm.vmm && (vm.accel ? `${vm.vmm} (${vm.accel})` : vm.vmm),
     Host: vm.host,

@@ -103,7 +103,11 @@ export function templateId(text: string): string {
 }
 
 async function readInput(option: string, file: string, io: Io): Promise<string> {
-  if (file === '-') return io.readStdin();
+  if (file === '-') {
+    const said = await io.readStdin();
+    if (said === '') throw new UsageError(`${option} - was given nothing on standard input.`);
+    return said;
+  }
   try {
     return await readFile(join(file.startsWith('/') ? '/' : io.cwd, file), 'utf8');
   } catch (error) {

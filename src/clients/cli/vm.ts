@@ -75,7 +75,8 @@ export function vmCommands(vm: Command, act: Act): void {
             for (const { id } of vms) context.io.out(`${id}\n`);
             return undefined;
           }
-          return print(context, vms, (list) => showVms(list, context.io.now()));
+          const filtered = state !== undefined || options.label !== undefined;
+          return print(context, vms, (list) => showVms(list, context.io.now(), { filtered }));
         },
       ),
     );
