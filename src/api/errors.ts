@@ -3,6 +3,7 @@ import { errorFields, type Logger } from '../base/logger.ts';
 import { ERRORS } from '../contract/errors.ts';
 import { Failure } from '../model/failure.ts';
 import { ANSWER_HEADERS, errorBody, errorHeaders, statusOf } from '../model/failure-answer.ts';
+import { cameOfHangUp } from './hung-up.ts';
 import { BODY_BYTES } from './json-body.ts';
 
 /** Whatever was thrown, as a Failure: those of the web server by its codes; what nobody foresaw is `internal` and says nothing. */
@@ -53,8 +54,9 @@ export function toFailure(error: unknown): Failure {
 /** Makes the handler that answers whatever a route throws. What is not the caller's fault goes into the log, with its cause. */
 export function errorHandler(log: Logger) {
   return (error: FastifyError | Error, request: FastifyRequest, reply: FastifyReply): FastifyReply => {
-    // Who hung up in the middle of its body is told nothing any more, and it is no defect.
-    const failure = error === request.raw.errored ? cutOff(error) : toFailure(error);
+    // Who hung up is told nothing any more, and it is no defect.
+    const left = error === request.raw.errored || cameOfHangUp(error);
+    const failure = left ? cutOff(error) : toFailure(error);
     if (ERRORS[failure.code].fault !== 'caller')
       log[failure.code === 'internal' ? 'error' : 'warn'](
         {
@@ -69,7 +71,7 @@ export function errorHandler(log: Logger) {
 }
 
 function cutOff(error: Error): Failure {
-  return new Failure('invalid_request', 'The connection ended before the body had come whole.', {
+  return new Failure('invalid_request', 'The connection ended before this was done.', {
     cause: error,
   });
 }

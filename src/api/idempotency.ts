@@ -6,6 +6,7 @@ import { invalid } from '../model/failure.ts';
 import type { Turn } from '../ops/idempotency.ts';
 import type { ApiDeps, App } from './app.ts';
 import { callerOf } from './auth.ts';
+import { HungUp } from './hung-up.ts';
 
 declare module 'fastify' {
   interface FastifyContextConfig {
@@ -38,7 +39,7 @@ export function acceptIdempotencyKeys(app: App, { hatch, log }: Pick<ApiDeps, 'h
         '"Idempotency-Key" must be 1 to 255 printable ASCII characters without spaces, such as a UUID.',
       );
     const gone = new AbortController();
-    const onClose = (): void => gone.abort(new Error('the caller hung up'));
+    const onClose = (): void => gone.abort(new HungUp());
     request.raw.socket.once('close', onClose);
     const caller = callerOf(request);
     const found = await hatch.idempotency

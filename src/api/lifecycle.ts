@@ -5,6 +5,7 @@ import type { ApiDeps, App } from './app.ts';
 import { ANSWER_HEADERS } from '../model/failure-answer.ts';
 import { hasBody } from './bodies.ts';
 import { sendFailure } from './errors.ts';
+import { HungUp } from './hung-up.ts';
 import { KeyWatch } from './key-watch.ts';
 
 /** How long answers under way have after the server was told to close, in milliseconds. */
@@ -100,7 +101,7 @@ export function closeInTime(
       const hungUp = (): void => {
         streams.delete(controller);
         if (caller) keys.leave(caller, controller);
-        controller.abort(new Error('the caller hung up'));
+        controller.abort(new HungUp());
       };
       streams.add(controller);
       if (caller) keys.join(caller, controller);

@@ -188,10 +188,13 @@ class AgentClient implements GuestAgent {
     } catch (error) {
       // The agent sets the clock and then runs hwclock, which small guests lack: that is no failure of ours.
       if (!(error instanceof AgentRefused)) throw error;
-      const now = await this.#ask('guest-get-time', '{}', signal);
-      const off = typeof now === 'number' ? Math.abs(now / 1e6 - this.#deps.clock.now()) : Infinity;
-      if (off > CLOCK_SLACK_MS) throw error;
+      const off = Math.abs((await this.time(signal)) - this.#deps.clock.now());
+      if (!(off <= CLOCK_SLACK_MS)) throw error;
     }
+  }
+
+  async time(signal: AbortSignal): Promise<number> {
+    return Number(await this.#ask('guest-get-time', '{}', signal)) / 1e6;
   }
 
   async shutdown(mode: 'powerdown' | 'reboot', signal: AbortSignal): Promise<void> {

@@ -24,6 +24,8 @@ export interface GuestAgent {
    * that cannot be done, else as `exec` does. A pipe without anyone at its other end would keep the agent waiting, so it is looked before.
    */
   open(path: string, mode: 'r' | 'r+', signal: AbortSignal): Promise<AgentFile>;
+  /** What the guest's clock says, in milliseconds since 1970. Rejects as `exec` does. */
+  time(signal: AbortSignal): Promise<number>;
   /** Sets the guest's clock to the host's. */
   setTime(signal: AbortSignal): Promise<void>;
   /** Asks the guest to power off, halt or reboot; resolves when it has been asked. */

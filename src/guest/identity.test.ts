@@ -31,6 +31,7 @@ function agentThat(result: Partial<ExecResult>): {
   const agent: GuestAgent = {
     ping: none,
     setTime: none,
+    time: none,
     shutdown: none,
     info: none,
     close: () => undefined,

@@ -10,7 +10,7 @@ const never = new AbortController().signal;
 
 function agentThat(ping: (signal: AbortSignal) => Promise<void>): GuestAgent {
   const no = async (): Promise<never> => assert.fail('only ping is to be called');
-  const rest = { read: no, write: no, open: no, setTime: no, shutdown: no, info: no };
+  const rest = { read: no, write: no, open: no, setTime: no, time: no, shutdown: no, info: no };
   return { ping, exec: no, start: no, ...rest, close: () => undefined };
 }
 

@@ -41,6 +41,7 @@ function helped(
   const agent: GuestAgent = {
     ...{ ping: none, exec: none, open: none, shutdown: none, info: none, close: () => undefined },
     setTime: async () => void guest.setTimes++,
+    time: async () => assert.fail('not asked for here'),
     start: async ({ argv }) => {
       guest.started.push(argv[3] ?? '');
       const result = {

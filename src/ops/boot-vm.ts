@@ -56,6 +56,14 @@ function isFresh({ state, stateReason, stoppedBy, readyAt }: Vm): boolean {
   return state === 'starting' && stateReason === null && stoppedBy === null && readyAt === null;
 }
 
+/** What is to be done about a copy that was not made. */
+export const UNMADE_COPY = 'nothing of it is there, so delete it and make another.';
+
+/** Whether a VM is a copy of which nothing was ever made: started, it would be one of its image, with none of what it was to have. */
+export function isUnmadeCopy({ parentSnapshotId, layerId }: Vm): boolean {
+  return parentSnapshotId !== null && layerId === null;
+}
+
 /** A copy comes from its snapshot, all else from its image. */
 async function stepsOf(
   world: World,
@@ -82,7 +90,10 @@ export async function recoverBoot(world: World, operation: Operation): Promise<v
   await undoSteps(depsOf(world), operation, bootSteps(world, asBegun, image));
   await fail(world, vm, operation, {
     code: 'interrupted',
-    message: `The server stopped while the VM was ${operation.verb === 'create' ? 'being created' : 'starting'}; start it again or delete it.`,
+    message:
+      operation.verb === 'create' && vm.parentSnapshotId !== null
+        ? `The server stopped while the copy was being made: ${UNMADE_COPY}`
+        : `The server stopped while the VM was ${operation.verb === 'create' ? 'being created' : 'starting'}; start it again or delete it.`,
     at: clock.now(),
   });
 }

@@ -99,14 +99,13 @@ function watchFleet(world: World): void {
     activity.answered(vmId);
     const vm = await store.vms.get(vmId);
     if (vm?.hostId !== settings.hostId || vm.readyAt !== null) return;
-    await store.vms.update(vmId, ownerOf(vm), { readyAt: clock.now() });
-    await store.events.add({
-      accountId: vm.accountId,
+    await store.vms.move(
       vmId,
-      kind: 'vm.ready',
-      message: `The guest answers (${by}).`,
-      data: { by },
-    });
+      ownerOf(vm),
+      ['starting', 'running', 'snapshotted'],
+      { readyAt: clock.now() },
+      { event: { kind: 'vm.ready', message: `The guest answers (${by}).`, data: { by } } },
+    );
   };
   const following = new Set<VmId>();
   const follow = async (vmId: VmId): Promise<void> => {

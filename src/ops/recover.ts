@@ -10,6 +10,7 @@ import { isImport } from './import-snapshot.ts';
 import { markError } from './mark-error.ts';
 import { NO_SPACE } from './no-space.ts';
 import { carryOutReboot } from './reboot-vm.ts';
+import { catchUp } from './refresh-guest.ts';
 import { recoverRestore } from './restore-vm.ts';
 import { carryOutSnapshot, isSaved, recoverSnapshot } from './snapshot-vm.ts';
 import { planOf } from './snapshot-plan.ts';
@@ -153,6 +154,7 @@ async function adopt(world: World, vm: Vm, signal: AbortSignal): Promise<boolean
   // It is told of again where there still is none.
   if (vm.stateReason?.code === NO_SPACE) fleet.onNoSpace(vm.id, false);
   fleet.add(vm, machine, { ready: vm.readyAt !== null });
+  void catchUp(world, vm);
   activity.adopt(vm.id, {
     usedBeforeMs: vm.lastActiveAt === null ? null : clock.now() - vm.lastActiveAt,
     leasedForMs: vm.leasedUntil === null ? null : vm.leasedUntil - clock.now(),

@@ -1,5 +1,5 @@
 import { deadline, raceAbort } from '../base/deadline.ts';
-import type { ExecCommand, ExecResult } from '../guest/agent.ts';
+import { AgentGone, type ExecCommand, type ExecResult } from '../guest/agent.ts';
 import { readFrom, tailFrom } from '../host/follow.ts';
 import { Failure } from '../model/failure.ts';
 import type { Vm } from '../model/vm.ts';
@@ -65,8 +65,34 @@ async function runIn(world: ExecDeps, vm: Vm, command: ExecCommand): Promise<Exe
       return live.agent.exec(command, signal);
     });
   } catch (error) {
-    throw translate(error);
+    throw error instanceof AgentGone ? await whySilent(world, vm, live, error) : translate(error);
   }
+}
+
+/** Why a guest's agent did not answer, by what has become of its VM. */
+async function whySilent(
+  { store }: Pick<World, 'store'>,
+  { id }: Vm,
+  live: Live,
+  cause: AgentGone,
+): Promise<Failure> {
+  const now = await store.vms.get(id);
+  const state = now?.state ?? 'deleted';
+  if (state !== 'running' || live.ended.aborted)
+    return new Failure(
+      'wrong_state',
+      state === 'running'
+        ? 'The guest ended while the command ran; the VM has been started anew since.'
+        : `The VM is ${state} by now: the command was cut short, or sleeps with it.`,
+      { details: { state, allowed: ['running'] }, cause },
+    );
+  if (now?.readyAt === null)
+    return new Failure(
+      'unavailable',
+      'The guest has not answered since it was started: it still boots, or has no agent. Ask again, or wait for it first (`?wait=ready`).',
+      { cause },
+    );
+  return translate(cause);
 }
 
 /** Wakes a VM for a visitor; who is turned away is noted. Throws as `Waker.wake`, and `timeout`. */

@@ -1,7 +1,8 @@
 import { restOf } from '../model/history.ts';
+import { Failure } from '../model/failure.ts';
 import { refuse } from '../model/states.ts';
 import type { Vm } from '../model/vm.ts';
-import { carryOutBoot } from './boot-vm.ts';
+import { carryOutBoot, isUnmadeCopy, UNMADE_COPY } from './boot-vm.ts';
 import { mustBeHere } from './elsewhere.ts';
 import type { Caller, Wait } from './hatch.ts';
 import { withRoom } from './room-for.ts';
@@ -42,6 +43,10 @@ export async function flyStart(world: World, vm: Vm): Promise<boolean> {
         mustBeHere(world, now);
         const refused = refuse(now, 'start');
         if (refused) throw refused;
+        if (isUnmadeCopy(now))
+          throw new Failure('wrong_state', `VM ${now.id} is a copy that could not be made: ${UNMADE_COPY}`, {
+            details: { state: now.state, allowed: ['delete'] },
+          });
         const vms = [{ vmId: now.id, memMib: now.memMib }];
         await ask({ verb: 'start', accountId: now.accountId, vms, about: now.id }, cutOff);
         began = true;

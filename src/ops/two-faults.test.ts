@@ -4,6 +4,7 @@ import type { Store } from '../store/store.ts';
 import type { Driver } from '../vmm/driver.ts';
 import { VmmError } from '../vmm/driver.ts';
 import type { Caller, Hatch } from './hatch.ts';
+import { isUnmadeCopy } from './boot-vm.ts';
 import { reconcile } from './reconcile.ts';
 import {
   assertNothingLeft,
@@ -132,7 +133,11 @@ async function failing({ prepare }: Case, call: number): Promise<string | undefi
       await reconcile(world);
       await assertNothingLeft(one);
       const all = await hatch.vms.list(caller, {}, { limit: 100 });
-      for (const { id, state } of all) if (state !== 'running') await hatch.vms.start(caller, id, READY);
+      for (const vm of all.filter(({ state }) => state !== 'running')) {
+        const started = hatch.vms.start(caller, vm.id, READY);
+        // It would be another VM than was asked for.
+        await (isUnmadeCopy(vm) ? assert.rejects(started, /a copy that could not be made/) : started);
+      }
       await assertNothingLeft(one);
       for (const { id } of all) await hatch.vms.delete(caller, id);
       await assertNothingLeft(one);

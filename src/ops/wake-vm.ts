@@ -1,7 +1,6 @@
 import { join } from 'node:path';
 import { deadline, raceAbort } from '../base/deadline.ts';
 import { errorFields } from '../base/logger.ts';
-import { refresh, setClock } from '../guest/identity.ts';
 import { exists } from '../host/files.ts';
 import { Failure } from '../model/failure.ts';
 import type { Image, Operation } from '../model/records.ts';
@@ -21,8 +20,9 @@ import {
   type MachineDisk,
 } from './host-steps.ts';
 import { diskFromSnapshot, folderFromSnapshot } from './files-from-snapshot.ts';
-import { identityStep, noteHooks } from './identity-step.ts';
+import { identityStep } from './identity-step.ts';
 import { localFiles } from './local-snapshot.ts';
+import { catchUp, refreshGuest } from './refresh-guest.ts';
 import { tapApart } from './scratch.ts';
 import { whyItEnded } from './stop-vm.ts';
 import { runSteps, undoSteps, type Stage, type Step } from './steps.ts';
@@ -30,9 +30,6 @@ import type { World } from './world.ts';
 import { ownerOf } from './owner.ts';
 import { depsOf } from './carry-out.ts';
 import { vmFolder } from './settings.ts';
-
-const CLOCK_MS = 10_000;
-const REFRESH_MS = 120_000;
 
 /**
  * Wakes a sleeping VM from a snapshot: files, network, machine, ways in. When a step fails all are taken back and it sleeps as before:
@@ -60,32 +57,8 @@ export async function carryOutWake(
 ): Promise<void> {
   await runSteps(depsOf(world), operation, steps, signal);
   world.fleet.touch(vm.id);
-  if (snapshot.guest.agent && !wasSavedElsewhere(vm, snapshot)) void refreshGuest(world, vm);
-}
-
-/**
- * What is not needed for the guest to answer: its clock, its random state and its hooks, while it is in use already. Each is tried
- * whatever became of the one before. Commands for it wait for its clock.
- */
-async function refreshGuest(world: World, vm: Vm): Promise<void> {
-  const { fleet, clock, log } = world;
-  const agent = fleet.get(vm.id)?.agent;
-  if (!agent) return;
-  const clockSet = deadline("setting a woken guest's clock", CLOCK_MS, (signal) =>
-    setClock({ agent, clock }, signal),
-  ).catch((error: unknown) =>
-    log.warn({ vm: vm.id, ...errorFields(error) }, "a woken guest's clock could not be set"),
-  );
-  fleet.holdCommands(vm.id, clockSet);
-  await clockSet;
-  try {
-    const { hooks } = await deadline('refreshing the guest', REFRESH_MS, (signal) =>
-      refresh({ agent, clock }, signal),
-    );
-    await noteHooks(world, vm, hooks);
-  } catch (error) {
-    log.warn({ vm: vm.id, ...errorFields(error) }, 'a woken guest could not be brought up to date');
-  }
+  if (wasSavedElsewhere(vm, snapshot)) return;
+  void (snapshot.guest.agent ? refreshGuest(world, vm) : catchUp(world, vm));
 }
 
 /** Takes back a wake that a crash cut off. */

@@ -168,6 +168,7 @@ function counting(agent: GuestAgent): { readonly agent: GuestAgent; readonly sta
     read: (path, signal) => agent.read(path, signal),
     write: (path, text, signal) => agent.write(path, text, signal),
     setTime: (signal) => agent.setTime(signal),
+    time: (signal) => agent.time(signal),
     shutdown: (mode, signal) => agent.shutdown(mode, signal),
     info: (signal) => agent.info(signal),
     close: () => agent.close(),

@@ -1,5 +1,5 @@
 import { createReadStream } from 'node:fs';
-import { open, rename, rm, stat } from 'node:fs/promises';
+import { link, lstat, open, rename, rm, stat } from 'node:fs/promises';
 import { resolve } from 'node:path';
 import { waiting, type Context } from './context.ts';
 import type { Io } from './io.ts';
@@ -60,14 +60,16 @@ export async function writeWhole(
   pieces: AsyncIterable<Uint8Array>,
   { replace, mode }: { readonly replace: boolean; readonly mode: number },
 ): Promise<void> {
-  // One that is to be replaced stays until the new one is whole.
-  const beside = replace ? `${path}.part` : path;
+  // One that breaks off does not bear the name, and one that is to be replaced stays until the new one is whole.
+  const beside = `${path}.part`;
+  const taken = (): UsageError =>
+    new UsageError(`${shown} is there already: name another file with -o, or say --force.`);
   let file;
   try {
-    file = await open(beside, replace ? 'w' : 'wx', 0o600);
+    if (!replace && (await isThere(path))) throw taken();
+    file = await open(beside, 'w', 0o600);
   } catch (error) {
-    if (codeOf(error) === 'EEXIST')
-      throw new UsageError(`${shown} is there already: name another file with -o, or say --force.`);
+    if (error instanceof UsageError) throw error;
     throw new UsageError(`${shown} cannot be written (${codeOf(error)}).`);
   }
   try {
@@ -79,10 +81,30 @@ export async function writeWhole(
       await file.close();
     }
     if (replace) await rename(beside, path);
+    else {
+      // It may have come since, and link(2) replaces nothing; not every file system has it.
+      await link(beside, path).then(
+        () => rm(beside),
+        (error: unknown) => {
+          if (codeOf(error) === 'EEXIST') throw taken();
+          return rename(beside, path);
+        },
+      );
+    }
   } catch (error) {
     await rm(beside, { force: true });
     throw error;
   }
+}
+
+function isThere(path: string): Promise<boolean> {
+  return lstat(path).then(
+    () => true,
+    (error: unknown) => {
+      if (codeOf(error) === 'ENOENT') return false;
+      throw error;
+    },
+  );
 }
 
 /** The system's word for what went wrong, such as ENOENT. */

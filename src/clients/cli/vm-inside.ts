@@ -12,6 +12,10 @@ import { parsePairs, parseSeconds, parseWhole, UsageError } from './words.ts';
 /** The exit code of a command that was killed at its timeout, as timeout(1) has it. */
 const TIMED_OUT = 124;
 
+const EXEC_LIMITS = `
+What the command writes comes when it has ended, the first 1 MiB of each stream; standard input may have 1 MiB.
+Who is interrupted leaves it running until its timeout. For more: vm ssh, and vm cp for files.`;
+
 /** `hatch vm ssh|exec|cp|console|metrics|user-data`: ways into a guest. */
 export function insideCommands(vm: Command, act: Act): void {
   vm.command('ssh')
@@ -39,6 +43,7 @@ export function insideCommands(vm: Command, act: Act): void {
     .option('-e, --env <key=value>', 'added to its environment; may be given again', several)
     .option('--timeout <duration>', 'when it is killed (60s)')
     .option('--wake', 'wake the VM for it when it sleeps')
+    .addHelpText('after', EXEC_LIMITS)
     .action(act(execInVm));
 
   copyCommand(vm, act);

@@ -1,4 +1,5 @@
 import { duplexPair, type Duplex } from 'node:stream';
+import { systemClock } from '../../base/clock.ts';
 import { bytesOf, FakeGuestFiles } from './guest-files.ts';
 import { CLOCK_PATH, IDENTITY_PROGRAMS, runIdentityProgram, type FakeFiles } from './identity.ts';
 
@@ -105,7 +106,12 @@ export function fakeAgent(inside: FakeInside): Duplex {
           .write(CLOCK_PATH, `${Math.floor(Number(args['time']) / 1e9)}\n`)
           .then(() => say({ return: {} }), refuse);
       case 'guest-get-time':
-        return void inside.read(CLOCK_PATH).then((text) => say({ return: Number(text ?? 0) * 1e9 }), refuse);
+        return void inside
+          .read(CLOCK_PATH)
+          .then(
+            (text) => say({ return: (text === undefined ? systemClock.now() / 1000 : Number(text)) * 1e9 }),
+            refuse,
+          );
       case 'guest-info':
         return say({
           return: {
