@@ -51,6 +51,9 @@ export function acceptIdempotencyKeys(app: App, { hatch, log }: Pick<ApiDeps, 'h
       return undefined;
     }
     if (found.location !== null) reply.header('location', found.location);
+    // An error names the request it came of, in its body and here.
+    const of = found.status < 400 ? undefined : fieldOf(found.body, 'request_id');
+    if (typeof of === 'string') reply.header('x-request-id', of);
     return reply
       .code(found.status)
       .headers({ 'content-type': 'application/json; charset=utf-8', 'idempotency-replayed': 'true' })
@@ -82,11 +85,15 @@ export function acceptIdempotencyKeys(app: App, { hatch, log }: Pick<ApiDeps, 'h
 /** Whether an answer will be the same each time: all but those of failures that may pass. */
 function lasts(status: number, body: string): boolean {
   if (status < 400) return true;
-  const parsed: unknown = JSON.parse(body);
-  const code = typeof parsed === 'object' && parsed !== null && 'code' in parsed ? parsed.code : undefined;
+  const code = fieldOf(body, 'code');
   if (typeof code !== 'string' || !isErrorCode(code)) return false;
   // A defect may have been mended by the next try.
   return !ERRORS[code].retryable && code !== 'internal';
+}
+
+function fieldOf(body: string, name: string): unknown {
+  const parsed: unknown = JSON.parse(body);
+  return typeof parsed === 'object' && parsed !== null ? Reflect.get(parsed, name) : undefined;
 }
 
 /** What makes a request the same as another: all of it but how long its answer is waited for. */

@@ -231,10 +231,13 @@ class Proxy {
     } catch (error) {
       arrival?.use.end();
       if (!signal.aborted || !(signal.reason instanceof DOMException)) throw error;
+      const within = this.#options.wakeTimeoutMs / 1000;
       throw new Failure(
         'timeout',
-        `The machine was not ${arrival ? 'reachable' : 'awake'} within ${this.#options.wakeTimeoutMs / 1000} s.`,
-        { cause: error },
+        arrival
+          ? `Port ${port} of the guest was not reachable within ${within} s: does a server listen there?`
+          : `The machine was not awake within ${within} s.`,
+        { ...(arrival ? { details: { port } } : {}), cause: error },
       );
     }
   }
