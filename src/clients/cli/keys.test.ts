@@ -5,6 +5,7 @@ import { cannedApi, type Asked, type Canned } from '../../../test/support/canned
 import { hatch, type Ran } from '../../../test/support/cli.ts';
 import { Deleted } from '../../contract/common.ts';
 import { Key, NewKey } from '../../contract/key.ts';
+import { Vm } from '../../contract/vm.ts';
 
 async function against(
   answer: () => Canned,
@@ -14,6 +15,29 @@ async function against(
   const ran = await hatch(words, { env: { HATCH_URL: server.url, HATCH_API_KEY: 'hatch_k' } });
   return { ...ran, asked: server.asked };
 }
+
+test('who makes a VM nobody has a key of is told so', async () => {
+  const vm: Vm = {
+    id: 'vm-abc123def456',
+    name: 'web',
+    image_id: 'img-default',
+    state: 'running',
+    vcpu_count: 1,
+    mem_mib: 512,
+    enable_network: true,
+    guest_ip: '192.168.241.10',
+    ssh_port: 2200,
+    created_at: '2026-03-06T10:30:00Z',
+    updated_at: '2026-03-06T10:30:00Z',
+    ready: true,
+  };
+  const answer = (): Canned => ({ status: 201, json: vm, schema: Vm });
+  const keyless = await against(answer, ['vm', 'create', 'web']);
+  assert.match(keyless.out, /No SSH key lets anybody in: .*--ssh-key.* hatch vm exec web -- id$/m);
+  assert.doesNotMatch(keyless.out, /Go in/);
+  for (const words of [['--no-ssh-key'], ['--template', 'web'], ['--image', 'own']])
+    assert.match((await against(answer, ['vm', 'create', 'web', ...words])).out, /Go in: hatch vm ssh web/);
+});
 
 test('keys of another account are seen and revoked by its id', async () => {
   const ls = await against(

@@ -81,11 +81,14 @@ export function showMetrics({ uptime_seconds, cpu_seconds, memory, block, net }:
   });
 }
 
-/** What became of a VM, in a sentence, and how to go in. */
-export function showOutcome(vm: Vm): string {
+/** What became of a VM, in a sentence, and how to go in; `keyless`: where nobody was given a key. */
+export function showOutcome(vm: Vm, { keyless = false } = {}): string {
   const name = vm.name ?? vm.id;
   const where = vm.guest_ip ? ` at ${vm.guest_ip}` : '';
-  const how = vm.state === 'running' && vm.ssh_port !== undefined ? `\nGo in: hatch vm ssh ${name}` : '';
+  const way = keyless
+    ? `\nNo SSH key lets anybody in: there is none in ~/.ssh, and none was named with --ssh-key. Run commands: hatch vm exec ${name} -- id`
+    : `\nGo in: hatch vm ssh ${name}`;
+  const how = vm.state === 'running' && vm.ssh_port !== undefined ? way : '';
   const who = vm.name ? `${vm.name} (${vm.id})` : vm.id;
   const forced = vm.state === 'stopped' && vm.state_reason ? ` ${vm.state_reason.message}` : '';
   return `VM ${who} is ${vm.ready && vm.state === 'running' ? 'ready' : vm.state}${where}.${forced}${how}`;

@@ -64,6 +64,13 @@ export async function readCreate(options: CreateOptions, io: Io): Promise<Create
   };
 }
 
+/** Whether a VM of the default image is asked for, and no key or user data that could let somebody in. */
+export function letsNobodyIn(request: CreateVm): boolean {
+  return (['ssh_authorized_keys', 'user_data', 'template_id', 'snapshot_id', 'image_id'] as const).every(
+    (field) => request[field] === undefined,
+  );
+}
+
 export interface UpdateOptions extends IdleOptions {
   /** An empty one takes the name away. */
   readonly name?: string;

@@ -4,7 +4,13 @@ import { withIdle } from './idle-options.ts';
 import { print, waiting, type Act } from './context.ts';
 import { removeAll, type RemoveOptions } from './remove.ts';
 import { showOutcome, showVm, showVms } from './show-vm.ts';
-import { readCreate, readUpdate, type CreateOptions, type UpdateOptions } from './vm-requests.ts';
+import {
+  letsNobodyIn,
+  readCreate,
+  readUpdate,
+  type CreateOptions,
+  type UpdateOptions,
+} from './vm-requests.ts';
 import { parseSeconds, parseWhole, UsageError } from './words.ts';
 
 /** Collects an option that may be given several times. */
@@ -45,7 +51,10 @@ export function vmCommands(vm: Command, act: Act): void {
           throw new UsageError(`Two names were given, "${name}" and "${options.name}".`);
         const request = await readCreate({ ...options, ...(name === undefined ? {} : { name }) }, context.io);
         const work = context.client.vms.create(request, readWait(options));
-        print(context, await waiting(context, 'Waiting for the VM', work), showOutcome);
+        const keyless = options.sshKey !== false && letsNobodyIn(request);
+        print(context, await waiting(context, 'Waiting for the VM', work), (one) =>
+          showOutcome(one, { keyless }),
+        );
         return undefined;
       }),
     );
