@@ -59,10 +59,8 @@ export async function catchUp(world: Refreshing, vm: Vm): Promise<void> {
 
 /** Whether its guest came out of a snapshot as itself, and has not been booted since. */
 async function wasWoken({ store }: Pick<World, 'store'>, { id: vmId }: Vm): Promise<boolean> {
-  const [woken, ...booted] = await Promise.all(
-    (['vm.restored', 'vm.running', 'vm.rebooted'] as const).map(
-      async (kind) => (await store.events.list({ vmId, kind }, { limit: 1 }))[0]?.at ?? 0,
-    ),
-  );
-  return woken !== undefined && woken > Math.max(...booted);
+  const last = async (kind: string): Promise<number> =>
+    (await store.events.list({ vmId, kind }, { limit: 1 }))[0]?.at ?? 0;
+  const woken = await last('vm.restored');
+  return woken > 0 && woken > Math.max(await last('vm.running'), await last('vm.rebooted'));
 }

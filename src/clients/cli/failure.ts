@@ -42,10 +42,10 @@ export function failureJson(error: unknown): string {
 
 /** What the API calls something in its sentences, and what it is here. */
 const HERE = [
-  ['discard"', '--discard'],
-  ['parents=true"', '-p'],
-  ['wake=true"', '--wake'],
-  ['timeout_seconds"', '--timeout'],
+  ['"discard"', '--discard'],
+  ['"parents=true"', '-p'],
+  ['"wake=true"', '--wake'],
+  ['"timeout_seconds"', '--timeout'],
 ] as const;
 
 function hintFor(error: Error): string | undefined {
@@ -57,7 +57,7 @@ function hintFor(error: Error): string | undefined {
     return "Give a key with --api-key or HATCH_API_KEY, or keep one with `hatch login`. The server's first start left one in its data folder, in admin-key.";
   if (code === 'internal' && requestId !== undefined) return `The server's log has more under ${requestId}.`;
   // The sentences are of the API; here the words for it are others.
-  const word = HERE.find(([said]) => error.message.includes(`"${said}`));
+  const word = HERE.find(([said]) => error.message.includes(said));
   if (word) return `Here: ${word[1]}.`;
   if (retryAfter !== undefined) return `Try again in ${retryAfter} s.`;
   return undefined;

@@ -1,4 +1,5 @@
-import { createReadStream } from 'node:fs';
+import { randomBytes } from 'node:crypto';
+import { createReadStream, rmSync } from 'node:fs';
 import { link, lstat, open, rename, rm, stat } from 'node:fs/promises';
 import { resolve } from 'node:path';
 import { waiting, type Context } from './context.ts';
@@ -61,17 +62,23 @@ export async function writeWhole(
   { replace, mode }: { readonly replace: boolean; readonly mode: number },
 ): Promise<void> {
   // One that breaks off does not bear the name, and one that is to be replaced stays until the new one is whole.
-  const beside = `${path}.part`;
+  // Its own name, so that two at once do not write into each other's.
+  const beside = `${path}.${randomBytes(4).toString('hex')}.part`;
   const taken = (): UsageError =>
     new UsageError(`${shown} is there already: name another file with -o, or say --force.`);
   let file;
   try {
     if (!replace && (await isThere(path))) throw taken();
-    file = await open(beside, 'w', 0o600);
+    file = await open(beside, 'wx', 0o600);
   } catch (error) {
     if (error instanceof UsageError) throw error;
     throw new UsageError(`${shown} cannot be written (${codeOf(error)}).`);
   }
+  const interrupted = (): void => {
+    rmSync(beside, { force: true });
+    process.exit(130);
+  };
+  process.once('SIGINT', interrupted);
   try {
     try {
       for await (const piece of pieces) await file.writeFile(piece);
@@ -94,6 +101,8 @@ export async function writeWhole(
   } catch (error) {
     await rm(beside, { force: true });
     throw error;
+  } finally {
+    process.off('SIGINT', interrupted);
   }
 }
 

@@ -1,10 +1,14 @@
 import assert from 'node:assert/strict';
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
 import { mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { Readable } from 'node:stream';
 import { test, type TestContext } from 'node:test';
 import { hatch, type Ran } from '../../../test/support/cli.ts';
+import { systemClock } from '../../base/clock.ts';
+import { until } from '../../base/until.ts';
 import { testApi, type TestApi } from '../../api/test-client.ts';
 
 const KEY = '5a'.repeat(32);
@@ -13,6 +17,8 @@ const KEY = '5a'.repeat(32);
 async function server(t: TestContext): Promise<{
   readonly hatch: TestApi['hatch'];
   readonly folder: string;
+  /** Where it is and the key to it, as `hatch` is told. */
+  readonly env: Readonly<Record<string, string>>;
   readonly cli: (words: readonly string[], world?: Parameters<typeof hatch>[1]) => Promise<Ran>;
 }> {
   const api = await testApi();
@@ -26,6 +32,7 @@ async function server(t: TestContext): Promise<{
   return {
     hatch: api.hatch,
     folder,
+    env,
     cli: (words, world = {}) => hatch(words, { env, cwd: folder, ...world }),
   };
 }
@@ -76,6 +83,34 @@ test('of an export that is refused or breaks off no file is left, and one that w
     assert.equal((await cli(['snapshot', 'export', 'golden', ...more])).code, 5, String(more));
   assert.deepEqual(await readdir(folder), ['old']);
   assert.equal(await readFile(join(folder, 'old'), 'utf8'), 'old');
+});
+
+test('of an export that a person interrupts no file is left', async (t) => {
+  const { folder, env, hatch: world } = await server(t);
+  const { promise: end, resolve } = Promise.withResolvers<void>();
+  exportAs(world, async function* () {
+    yield Buffer.from('half');
+    await end;
+  });
+  const argv = ['--disable-warning=ExperimentalWarning', join(import.meta.dirname, 'main.ts')];
+  const child = spawn(process.execPath, [...argv, 'snapshot', 'export', 'golden'], {
+    cwd: folder,
+    env: { ...env, PATH: process.env['PATH'] },
+    stdio: 'ignore',
+  });
+  const ended = once(child, 'exit');
+  const soon = { clock: systemClock, signal: AbortSignal.timeout(20_000) };
+  await until(soon, async () => {
+    const [name] = await readdir(folder);
+    // Once it has bytes in it, it is being written.
+    return name?.endsWith('.part') && (await readFile(join(folder, name), 'utf8')) === 'half'
+      ? true
+      : undefined;
+  });
+  child.kill('SIGINT');
+  assert.deepEqual(await ended, [130, null]);
+  resolve();
+  assert.deepEqual(await readdir(folder), []);
 });
 
 test('a key is read from its file, and one that is none is not sent', async (t) => {
