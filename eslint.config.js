@@ -100,6 +100,22 @@ export default tseslint.config(
     rules: { 'no-restricted-properties': ['error', ...processGlobals] },
   },
   {
+    files: ['src/**/*.ts'],
+    ignores: ['src/clients/**', doubles, 'src/**/*.test.ts'],
+    rules: {
+      '@typescript-eslint/no-restricted-imports': [
+        'error',
+        {
+          paths: ['node:http', 'node:https', 'node:http2'].map((name) => ({
+            name,
+            allowTypeImports: true,
+            message: 'it loads megabytes in each thread; src/base/node-http.ts has what is needed',
+          })),
+        },
+      ],
+    },
+  },
+  {
     files: ['src/clients/cli/**', 'src/daemon/**', 'scripts/**', 'bench/**', 'test/**'],
     rules: { 'no-console': 'off' },
   },

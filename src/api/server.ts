@@ -1,12 +1,11 @@
-import { createServer, maxHeaderSize, STATUS_CODES } from 'node:http';
 import type { IncomingMessage, Server, ServerResponse } from 'node:http';
-import { createServer as createTlsServer } from 'node:https';
 import type { Socket } from 'node:net';
 import type { TypeBoxTypeProvider } from '@fastify/type-provider-typebox';
 import { fastify } from 'fastify';
 import type { Clock } from '../base/clock.ts';
 import { Crowd } from '../base/crowd.ts';
 import { errorFields } from '../base/logger.ts';
+import { createServer, httpsModule, maxHeaderSize, STATUS_CODES } from '../base/node-http.ts';
 import { Failure } from '../model/failure.ts';
 import { accountRoutes } from './accounts.ts';
 import type { ApiDeps, App } from './app.ts';
@@ -90,7 +89,9 @@ export async function createApi(
       };
       // No Host is answered in our shape.
       const options = { requireHostHeader: false };
-      const server = tls ? createTlsServer({ ...options, ...tls }, handler) : createServer(options, handler);
+      const server = tls
+        ? httpsModule().createServer({ ...options, ...tls }, handler)
+        : createServer(options, handler);
       // What else is expected than "100-continue" may be left alone (RFC 9110, 10.1.1).
       server.on('checkExpectation', handler);
       server.on('connect', (_request, socket: Socket) =>

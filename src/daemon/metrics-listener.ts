@@ -1,5 +1,5 @@
-import { createServer } from 'node:http';
 import { errorFields, type Logger } from '../base/logger.ts';
+import { createServer } from '../base/node-http.ts';
 import { METRICS_TYPE, type Meter } from '../api/meter.ts';
 import type { Values } from './config.ts';
 import { listen } from './listening.ts';

@@ -1,10 +1,11 @@
-import { createServer, type IncomingMessage, type RequestListener, type Server } from 'node:http';
-import { createServer as createHttp2, type ServerHttp2Session, type ServerHttp2Stream } from 'node:http2';
-import { createServer as createHttps } from 'node:https';
+import type { IncomingMessage, RequestListener, Server } from 'node:http';
+import type { ServerHttp2Session, ServerHttp2Stream } from 'node:http2';
+import type { Server as TlsServer } from 'node:https';
 import type { Socket } from 'node:net';
 import type { Duplex } from 'node:stream';
 import type { TLSSocket } from 'node:tls';
 import { Crowd } from '../../base/crowd.ts';
+import { createServer, http2Module, httpsModule } from '../../base/node-http.ts';
 
 /** A certificate with its chain, and its private key, in PEM. */
 export interface Certificate {
@@ -67,7 +68,9 @@ export function openDoor(
     requireHostHeader: true,
     noDelay: true,
   };
-  const tls = certificate && createHttps({ ...options, ...certificate, ALPNProtocols: ['h2', 'http/1.1'] });
+  const tls =
+    certificate &&
+    httpsModule().createServer({ ...options, ...certificate, ALPNProtocols: ['h2', 'http/1.1'] });
   const server = tls ?? createServer(options);
   if (tls) refusePlain(tls);
   const crowd = new Crowd(server, mostConnections);
@@ -101,12 +104,8 @@ export function openDoor(
 }
 
 /** Has connections that chose HTTP/2 in their handshake spoken to so, and leaves the others to the server. */
-function offerHttp2(
-  server: ReturnType<typeof createHttps>,
-  serve: RequestListener,
-  crowd: Crowd,
-): { readonly close: () => void } {
-  const http2 = createHttp2({
+function offerHttp2(server: TlsServer, serve: RequestListener, crowd: Crowd): { readonly close: () => void } {
+  const http2 = http2Module().createServer({
     maxSessionMemory: SESSION_MB,
     settings: { maxConcurrentStreams: MOST_STREAMS, maxHeaderListSize: HEADER_BYTES },
   });
@@ -143,7 +142,7 @@ function watchSession(session: ServerHttp2Session, crowd: Crowd): void {
 }
 
 /** Tells who speaks plain HTTP to a port of TLS so, instead of hanging up. */
-function refusePlain(server: ReturnType<typeof createHttps>): void {
+function refusePlain(server: TlsServer): void {
   const [byTls] = server.listeners('connection') as ((socket: Socket) => void)[];
   server.removeAllListeners('connection');
   server.on('connection', (socket: Socket) => {

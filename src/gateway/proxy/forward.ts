@@ -1,6 +1,7 @@
-import { ServerResponse, type IncomingMessage } from 'node:http';
+import type { IncomingMessage, ServerResponse } from 'node:http';
 import type { Socket } from 'node:net';
 import type { Duplex } from 'node:stream';
+import { ServerResponse as NodeResponse } from '../../base/node-http.ts';
 import { Failure } from '../../model/failure.ts';
 import type { Use } from '../../ops/use.ts';
 import type { AnswerHead } from './answer-reader.ts';
@@ -256,7 +257,7 @@ function upgraded(
 
 /** An answer for a request whose connection was taken out of the server's hands; the connection ends with it. */
 export function answerOn(request: IncomingMessage, client: Duplex): ServerResponse {
-  const response = new ServerResponse(request);
+  const response = new NodeResponse(request);
   response.shouldKeepAlive = false;
   response.assignSocket(client as Socket);
   response.once('finish', () => client.end());

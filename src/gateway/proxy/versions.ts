@@ -1,8 +1,11 @@
 import type { IncomingMessage, ServerResponse } from 'node:http';
-import { constants, type Http2ServerRequest, type Http2ServerResponse } from 'node:http2';
+import type { Http2ServerRequest, Http2ServerResponse } from 'node:http2';
 import { pairs, type RawHeaders } from './pairs.ts';
 
 /** What differs between HTTP/1.1 and HTTP/2, for requests and answers of Node that may be of either. */
+
+/** RFC 9113, 7: this end met with something it did not expect. */
+const INTERNAL_ERROR = 2;
 
 /** The host a request is for, as it was sent; undefined: none, or two that differ (RFC 9113, 8.3.1). */
 export function hostOf(request: IncomingMessage): string | undefined {
@@ -69,7 +72,7 @@ export function addTrailers(response: ServerResponse, trailers: RawHeaders): voi
 
 /** Breaks an answer off so that it is seen not to be whole. */
 export function cut(response: ServerResponse): void {
-  if (isHttp2Response(response)) response.stream.close(constants.NGHTTP2_INTERNAL_ERROR);
+  if (isHttp2Response(response)) response.stream.close(INTERNAL_ERROR);
   else response.destroy();
 }
 

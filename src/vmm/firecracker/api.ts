@@ -1,5 +1,5 @@
 import { isErrno } from '../../base/errno.ts';
-import { Client } from 'undici';
+import type { Client } from 'undici';
 import { deadline, DeadlineExceeded } from '../../base/deadline.ts';
 import { connectInPlace } from '../../host/unix-socket.ts';
 import { VmmError } from '../driver.ts';
@@ -43,26 +43,14 @@ const ANSWER_MS = 10_000;
  * open). Bodies go with their Content-Length, never chunked: its HTTP server reads no chunks.
  */
 export class FirecrackerApi {
-  readonly #client: Client;
+  readonly #socketPath: string;
   readonly #answerMs: number;
+  #client: Promise<Client> | undefined;
 
   /** `answerMs`: how long a call may take that does not say otherwise. */
   constructor(socketPath: string, answerMs = ANSWER_MS) {
+    this.#socketPath = socketPath;
     this.#answerMs = answerMs;
-    this.#client = new Client('http://localhost', {
-      connect: (_options, done) => {
-        connectInPlace(socketPath, new AbortController().signal).then(
-          (socket) => done(null, socket),
-          (error: unknown) => done(error instanceof Error ? error : new Error(String(error)), null),
-        );
-      },
-      pipelining: 1,
-      // The server never closes a connection; a call that hangs is ended by its own deadline.
-      keepAliveTimeout: 3_600_000,
-      keepAliveMaxTimeout: 3_600_000,
-      headersTimeout: 0,
-      bodyTimeout: 0,
-    });
   }
 
   /**
@@ -92,7 +80,9 @@ export class FirecrackerApi {
   async #send(request: ApiRequest, signal: AbortSignal): Promise<unknown> {
     const { method, path, body } = request;
     const text = body === undefined ? null : JSON.stringify(body);
-    const answer = await this.#client.request({
+    const answer = await (
+      await this.#open()
+    ).request({
       method,
       path,
       body: text,
@@ -109,8 +99,34 @@ export class FirecrackerApi {
 
   /** Ends the connection; Firecracker goes on. */
   close(): void {
-    void this.#client.destroy().catch(() => undefined);
+    this.#open()
+      .then((client) => client.destroy())
+      .catch(() => undefined);
   }
+
+  /** The client. Its library, seven megabytes, is loaded for the first call: never, where there is no Firecracker. */
+  #open(): Promise<Client> {
+    this.#client ??= openClient(this.#socketPath);
+    return this.#client;
+  }
+}
+
+async function openClient(socketPath: string): Promise<Client> {
+  const { Client } = await import('undici');
+  return new Client('http://localhost', {
+    connect: (_options, done) => {
+      connectInPlace(socketPath, new AbortController().signal).then(
+        (socket) => done(null, socket),
+        (error: unknown) => done(error instanceof Error ? error : new Error(String(error)), null),
+      );
+    },
+    pipelining: 1,
+    // The server never closes a connection; a call that hangs is ended by its own deadline.
+    keepAliveTimeout: 3_600_000,
+    keepAliveMaxTimeout: 3_600_000,
+    headersTimeout: 0,
+    bodyTimeout: 0,
+  });
 }
 
 /** The words of an error: `fault_message`, or `error` (of its HTTP server), or all of a body that is no JSON. */
