@@ -69,7 +69,7 @@ export function vmRoutes(app: App, { hatch }: Pick<ApiDeps, 'hatch'>): void {
       if (all) demand(caller, 'operator', 'A list of all accounts');
       const filter = { state, labels: readLabelFilter(label ?? []), everyone: all };
       const vms = await answerPage(request, reply, (page) => hatch.vms.list(caller, filter, page));
-      return vms.map((vm) => ({ ...presentVm(vm), ...(all ? { account_id: vm.accountId } : {}) }));
+      return vms.map((vm) => (all ? { ...presentVm(vm), account_id: vm.accountId } : presentVm(vm)));
     },
   );
 
