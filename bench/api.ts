@@ -175,8 +175,8 @@ async function startHatchd(): Promise<Hatchd> {
     HATCH_RATE_LIMIT: '0',
     HATCH_MAX_VMS_PER_ACCOUNT: '100000',
   };
-  const main = join(import.meta.dirname, '../src/daemon/main.ts');
-  const child = spawn('taskset', ['-c', '0', ...NODE, main], { env, stdio: ['ignore', 'ignore', log.fd] });
+  const hatchd = join(import.meta.dirname, '../bin/hatchd');
+  const child = spawn('taskset', ['-c', '0', hatchd], { env, stdio: ['ignore', 'ignore', log.fd] });
   children.push(child);
   await log.close();
   const url = `http://127.0.0.1:${PORTS.ours}`;

@@ -1,4 +1,5 @@
 import { spawn } from 'node:child_process';
+import { createRequire } from 'node:module';
 import { join } from 'node:path';
 import { HatchClient } from '../../src/clients/http.ts';
 import { run, type RunResult } from '../../src/host/run.ts';
@@ -7,7 +8,10 @@ const ROOT = join(import.meta.dirname, '../..');
 const MAIN = join(ROOT, 'src/daemon/main.ts');
 /** What bin/hatchd sets too: it starts in half the time. */
 const NODE_COMPILE_CACHE = process.env['NODE_COMPILE_CACHE'] ?? join(ROOT, 'node_modules/.cache/compiled');
-const NODE = [process.execPath, '--disable-warning=ExperimentalWarning'] as const;
+const { HATCHD_FLAGS } = createRequire(import.meta.url)('../../bin/launch.cjs') as {
+  readonly HATCHD_FLAGS: readonly string[];
+};
+const NODE = [process.execPath, ...HATCHD_FLAGS] as const;
 
 type Env = Readonly<Record<string, string>>;
 /** Prefixes a command so that it runs somewhere else: in a namespace, as another user. */
