@@ -22,7 +22,7 @@ interface AsOf {
 }
 
 interface Answer extends AsOf {
-  /** A string, that Node sends in one piece with the headers: two pieces take half again as long. */
+  /** A string, which Node sends in one write with the headers; of a Buffer it makes two. */
   readonly body: string;
   /** Names and values in turn. */
   readonly headers: readonly string[];

@@ -80,9 +80,8 @@ export class FirecrackerApi {
   async #send(request: ApiRequest, signal: AbortSignal): Promise<unknown> {
     const { method, path, body } = request;
     const text = body === undefined ? null : JSON.stringify(body);
-    const answer = await (
-      await this.#open()
-    ).request({
+    const client = await this.#open();
+    const answer = await client.request({
       method,
       path,
       body: text,
