@@ -121,8 +121,9 @@ async function assemble(
 ): Promise<Daemon> {
   const { log, version, signal } = options;
   const clock = systemClock;
+  const compiled = process.env['NODE_COMPILE_CACHE'];
   const launcher = new LauncherProcess({
-    env: BASE_ENV,
+    env: { ...BASE_ENV, ...(compiled !== undefined && { NODE_COMPILE_CACHE: compiled }) },
     lost: () =>
       log.warn(
         {},

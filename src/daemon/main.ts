@@ -3,6 +3,7 @@ import { nearest } from '../api/nearest.ts';
 import { BadConfig, readConfig, type Values } from './config.ts';
 import { whole } from './config-values.ts';
 import { readSettingsFile } from './settings-file.ts';
+import { startCompiled } from './start-compiled.ts';
 import { version } from './version.ts';
 
 /**
@@ -34,6 +35,7 @@ program
     if (stranger !== undefined) refuseCommand(stranger);
     return finish(async () => {
       const values = configured();
+      await startCompiled();
       const [{ openLogger }, { serve }] = await Promise.all([import('./logger.ts'), import('./serve.ts')]);
       return serve(values, openLogger(values.HATCH_LOG_LEVEL, process.stderr.isTTY));
     });

@@ -1,56 +1,62 @@
-import { parentPort, workerData } from 'node:worker_threads';
+import { parentPort, workerData, type MessagePort } from 'node:worker_threads';
 import { systemClock } from '../../../base/clock.ts';
 import { errorFields, type Logger } from '../../../base/logger.ts';
+import type { Certificate, Door } from '../door.ts';
 import { openProxy } from '../proxy.ts';
 import { RemoteVisits } from './remote-visits.ts';
 import type { FromThread, ThreadData, ToThread } from './messages.ts';
 
-/** The program of one thread of the proxy (threads.ts): a door of its own at the port all of them have. */
-const port = parentPort;
-if (!port) throw new Error('this is a thread of hatchd');
-// As threads.ts gives it.
-const { options, place, edition } = workerData as ThreadData;
-const tell = (message: FromThread): void => port.postMessage(message);
+/** The program of one thread of the proxy (threads.ts): a door of its own at the port all of them have. `data`: as threads.ts gives it. */
+function main(port: MessagePort, { options, place, edition }: ThreadData): void {
+  const tell = (message: FromThread): void => port.postMessage(message);
+  const log = logging(tell);
+  const visits = new RemoteVisits({ tell, clock: systemClock, edition });
+  const door = openProxy({ visits, log, clock: systemClock }, options);
 
-const logging = (more: object): Logger => ({
-  debug: () => undefined,
-  info: () => undefined,
-  warn: (fields, message) => tell({ kind: 'log', level: 'warn', fields: { ...more, ...fields }, message }),
-  error: (fields, message) => tell({ kind: 'log', level: 'error', fields: { ...more, ...fields }, message }),
-  child: (fields) => logging({ ...more, ...fields }),
-});
-const log = logging({});
-const visits = new RemoteVisits({ tell, clock: systemClock, edition });
-const door = openProxy({ visits, log, clock: systemClock }, options);
+  port.on('message', (message: ToThread) => {
+    switch (message.kind) {
+      case 'renew':
+        return tell({ kind: 'renewed', id: message.id, wrong: renew(door, message.certificate) });
+      case 'close':
+        door.close();
+        return tell({ kind: 'closed' });
+      default:
+        visits.hear(message);
+    }
+  });
 
-port.on('message', (message: ToThread) => {
-  switch (message.kind) {
-    case 'renew':
-      return renew(message);
-    case 'close':
-      door.close();
-      return tell({ kind: 'closed' });
-    default:
-      visits.hear(message);
-  }
-});
+  let listens = false;
+  door.server.on('error', (error: NodeJS.ErrnoException) => {
+    if (listens) log.warn(errorFields(error), 'could not take a connection');
+    else tell({ kind: 'not_listening', message: error.message, code: error.code });
+  });
+  door.server.listen({ ...place, reusePort: true }, () => {
+    listens = true;
+    tell({ kind: 'listening' });
+  });
+}
 
-let listens = false;
-door.server.on('error', (error: NodeJS.ErrnoException) => {
-  if (listens) log.warn(errorFields(error), 'could not take a connection');
-  else tell({ kind: 'not_listening', message: error.message, code: error.code });
-});
-door.server.listen({ ...place, reusePort: true }, () => {
-  listens = true;
-  tell({ kind: 'listening' });
-});
+/** A logger that tells what is worth it. */
+function logging(tell: (message: FromThread) => void, more: object = {}): Logger {
+  return {
+    debug: () => undefined,
+    info: () => undefined,
+    warn: (fields, message) => tell({ kind: 'log', level: 'warn', fields: { ...more, ...fields }, message }),
+    error: (fields, message) =>
+      tell({ kind: 'log', level: 'error', fields: { ...more, ...fields }, message }),
+    child: (fields) => logging(tell, { ...more, ...fields }),
+  };
+}
 
-function renew({ id, certificate }: Extract<ToThread, { readonly kind: 'renew' }>): void {
-  let wrong: string | undefined;
+/** Gives a door another certificate; what is wrong with it, where something is. */
+function renew(door: Door, certificate: Certificate): string | undefined {
   try {
     door.renew(certificate);
+    return undefined;
   } catch (error) {
-    wrong = error instanceof Error ? error.message : String(error);
+    return error instanceof Error ? error.message : String(error);
   }
-  tell({ kind: 'renewed', id, wrong });
 }
+
+// Who imports it into the main thread only wants it compiled.
+if (parentPort) main(parentPort, workerData as ThreadData);
