@@ -76,6 +76,8 @@ test('hatchd serves without a stripper of types in any of its threads: at its fi
   const [edition, written] = [await readFile(mark, 'utf8'), (await stat(mark)).mtimeMs];
   assert.deepEqual(await stripped(cache), NONE);
   assert.equal((await stat(mark)).mtimeMs, written, 'nothing was compiled again');
+  // Node keeps it apart for other flags of V8, and then the process that starts programs would find nothing.
+  assert.deepEqual(await readdir(cache), [basename(dirname(mark))], 'all of its processes share it');
 
   // As an upgrade leaves it: the mark of another source, and not all that this one needs.
   const kept = await readdir(dirname(mark));

@@ -1,5 +1,5 @@
 import { createHash } from 'node:crypto';
-import { readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
+import { accessSync, constants, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import { flushCompileCache, getCompileCacheDir } from 'node:module';
 import { join } from 'node:path';
 
@@ -21,12 +21,13 @@ export async function startCompiled(): Promise<void> {
   const mark = join(folder, MARK);
   const edition = editionOf();
   if (readMark(mark) === edition) return;
-  await loadAll();
-  flushCompileCache();
   try {
+    accessSync(folder, constants.W_OK);
+    await loadAll();
+    flushCompileCache();
     writeFileSync(mark, edition);
   } catch {
-    // A folder that is not ours to write, a full disk: what was compiled is not kept there either.
+    // A folder that cannot be written, a full disk: nothing is kept there. What cannot be loaded is said where it is needed.
     return;
   }
   const args = [process.execPath, ...process.execArgv, ...process.argv.slice(1)];

@@ -14,8 +14,16 @@ export interface FromLauncher {
 }
 
 const PROGRAM = fileURLToPath(new URL('./launcher-main.ts', import.meta.url));
-/** It holds next to nothing, and what it holds is copied at each start of a program. */
-const SMALL = ['--max-semi-space-size=1', '--max-old-space-size=64', '--disable-warning=ExperimentalWarning'];
+/**
+ * It holds next to nothing, and what it holds is copied at each start of a program. Its old generation grows by as much as hatchd's:
+ * what Node keeps compiled it keeps for one such bound alone.
+ */
+const SMALL = [
+  '--max-semi-space-size=1',
+  '--max-old-space-size=64',
+  '--heap-growing-percent=20',
+  '--disable-warning=ExperimentalWarning',
+];
 
 /**
  * A small process of its own that starts programs for this one. To start a program a process is copied first, all page tables of it,
