@@ -1,7 +1,8 @@
 import { createHash } from 'node:crypto';
-import { accessSync, constants, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
+import { accessSync, constants, readdirSync, statSync, writeFileSync } from 'node:fs';
 import { flushCompileCache, getCompileCacheDir } from 'node:module';
 import { join } from 'node:path';
+import { readIfThere } from '../host/files.ts';
 
 const SOURCE = join(import.meta.dirname, '..');
 /** Beside what Node keeps compiled: which edition of the source all of that is. */
@@ -9,10 +10,10 @@ const MARK = 'hatchd-edition';
 
 /**
  * Sees to it that hatchd serves from what Node keeps compiled (`NODE_COMPILE_CACHE`). To run TypeScript that it has not kept, Node
- * loads a stripper of types, in each thread that needs it, and never lets it go: 20 MiB in hatchd, 10 in each thread of its proxy. So after an
- * install or an upgrade all that serving may need is loaded here, kept, and hatchd is started once more, by execve(2): the same
- * process, the same arguments. To be called before anything is opened, started or said. Comes back where there is nothing to do, or
- * where nothing can be kept.
+ * loads a stripper of types in each thread that needs it, and never lets it go: 40 MB in a hatchd with two threads of its proxy. So
+ * after an install or an upgrade all that serving may need is loaded here, kept, and hatchd is started once more, by execve(2): the
+ * same process, the same arguments. To be called before anything is opened, started or said. Comes back where there is nothing to
+ * do, or where nothing can be kept.
  * Source: https://nodejs.org/api/module.html#module-compile-cache
  */
 export async function startCompiled(): Promise<void> {
@@ -20,8 +21,8 @@ export async function startCompiled(): Promise<void> {
   if (folder === undefined || process.execve === undefined) return;
   const mark = join(folder, MARK);
   const edition = editionOf();
-  if (readMark(mark) === edition) return;
   try {
+    if ((await readIfThere(mark)) === edition) return;
     accessSync(folder, constants.W_OK);
     await loadAll();
     flushCompileCache();
@@ -56,12 +57,4 @@ function editionOf(): string {
     hash.update(`${name} ${size} ${mtimeMs}\n`);
   }
   return hash.digest('hex');
-}
-
-function readMark(file: string): string | undefined {
-  try {
-    return readFileSync(file, 'utf8');
-  } catch {
-    return undefined;
-  }
 }

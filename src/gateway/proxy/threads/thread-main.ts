@@ -36,7 +36,7 @@ function main(port: MessagePort, { options, place, edition }: ThreadData): void 
   });
 }
 
-/** A logger that tells what is worth it. */
+/** A logger whose warnings and errors are told to hatchd, which writes them. */
 function logging(tell: (message: FromThread) => void, more: object = {}): Logger {
   return {
     debug: () => undefined,
